@@ -1,0 +1,76 @@
+"""Implicit differentiation for PyTorch: functions defined by a condition, differentiated without their solver.
+
+Let y(x) be defined by F(y, x) = 0: a fixed point z = f(z, x) has F = z - f(z, x), a minimiser F = grad_y of the
+objective. Whatever found y, the implicit function theorem gives its derivative where A = dF/dy is regular:
+
+    dy/dx = -A^-1 dF/dx          forward mode, one linear solve with A per direction
+    dL/dx = -(A^-T dL/dy)^T dF/dx    reverse mode, one linear solve with A^T per gradient
+
+The matrix A is never written out: linear solvers see products v -> A v and u -> A^T u. Memory does not depend on the
+number of iterations of the solver.
+
+Reading order
+    bridge.py               all implicit autodiff: how a gradient comes about
+    lifting.py              how the tensors that a condition reads are found
+    operator.py             products with a Jacobian and its transpose
+    linear_solvers/         GMRES, CG, Neumann, Dense
+    fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden
+    root_solvers/           Newton, NewtonKrylov
+    minimizers/             GradientDescent, LBFGS, NewtonCG
+    gradients.py            cheaper gradients of a fixed point
+    api.py                  fixed_point, root, argmin
+    spectral.py             the spectral radius of a Jacobian
+    solution.py, pytree.py, rows.py, modes.py    what the others stand on
+
+A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
+"""
+
+from .api import GRADIENTS, LINEAR_SOLVERS, MINIMIZERS, SOLVERS, argmin, fixed_point, make_gradient, make_solver, root
+from .bridge import ImplicitFunction
+from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
+from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
+from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
+from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
+from .operator import LinearOperator
+from .root_solvers import Newton, NewtonKrylov
+from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
+from .spectral import spectral_radius
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "GRADIENTS",
+    "LBFGS",
+    "LINEAR_SOLVERS",
+    "MINIMIZERS",
+    "SOLVERS",
+    "Anderson",
+    "Broyden",
+    "Dense",
+    "FixedPointSolver",
+    "Gradient",
+    "GradientDescent",
+    "Implicit",
+    "ImplicitFunction",
+    "LinearOperator",
+    "LinearSolver",
+    "Minimizer",
+    "Neumann",
+    "Newton",
+    "NewtonCG",
+    "NewtonKrylov",
+    "NonConvergenceError",
+    "NonConvergenceWarning",
+    "OneStep",
+    "Phantom",
+    "Picard",
+    "Solution",
+    "Status",
+    "Unrolled",
+    "argmin",
+    "fixed_point",
+    "make_gradient",
+    "make_solver",
+    "root",
+    "spectral_radius",
+]

@@ -1,0 +1,286 @@
+"""The functions that most users call: `fixed_point`, `root`, `argmin`, and solvers and gradients by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .bridge import ImplicitFunction, call_black_box
+from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
+from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
+from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
+from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
+from .minimizers import gradient as gradient_of
+from .modes import in_transform, needs_derivative, no_derivatives
+from .pytree import Ravel, map_tensors, tensor_leaves
+from .root_solvers import Newton, NewtonKrylov
+from .solution import OnFailure, Solution
+
+SOLVERS: dict[str, type[FixedPointSolver]] = {
+    "anderson": Anderson,
+    "broyden": Broyden,
+    "newton": Newton,
+    "newton_krylov": NewtonKrylov,
+    "picard": Picard,
+}
+MINIMIZERS: dict[str, type[Minimizer]] = {
+    "gradient_descent": GradientDescent,
+    "lbfgs": LBFGS,
+    "newton_cg": NewtonCG,
+}
+LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {"cg": CG, "dense": Dense, "gmres": GMRES, "neumann": Neumann}
+GRADIENTS: dict[str, type[Gradient]] = {
+    "implicit": Implicit,
+    "one_step": OneStep,
+    "phantom": Phantom,
+    "unrolled": Unrolled,
+}
+
+
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: FixedPointSolver | Callable[..., Any] | None = None,
+    gradient: Gradient | None = None,
+    batch_dims: int = 0,
+    preconditioner: Callable[..., Any] | None = None,
+    on_failure: OnFailure = "warn",
+    return_solution: bool = False,
+) -> Any:
+    """The fixed point z = f(z, *args), differentiable in `args` and in whatever else f reads.
+
+        dz/dargs = (I - df/dz)^-1 df/dargs
+
+    Args:
+        f: `f(z, *args)`, of the structure and shapes of z.
+        z0: start, a tensor or a pytree of tensors; no gradient flows to it.
+        solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; or any callable
+            `solver(f, z0, *args) -> z`, NumPy inside allowed.
+        gradient: `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`.
+        batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
+        preconditioner: see `ImplicitFunction`, for A = I - df/dz.
+        on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge.
+        return_solution: also return the `Solution`.
+
+    Returns:
+        z, or (z, solution).
+
+    >>> a = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    >>> z = fixed_point(lambda z, a: torch.cos(a * z), torch.zeros((), dtype=torch.float64), a)
+    >>> z.backward()  # dz/da = -z sin(a z) / (1 + a sin(a z))
+    >>> z, a.grad
+    (tensor(0.9004, dtype=torch.float64, grad_fn=<_AttachBackward>), tensor(-0.3218, dtype=torch.float64))
+    """
+    solver = Anderson() if solver is None else solver
+    gradient = Implicit() if gradient is None else gradient
+    if isinstance(gradient, Unrolled):
+        solution = _unroll(f, z0, args, solver, gradient, batch_dims)
+    else:
+        solution = _solve(solver, FixedPointSolver, f, z0, args, batch_dims, root=False)
+    solution.check(on_failure, "fixed point")
+    if isinstance(gradient, Implicit):
+        implicit = ImplicitFunction(
+            solve=_already_solved,
+            conditions=lambda z, *args: _difference(z, f(z, *args)),
+            linear_solver=gradient.linear_solver,
+            batch_dims=batch_dims,
+            preconditioner=preconditioner,
+            on_failure=on_failure,
+        )
+        return _finish(implicit, solution, args, return_solution)
+    if isinstance(gradient, Phantom | OneStep):
+        steps, damping = (1, 1.0) if isinstance(gradient, OneStep) else (gradient.steps, gradient.damping)
+        for _ in range(steps if needs_derivative() else 0):
+            solution.value = _mix(solution.value, f(solution.value, *args), damping)
+    elif not isinstance(gradient, Unrolled):
+        raise TypeError(f"gradient must be Implicit, Phantom, OneStep or Unrolled, got {type(gradient).__name__}")
+    return (solution.value, solution) if return_solution else solution.value
+
+
+def root(
+    f: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: FixedPointSolver | Callable[..., Any] | None = None,
+    linear_solver: LinearSolver | None = None,
+    batch_dims: int = 0,
+    tags: Sequence[str] = (),
+    preconditioner: Callable[..., Any] | None = None,
+    on_failure: OnFailure = "warn",
+    return_solution: bool = False,
+) -> Any:
+    """A root f(y, *args) = 0, differentiable in `args` and in whatever else f reads.
+
+        dy/dargs = -(df/dy)^-1 df/dargs
+
+    Args:
+        f: `f(y, *args)`, of the structure and shapes of y.
+        y0: start, a tensor or a pytree of tensors; no gradient flows to it.
+        solver: `Newton()` by default; `NewtonKrylov`, `Broyden`, `Anderson`, `Picard` (the last three take the Jacobian
+            for near I); or any callable `solver(f, y0, *args) -> y`, NumPy inside allowed.
+        linear_solver: for derivatives, `GMRES()` by default.
+        tags: what is known of df/dy: "symmetric", "positive_definite".
+
+    Other arguments and the result are those of `fixed_point`.
+
+    >>> a = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
+    >>> y = root(lambda y, a: y**3 - a, torch.ones((), dtype=torch.float64), a)
+    >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
+    tensor(0.0833, dtype=torch.float64)
+    """
+    solution = _solve(Newton() if solver is None else solver, FixedPointSolver, f, y0, args, batch_dims, root=True)
+    solution.check(on_failure, "root")
+    implicit = ImplicitFunction(
+        solve=_already_solved,
+        conditions=f,
+        linear_solver=linear_solver,
+        batch_dims=batch_dims,
+        tags=tags,
+        preconditioner=preconditioner,
+        on_failure=on_failure,
+    )
+    return _finish(implicit, solution, args, return_solution)
+
+
+def argmin(
+    objective: Callable[..., Any],
+    y0: Any,
+    *args: Any,
+    solver: Minimizer | Callable[..., Any] | None = None,
+    linear_solver: LinearSolver | None = None,
+    batch_dims: int = 0,
+    preconditioner: Callable[..., Any] | None = None,
+    on_failure: OnFailure = "warn",
+    return_solution: bool = False,
+) -> Any:
+    """A local minimiser of `objective(y, *args)` over y, differentiable in `args` and whatever else it reads.
+
+        dy/dargs = -H^-1 d(grad)/dargs,    H the Hessian in y, grad the gradient in y
+
+    Args:
+        objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value a system, shape (systems,).
+        y0: start, a tensor or a pytree of tensors; no gradient flows to it.
+        solver: `LBFGS()` by default; `NewtonCG`, `GradientDescent`; or any callable `solver(objective, y0, *args) -> y`,
+            SciPy inside allowed.
+        linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
+            where it is not. `GMRES()` and `Dense()` also take an indefinite H.
+
+    Other arguments and the result are those of `fixed_point`.
+
+    >>> x = torch.tensor([1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    >>> mean = argmin(lambda y, x: ((y - x) ** 2).sum(), torch.zeros((), dtype=torch.float64), x)
+    >>> torch.autograd.grad(mean, x)[0]
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    solution = _solve(LBFGS() if solver is None else solver, Minimizer, objective, y0, args, batch_dims, root=True)
+    solution.check(on_failure, "argmin")
+    implicit = ImplicitFunction(
+        solve=_already_solved,
+        conditions=lambda y, *args: gradient_of(objective, y, *args, batch_dims=batch_dims)[0],
+        linear_solver=CG() if linear_solver is None else linear_solver,
+        batch_dims=batch_dims,
+        tags=("symmetric", "positive_definite"),
+        preconditioner=preconditioner,
+        on_failure=on_failure,
+    )
+    return _finish(implicit, solution, args, return_solution)
+
+
+def make_solver(name: str, **options: Any) -> Any:
+    """A solver by name: fixed-point and root solvers, minimisers, linear solvers. An error lists what is valid.
+
+    >>> make_solver("picard", tol=1e-3, damping=0.5).damping
+    0.5
+    """
+    return _make("solver", {**SOLVERS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
+
+
+def make_gradient(name: str, **options: Any) -> Gradient:
+    """A gradient by name; `linear_solver` may be a solver or the name of one.
+
+    >>> make_gradient("implicit", linear_solver="neumann").linear_solver
+    Neumann(tol=None, k=10)
+    """
+    if isinstance(options.get("linear_solver"), str):
+        options["linear_solver"] = _make("linear solver", LINEAR_SOLVERS, options["linear_solver"], {})
+    made: Gradient = _make("gradient", GRADIENTS, name, options)
+    return made
+
+
+def _make(kind: str, registry: Mapping[str, Any], name: str, options: dict[str, Any]) -> Any:
+    if name not in registry:
+        close = difflib.get_close_matches(name, registry, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown {kind} {name!r}{hint} Valid: {', '.join(sorted(registry))}")
+    valid = [field.name for field in dataclasses.fields(registry[name])]
+    unknown = sorted(set(options) - set(valid))
+    if unknown:
+        raise ValueError(f"{kind} {name!r} has no option {', '.join(unknown)}. Valid: {', '.join(valid) or 'none'}")
+    return registry[name](**options)
+
+
+def _already_solved(*args: Any) -> Any:
+    raise AssertionError("the solution is handed to differentiable()")
+
+
+def _solve(
+    solver: Callable[..., Any],
+    expected: type[FixedPointSolver],
+    f: Callable[..., Any],
+    y0: Any,
+    args: tuple[Any, ...],
+    batch_dims: int,
+    root: bool,
+) -> Solution:
+    """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
+    if isinstance(solver, FixedPointSolver):
+        if (expected is Minimizer) != isinstance(solver, Minimizer):
+            verb, mend = ("minimises", "argmin") if isinstance(solver, Minimizer) else ("solves", "fixed_point or root")
+            raise TypeError(f"{type(solver).__name__} {verb}: pass it to {mend}")
+        return solver(f, y0, *args, batch_dims=batch_dims, root=root)
+    if not callable(solver) or isinstance(solver, type | LinearSolver):
+        raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
+    with no_derivatives():
+        start, rest = map_tensors(torch.Tensor.detach, (y0, args))
+        value = call_black_box(lambda y0, args: solver(f, y0, *args), (start, rest))
+    ravel = Ravel(value, batch_dims)
+    zeros = torch.zeros(ravel.batch_shape, device=ravel.device)
+    return Solution(value, zeros.long(), zeros, zeros.long(), nfe=0)
+
+
+def _unroll(
+    f: Callable[..., Any], z0: Any, args: tuple[Any, ...], solver: Any, gradient: Unrolled, batch_dims: int
+) -> Solution:
+    """The solver's own iterations, recorded."""
+    if not isinstance(solver, Picard):
+        raise TypeError(f"Unrolled differentiates plain iteration: pass solver=Picard(...), not {solver!r}")
+    if gradient.checkpoint and not in_transform():
+        return solver(lambda z: checkpoint(f, z, *args, use_reentrant=False), z0, batch_dims=batch_dims, record=True)
+    return solver(f, z0, *args, batch_dims=batch_dims, record=True)
+
+
+def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...], return_solution: bool) -> Any:
+    def report(backward: Solution) -> None:
+        solution.backward = backward
+
+    solution.value = implicit.differentiable(solution.value, *args, report=report)
+    return (solution.value, solution) if return_solution else solution.value
+
+
+def _difference(z: Any, fz: Any) -> Any:
+    ravel = Ravel(z)
+    ravel.check(fz)
+    return ravel.restore([a - b for a, b in zip(tensor_leaves(z), tensor_leaves(fz), strict=True)])
+
+
+def _mix(z: Any, fz: Any, damping: float) -> Any:
+    ravel = Ravel(z)
+    ravel.check(fz)
+    pairs = zip(tensor_leaves(z), tensor_leaves(fz), strict=True)
+    return ravel.restore([a + damping * (b - a) if damping != 1 else b.to(a.dtype) for a, b in pairs])

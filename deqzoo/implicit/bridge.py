@@ -1,0 +1,334 @@
+"""All implicit differentiation of the library, in one file.
+
+A solver hands over y with F(y, x) = 0. Differentiating the condition gives A dy + dF = 0, where A = dF/dy at (y, x)
+and dF is the change of F through everything but y. Hence
+
+    forward mode    dy = -A^-1 dF                      one linear solve with A
+    reverse mode    dL/dF = -A^-T dL/dy                one linear solve with A^T; the tape carries dL/dF on to x
+
+`_Attach` is the autograd function whose value is y and whose derivative is this map. No iteration of the solver is on
+the tape, so memory does not depend on their number. It reaches x in two ways:
+
+- First order on the tape, the path of training. The residual F(y, x) is evaluated once with the tape on: there the
+  dependence on x, on captured tensors and on module parameters is recorded without anybody listing them, and the
+  backward hands dL/dF to it.
+- Any order, forward mode, `torch.func`. The tensors that F reads are made explicit (`lifting`), and the derivative is
+  itself differentiable: the adjoint u = -A^-T g is the solution of the condition A(y, x)^T u + g = 0, so the same
+  `attach` makes it a function of y, g and x. Likewise for tangents. That recursion is all there is to higher orders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils import _pytree
+
+
+from .lifting import Lifted, check_complete, lift
+from .linear_solvers import GMRES, LinearSolver
+from .modes import in_transform, is_vmapped, keep_autocast, needs_derivative, no_derivatives, peel, unpack_tangent
+from .operator import LinearOperator, jacobian, pullback, transposed
+from .pytree import Ravel, Tensors, map_tensors, tensor_leaves
+from .solution import OnFailure, Solution
+
+Pullback = Callable[[Tensors], Tensors]
+Condition = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, other tensors) -> leaves of the residual
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class System:
+    """A condition F(y, inputs) = 0 and how to solve linear systems with its Jacobian A = dF/dy.
+
+    `transposed` tells that A is the transpose of the Jacobian for which `preconditioner` was made.
+    """
+
+    condition: Condition
+    linear_solver: LinearSolver
+    batch_dims: int = 0
+    tags: tuple[str, ...] = ()
+    preconditioner: Callable[[Tensors], Tensors] | None = None
+    transposed: bool = False
+    on_failure: OnFailure = "warn"
+    report: Callable[[Solution], None] | None = None
+
+    def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
+        """A^-1 b, or A^-T b, at the frozen point (y, inputs)."""
+        ravel = Ravel(y, self.batch_dims)
+        with no_derivatives():
+            y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
+            solution = self.linear_solver(self._operator(ravel, y, inputs, transpose), ravel.flatten_leaves(b))
+        if not self.linear_solver.truncated:
+            solution.check(self.on_failure, "adjoint solve" if transpose else "tangent solve")
+        value = ravel.unflatten_leaves(solution.value)
+        if self.report is not None and not in_transform():
+            statistics = (ravel.per_system(x) for x in (solution.status, solution.residual, solution.steps))
+            self.report(Solution(None, *statistics, nfe=solution.nfe))
+        return value
+
+    def _operator(self, ravel: Ravel, y: Tensors, inputs: Tensors, transpose: bool) -> LinearOperator:
+        def flat(matrix: Tensor) -> Tensor:
+            return ravel.flatten_leaves(self.condition(ravel.unflatten_leaves(matrix), inputs))
+
+        def precondition(v: Tensor) -> Tensor:
+            assert self.preconditioner is not None
+            return ravel.flatten_leaves(self.preconditioner(ravel.unflatten_leaves(v)))
+
+        operator = jacobian(flat, ravel.flatten_leaves(y), self.tags)
+        if self.preconditioner is not None and not in_transform():
+            inverse = (lambda v: transposed(precondition, v)(v)) if self.transposed else precondition
+            operator = dataclasses.replace(operator, preconditioner=inverse)
+        return operator.T if transpose else operator
+
+    def adjoint(self) -> System:
+        """The condition that defines the adjoint u: A(y, inputs)^T u + g = 0, with (*y, *g, *inputs) as its inputs."""
+
+        def condition(u: Tensors, given: Tensors) -> Tensors:
+            n = len(u)
+            y, g, inputs = given[:n], given[n : 2 * n], given[2 * n :]
+            _, vjp = pullback(lambda leaves: self.condition(leaves, inputs), y)
+            return tuple(a + b for a, b in zip(vjp(u), g, strict=True))
+
+        return dataclasses.replace(self, condition=condition, transposed=not self.transposed, report=None)
+
+    def tangent(self) -> System:
+        """The condition that defines the tangent v: A(y, inputs) v + dF = 0, with (*y, *dF, *inputs) as its inputs."""
+
+        def condition(v: Tensors, given: Tensors) -> Tensors:
+            n = len(v)
+            y, dF, inputs = given[:n], given[n : 2 * n], given[2 * n :]
+            _, vjp = pullback(lambda leaves: self.condition(leaves, inputs), y)
+            _, jvp = pullback(vjp, tuple(torch.zeros_like(t) for t in dF))
+            return tuple(a + b for a, b in zip(jvp(v), dF, strict=True))
+
+        return dataclasses.replace(self, condition=condition, report=None)
+
+
+def attach(system: System, y: Tensors, inputs: Tensors, residual: Tensors | None = None) -> Tensors:
+    """y (detached) as a differentiable function of `inputs` and, on the tape, of all that F(y, inputs) is made of."""
+    if in_transform():
+        return _AttachInTransform.apply(system, len(y), 0, *y, *inputs)
+    if residual is None:
+        residual = system.condition(y, inputs)
+    if not any(t.requires_grad for t in residual):
+        return y
+    return _Attach.apply(system, len(y), len(y), *y, *residual, *inputs)
+
+
+def pull_to_inputs(condition: Condition, y: Tensors, inputs: Tensors, which: Sequence[int]) -> Pullback:
+    """The map u -> (dF/dinputs)^T u for the inputs of the given indices."""
+
+    def of_inputs(chosen: Tensors) -> Tensors:
+        merged = list(inputs)
+        for i, t in zip(which, chosen, strict=True):
+            merged[i] = t
+        return condition(y, tuple(merged))
+
+    return pullback(of_inputs, tuple(inputs[i] for i in which))[1]
+
+
+class _Attach(torch.autograd.Function):
+    """(y, residual, inputs) -> y.
+
+    First order: dL/dresidual = -A^-T dL/dy =: u, and the tape of the residual carries u on, to whatever it was made of.
+    Recorded (`create_graph`, `torch.func`): dL/dinputs = (dF/dinputs)^T u, taken at the output y, so that the
+    derivative of this expression sees that y depends on the inputs; u comes from `attach` itself.
+    """
+
+    @staticmethod
+    def forward(system: System, n: int, m: int, *tensors: Tensor) -> Tensors:
+        return tuple(t.clone() for t in tensors[:n])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.system, ctx.n, ctx.m, *tensors = inputs
+        residual, rest = tensors[ctx.n : ctx.n + ctx.m], tensors[ctx.n + ctx.m :]
+        ctx.dtypes = [t.dtype for t in residual]
+        ctx.save_for_backward(*output, *rest)
+        ctx.save_for_forward(*output, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
+        system, n, m = ctx.system, ctx.n, ctx.m
+        y, inputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        minus_g = tuple(-t for t in g)
+        if m and not needs_derivative():
+            own = isinstance(system.condition, Lifted)  # the closure reads its own tensors: no need to replace them
+            u = system.solve(y, () if own else inputs, minus_g, transpose=True)
+            u = tuple(t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True))
+            return (None, None, None, *[None] * n, *u, *[None] * len(inputs))
+        check_complete(system.condition, y, inputs)
+        u = system.solve(y, inputs, minus_g, transpose=True)
+        u = attach(system.adjoint(), u, (*y, *g, *inputs))
+        wanted = [i for i, t in enumerate(inputs) if t.is_floating_point() and ctx.needs_input_grad[3 + n + m + i]]
+        grads: list[Tensor | None] = [None] * len(inputs)
+        for i, grad in zip(wanted, pull_to_inputs(system.condition, y, inputs, wanted)(u), strict=True):
+            grads[i] = grad
+        return (None, None, None, *[None] * (n + m), *grads)
+
+
+class _AttachInTransform(_Attach):
+    """The same with forward mode and `vmap`. Apart, because `torch.compile` takes no function that defines `jvp`."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, system: System, n: int, m: int, *tensors: Tensor) -> tuple[Tensors, tuple[int, ...]]:
+        """A batch of systems is a system with one more batch axis, whose condition is vmapped."""
+        dims = in_dims[3:]
+        y = tuple(
+            t.unsqueeze(0).expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip(tensors[:n], dims[:n], strict=True)
+        )
+        condition = torch.func.vmap(system.condition, in_dims=((0,) * n, tuple(dims[n:])), randomness="same")
+        batched = dataclasses.replace(system, condition=condition, batch_dims=system.batch_dims + 1, report=None)
+        return _AttachInTransform.apply(batched, n, m, *y, *tensors[n:]), (0,) * n
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensors:
+        system, n = ctx.system, ctx.n
+        saved = tuple(unpack_tangent(t)[0] for t in ctx.saved_tensors)
+        y, inputs = saved[:n], saved[n:]
+        moving = [i for i, tangent in enumerate(tangents[3 + n :]) if tangent is not None]
+        # torch turns forward mode off in here, which would silently drop the tangents of an outer level.
+        with forward_ad._set_fwd_grad_enabled(True):
+            check_complete(system.condition, y, inputs)
+            vjp = pull_to_inputs(system.condition, y, inputs, moving)
+            dF = pullback(vjp, tuple(torch.zeros_like(t) for t in y))[1](tuple(tangents[3 + n + i] for i in moving))
+            v = system.solve(y, inputs, tuple(-t for t in dF), transpose=False)
+            return attach(system.tangent(), v, (*y, *dF, *inputs))
+
+
+class ImplicitFunction:
+    """A function x -> y(x) computed by a black box and differentiated through the condition F(y, x) = 0.
+
+        dy/dx = -A^-1 dF/dx,    A = dF/dy at (y, x)
+
+    Args:
+        solve: `solve(*args) -> y`, or `(y, aux)` with `has_aux`. Runs without autograd, on detached tensors: NumPy,
+            SciPy or C inside are fine.
+        conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution. Written
+            in torch, differentiable in y and in whatever needs a gradient. Tensors that it captures get theirs as well.
+        linear_solver: for systems with A or A^T (`GMRES`, `CG`, `Neumann`, `Dense`).
+        has_aux: `solve` also returns something that is handed on as it is, without derivatives.
+        batch_dims: 0: all of y is one system; 1: each leading index of y is a system of its own.
+        tags: what is known of A: "symmetric", "positive_definite".
+        preconditioner: `preconditioner(v, y, *args)`, linear in v and near A^-1 v, of the structure of y. Transposed
+            where A is. It changes the cost, not the result; inside torch.func transforms it is left out.
+        vectorized: `solve` works under `torch.func.vmap` by itself; else it is called once for each index.
+        on_failure: "ignore", "warn" or "raise" when a linear solve does not converge.
+
+    Calling it gives y (or `(y, aux)`), which works in reverse mode to any order, in forward mode and under
+    `torch.func`. Pytrees may come in and go out. Where an order or mode cannot work, it raises.
+
+    Source: Blondel et al., "Efficient and Modular Implicit Differentiation", 2022; ImplicitDifferentiation.jl.
+
+    >>> import numpy as np
+    >>> root = ImplicitFunction(
+    ...     solve=lambda a: torch.from_numpy(np.sqrt(a.numpy())),
+    ...     conditions=lambda y, a: y**2 - a,
+    ... )
+    >>> a = torch.tensor([4.0, 9.0], dtype=torch.float64, requires_grad=True)
+    >>> root(a).sum().backward()
+    >>> a.grad  # 1 / (2 sqrt(a))
+    tensor([0.2500, 0.1667], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        solve: Callable[..., Any],
+        conditions: Callable[..., Any],
+        *,
+        linear_solver: LinearSolver | None = None,
+        has_aux: bool = False,
+        batch_dims: int = 0,
+        tags: Sequence[str] = (),
+        preconditioner: Callable[..., Any] | None = None,
+        vectorized: bool = False,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        self.solve = solve
+        self.conditions = conditions
+        self.linear_solver = GMRES() if linear_solver is None else linear_solver
+        self.has_aux = has_aux
+        self.batch_dims = batch_dims
+        self.tags = tuple(tags)
+        self.preconditioner = preconditioner
+        self.vectorized = vectorized
+        self.on_failure = on_failure
+
+    def __call__(self, *args: Any) -> Any:
+        """y(*args), or (y, aux)."""
+        with no_derivatives():
+            inputs = map_tensors(torch.Tensor.detach, args)
+            result = self.solve(*inputs) if self.vectorized else call_black_box(self.solve, inputs)
+        if not self.has_aux:
+            return self.differentiable(result, *args)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(f"with has_aux=True, solve must return (y, aux), got {type(result).__name__}")
+        return self.differentiable(result[0], *args), result[1]
+
+    def differentiable(self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None) -> Any:
+        """A solution y that is at hand, as a differentiable function of `args`. `report` gets each adjoint solve."""
+        ravel = Ravel(y, self.batch_dims)
+        leaves = tuple(t.detach() for t in tensor_leaves(y))
+        if not needs_derivative():
+            return ravel.restore(leaves)
+
+        def condition(leaves: Tensors) -> Tensors:
+            residual = self.conditions(ravel.restore(leaves), *args)
+            ravel.check(residual)
+            return tuple(tensor_leaves(residual))
+
+        def precondition(v: Tensors) -> Tensors:
+            assert self.preconditioner is not None
+            return tuple(tensor_leaves(self.preconditioner(ravel.restore(v), y, *args)))
+
+        lifted, residual = lift(keep_autocast(condition, ravel.device.type), leaves)
+        system = System(
+            lifted,
+            self.linear_solver,
+            self.batch_dims,
+            self.tags,
+            precondition if self.preconditioner else None,
+            on_failure=self.on_failure,
+            report=report,
+        )
+        return ravel.restore(attach(system, leaves, lifted.captured, residual))
+
+
+def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`solve` on plain tensors, whatever transforms are active; under `vmap`, once for each index."""
+    if not in_transform():
+        return solve(*args)
+    if not any(is_vmapped(t) for t in tensor_leaves(args)):
+        return solve(*map_tensors(peel, args))
+    tensors, structure = _pytree.tree_flatten(args)
+    result = types.SimpleNamespace()
+    leaves = _LoopOverBatch.apply(solve, structure, result, *tensors)
+    return _pytree.tree_unflatten(leaves, result.structure)
+
+
+class _LoopOverBatch(torch.autograd.Function):
+    """A black box under `torch.func.vmap`: called for each index in turn, the results stacked."""
+
+    @staticmethod
+    def forward(solve: Any, structure: Any, result: Any, *leaves: Any) -> tuple[Tensor, ...]:
+        out, result.structure = _pytree.tree_flatten(solve(*_pytree.tree_unflatten(list(leaves), structure)))
+        return tuple(out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, solve: Any, structure: Any, result: Any, *leaves: Any) -> Any:
+        dims = in_dims[3:]
+        calls = []
+        for i in range(info.batch_size):
+            chosen = [t if d is None else t.select(d, i) for t, d in zip(leaves, dims, strict=True)]
+            calls.append(_LoopOverBatch.apply(solve, structure, result, *chosen))
+        return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])

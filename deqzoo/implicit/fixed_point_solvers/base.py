@@ -1,0 +1,197 @@
+"""The loop that all fixed-point and root solvers share. A solver only says how to update."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..linear_solvers.base import default_tolerance, row_norm, safe_divide
+from ..modes import full_precision, host_flags, in_transform, keep_autocast, no_derivatives
+from ..pytree import Ravel, map_tensors
+from ..solution import Solution, Status
+
+Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
+
+
+class Method(ABC):
+    """The memory of one solve: proposes the next iterate from the present one."""
+
+    backtracks = False  # a non-finite value is met by a shorter step, not by giving up
+    products = 0  # products with the Jacobian so far, counted into the NFE
+
+    @abstractmethod
+    def step(self, z: Tensor, g: Tensor) -> Tensor:
+        """The next iterate, given z and g(z) = f(z) - z, both (systems, unknowns)."""
+
+    def settled(self) -> Tensor | None:
+        """Systems whose last full step was below the tolerance (Newton), (systems,); None where this says nothing."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPointSolver(ABC):
+    """Base of the solvers of z = f(z), called as `solver(f, z0, *args, batch_dims=0) -> Solution`.
+
+    Each system has converged when its residual g = f(z) - z meets
+
+        ||g|| <= max(tol ||f(z)||, tiny)    for stop="rel"        ||g|| <= tol    for stop="abs"
+
+    with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never change
+    its answer. The best iterate is returned, and its residual with it.
+
+    Args:
+        tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
+        max_steps: updates at most; f is called once more than that.
+        stop: "rel" or "abs".
+        check_every: the host looks at the stop rule every so many steps; one synchronisation each.
+        patience: steps without a better residual after which a system has stalled.
+        trace: keep the residual of each step.
+    """
+
+    tol: float | None = None
+    max_steps: int = 100
+    stop: Literal["rel", "abs"] = "rel"
+    check_every: int = 1
+    patience: int = 50
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stop not in ("rel", "abs"):
+            raise ValueError(f"stop must be 'rel' or 'abs', got {self.stop!r}")
+        if self.max_steps < 0 or self.check_every < 1 or self.patience < 1:
+            raise ValueError("max_steps must be at least 0, check_every and patience at least 1")
+        if self.tol is not None and not self.tol >= 0:
+            raise ValueError(f"tol must be a number >= 0, got {self.tol}")
+
+    @abstractmethod
+    def method(self, g: Function, tol: float) -> Method:
+        """The update rule, for one solve of g(z) = f(z) - z = 0."""
+
+    def __call__(
+        self,
+        f: Callable[..., Any],
+        z0: Any,
+        *args: Any,
+        batch_dims: int = 0,
+        root: bool = False,
+        record: bool = False,
+    ) -> Solution:
+        """Solve z = f(z, *args), or f(z, *args) = 0 with `root`, from z0; no derivatives (see `fixed_point`, `root`).
+
+        For a root, f(z) stands in the stop rule for g, and the first residual for the scale: ||f(z)|| <= tol ||f(z0)||.
+        With `record`, which `Picard` alone allows, the iterations stay on the tape.
+        """
+        ravel = Ravel(z0, batch_dims)
+        device = ravel.device.type
+        args = args if record else map_tensors(torch.Tensor.detach, args)
+        call = keep_autocast(f, device)
+
+        def flat(z: Tensor) -> Tensor:
+            return ravel.flatten(call(ravel.unflatten(z), *args))
+
+        with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
+            z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
+            solution = iterate(self, flat, z, root)
+        solution.value = ravel.unflatten(solution.value)
+        solution.status = ravel.per_system(solution.status)
+        solution.residual = ravel.per_system(solution.residual)
+        solution.steps = ravel.per_system(solution.steps)
+        if solution.trace is not None:
+            solution.trace = ravel.per_system(solution.trace)
+        return solution
+
+
+def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> Solution:
+    """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done."""
+    tol = default_tolerance(z.dtype) if options.tol is None else options.tol
+    evaluate = _Evaluate(f, root)
+    method = options.method(lambda x: evaluate(x)[0], tol)
+    g, scale = evaluate(z)
+    if in_transform():
+        z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
+    judge = _Judge(options, tol, z, row_norm(g) if root else None)
+    for step in range(options.max_steps + 1):
+        last = step == options.max_steps
+        more, all_active = judge.look(step, z, g, scale, method, last or step % options.check_every == 0)
+        if last or not more:
+            break
+        z_next = method.step(z, g)
+        z = z_next if all_active else torch.where(judge.active.unsqueeze(1), z_next, z)
+        g, scale = evaluate(z)
+    return judge.solution(evaluate.calls + method.products)
+
+
+class _Evaluate:
+    """z -> (g, ||f(z)||): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
+
+    def __init__(self, f: Function, root: bool) -> None:
+        self.f, self.root, self.calls = f, root, 0
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        fz = self.f(z)
+        return (-fz if self.root else fz - z), row_norm(fz)
+
+
+class _Judge:
+    """Status, best iterate and residual of each system, all on the device; `where`, so that no NaN leaks through."""
+
+    def __init__(self, options: FixedPointSolver, tol: float, z: Tensor, root_scale: Tensor | None) -> None:
+        self.options, self.tol, self.root_scale = options, tol, root_scale
+        self.eps = torch.finfo(z.dtype).eps
+        like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
+        self.best_z = z
+        self.best = torch.full_like(like, torch.inf)
+        self.active = torch.ones_like(like, dtype=torch.bool)
+        self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
+        self.steps = torch.zeros_like(like, dtype=torch.long)
+        self.improved_at = torch.zeros_like(self.steps)
+        self.trace: list[Tensor] = []
+
+    def residual(self, z: Tensor, g: Tensor, scale: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+        """The residual as the stop rule measures it, and whether it meets the rule, each (systems,)."""
+        norm = row_norm(g)
+        if self.options.stop == "abs":
+            return norm, norm <= self.tol
+        if self.root_scale is None:
+            return safe_divide(norm, scale), norm <= (self.tol * scale).clamp(min=self.eps * self.tol)
+        target = self.tol * self.root_scale
+        if not method.backtracks:  # a root met at the start: below eps ||z|| the residual is round-off
+            target = torch.maximum(target, self.eps * row_norm(z))
+        return safe_divide(norm, self.root_scale), norm <= target
+
+    def look(
+        self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool
+    ) -> tuple[bool, bool]:
+        """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
+        residual, reached = self.residual(z.detach(), g.detach(), scale.detach(), method)
+        if self.options.trace:
+            self.trace.append(residual)
+        settled = method.settled()
+        reached = reached if settled is None else reached | settled
+        finite = torch.isfinite(residual)
+        better = self.active & ((residual < self.best) | reached)
+        stalled = step - self.improved_at >= self.options.patience
+        ended = reached | stalled if method.backtracks else reached | stalled | ~finite
+        self.improved_at = self.improved_at.masked_fill(better, step)
+        self.best = torch.where(better, residual, self.best)
+        code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
+        self.status = torch.where(self.active & ended, code, self.status)
+        self.steps = self.steps.masked_fill(self.active, step)
+        self.active = self.active & ~ended
+        if not host:
+            self.best_z = torch.where(better.unsqueeze(1), z, self.best_z)
+            return True, False
+        (any_active, all_active), (_, all_better) = host_flags(self.active, better)
+        self.best_z = z if all_better else torch.where(better.unsqueeze(1), z, self.best_z)
+        return any_active, all_active
+
+    def solution(self, nfe: int) -> Solution:
+        trace = torch.stack(self.trace) if self.options.trace else None
+        return Solution(self.best_z, self.status, self.best, self.steps, nfe, trace)

@@ -1,0 +1,61 @@
+"""How the gradient of a fixed point is computed: four choices between exactness, memory and cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .linear_solvers import GMRES, LinearSolver
+
+
+@dataclasses.dataclass(frozen=True)
+class Implicit:
+    """The exact gradient, by the implicit function theorem: one linear solve with I - df/dz transposed.
+
+    With `Neumann(k)` as the linear solver it is the truncated series of k products.
+
+    Args:
+        linear_solver: solver of the adjoint system (and of the tangent system in forward mode).
+
+    Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
+    """
+
+    linear_solver: LinearSolver = dataclasses.field(default_factory=GMRES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantom:
+    """The phantom gradient: backpropagation through `steps` damped steps z <- (1 - damping) z + damping f(z) from z*.
+
+    Its error falls like that of the truncated Neumann series; one step costs one evaluation of f on the tape.
+
+    Source: Geng et al., "On Training Implicit Models", 2021.
+    """
+
+    steps: int = 5
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.damping <= 1:
+            raise ValueError(f"Phantom needs steps >= 1 and damping in (0, 1], got {self.steps} and {self.damping}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """The Jacobian-free gradient: backpropagation through one f at z*, as if df/dz were zero.
+
+    Source: Fung et al., "JFB: Jacobian-Free Backpropagation for Implicit Networks", 2022.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """Backpropagation through all iterations of `Picard`: exact for the iterate returned, memory grows with the steps.
+
+    Args:
+        checkpoint: keep only the iterates and evaluate f again in the backward pass.
+    """
+
+    checkpoint: bool = False
+
+
+Gradient = Implicit | Phantom | OneStep | Unrolled

@@ -1,0 +1,123 @@
+"""What surrounds a call: `torch.func` transforms, forward-mode levels, autocast, and the host's view of a mask.
+
+A solver is a loop with a data-dependent end. It stays correct under `torch.func.vmap` because each system is frozen
+with `where` once it is done, and the loop ends when *no* system of any batch is active: the one question that the
+host asks, answered by `host_flags` on the tensor below all wrappers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
+from torch.autograd import forward_ad
+
+_functorch = torch._C._functorch  # the only private doors used: torch.func has no public questions about its levels
+
+
+def in_transform() -> bool:
+    """True under a `torch.func` transform or inside a forward-mode level."""
+    return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def needs_derivative() -> bool:
+    """True where a result could still be differentiated: the tape records, or a transform is active."""
+    return torch.is_grad_enabled() or in_transform()
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """True if a `torch.func` transform has its own version of the tensor."""
+    return bool(_functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def is_vmapped(tensor: Tensor) -> bool:
+    """True if the tensor is batched by `torch.func.vmap` at any level."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return True
+        tensor = _functorch.get_unwrapped(tensor)
+    return False
+
+
+def peel(tensor: Tensor) -> Tensor:
+    """The plain tensor below all `torch.func` wrappers, with the axes of every `vmap` visible."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def unpack_tangent(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Primal and tangent at the innermost forward-mode level; without a tangent there, the tensor itself and None."""
+    if forward_ad._current_level < 0:
+        return tensor, None
+    if not _functorch.is_batchedtensor(tensor):
+        primal, tangent = forward_ad.unpack_dual(tensor)
+        return primal, tangent
+    level = _functorch.maybe_get_level(tensor)
+    if level != _functorch.maybe_current_level():
+        return tensor, None
+    axis = _functorch.maybe_get_bdim(tensor)
+    with temporarily_pop_interpreter_stack():
+        primal, tangent = unpack_tangent(_functorch.get_unwrapped(tensor))
+    if tangent is None:
+        return tensor, None
+    return _functorch._add_batch_dim(primal, axis, level), _functorch._add_batch_dim(tangent, axis, level)
+
+
+def carries_derivative(tensor: Tensor) -> bool:
+    """True if the tensor is on the tape, or has a tangent, at any level."""
+    if tensor.requires_grad or unpack_tangent(tensor)[1] is not None:
+        return True
+    level = _functorch.maybe_current_level()
+    if level is None:
+        return False
+    inner = _functorch.get_unwrapped(tensor) if _functorch.maybe_get_level(tensor) == level else tensor
+    with temporarily_pop_interpreter_stack():
+        return carries_derivative(inner)
+
+
+def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
+    """(any, all) of each boolean mask, over every `vmap` level too, in one device-to-host copy."""
+    plain = [peel(mask) for mask in masks]
+    flags = torch.stack([flag for mask in plain for flag in (mask.any(), mask.all())]).tolist()
+    return list(zip(flags[::2], flags[1::2], strict=True))
+
+
+def host_max(counts: Tensor) -> int:
+    """The largest entry, over every `vmap` level too; 0 for none."""
+    plain = peel(counts)
+    return int(plain.max().item()) if plain.numel() else 0
+
+
+@contextlib.contextmanager
+def no_derivatives() -> Iterator[None]:
+    """Record neither a tape nor tangents: solvers run inside, their derivatives come from the conditions."""
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+        yield
+
+
+def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """`f`, always run under the autocast state of this moment: a backward pass runs outside of it otherwise."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    if not enabled:
+        return f
+
+    def under_autocast(*args: Any) -> Any:
+        with torch.autocast(device, dtype=dtype, enabled=True):
+            return f(*args)
+
+    return under_autocast
+
+
+@contextlib.contextmanager
+def full_precision(device: str) -> Iterator[None]:
+    """Autocast off: a solver's own algebra runs in the precision of its state, also around a bfloat16 `f`."""
+    if not torch.is_autocast_enabled(device):
+        yield
+    else:
+        with torch.autocast(device, enabled=False):
+            yield

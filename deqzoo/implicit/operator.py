@@ -1,0 +1,134 @@
+"""Linear operators that are never written out: products with a Jacobian, and with its transpose.
+
+Source: the lazy operators of ImplicitDifferentiation.jl (Dalle, 2022) and of lineax (Rader, Lyons, Kidger, 2023).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .modes import in_transform
+from .pytree import Tensors
+
+Product = Callable[[Tensor], Tensor]
+TAGS = ("symmetric", "positive_definite")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearOperator:
+    """A linear map on matrices of shape (systems, unknowns), one square matrix A a row.
+
+    Args:
+        mv: v -> A v, row by row.
+        rmv: v -> A^T v; needed by `T` and by solvers that ask for it.
+        tags: what is known of A: "symmetric", "positive_definite" (which implies symmetric).
+        preconditioner: v -> M^-1 v, an approximation of A^-1 v that must be linear in v; `T` transposes it along.
+
+    >>> A = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
+    >>> operator = LinearOperator.from_matrix(A)
+    >>> operator.T.mv(torch.tensor([[1.0, 0.0]]))
+    tensor([[2., 1.]])
+    """
+
+    mv: Product
+    rmv: Product | None = None
+    tags: tuple[str, ...] = ()
+    preconditioner: Product | None = None
+
+    def __post_init__(self) -> None:
+        unknown = set(self.tags) - set(TAGS)
+        if unknown:
+            raise ValueError(f"unknown operator tag {sorted(unknown)}; valid: {', '.join(TAGS)}")
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
+        """The operator of a dense (n, n) matrix, or of (systems, n, n) matrices."""
+        return cls(
+            mv=lambda v: (matrix @ v.unsqueeze(-1)).squeeze(-1),
+            rmv=lambda v: (matrix.mT @ v.unsqueeze(-1)).squeeze(-1),
+            tags=tuple(tags),
+        )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether A = A^T is known."""
+        return bool(self.tags)
+
+    @property
+    def T(self) -> LinearOperator:
+        """The transposed operator, preconditioner included."""
+        if self.symmetric:
+            return self
+        if self.rmv is None:
+            raise ValueError("this operator has no transposed product; pass rmv=")
+        precondition = self.preconditioner
+        back = None if precondition is None else lambda v: transposed(precondition, v)(v)
+        return dataclasses.replace(self, mv=self.rmv, rmv=self.mv, preconditioner=back)
+
+    def to_dense(self, like: Tensor) -> Tensor:
+        """The matrices, (systems, n, n), by one product a column; `like` is any (systems, n) tensor."""
+        unit = torch.zeros_like(like)
+        columns = []
+        for i in range(like.shape[1]):
+            basis = unit.clone()
+            basis[:, i] = 1.0
+            columns.append(self.mv(basis))
+        return torch.stack(columns, dim=2) if columns else like.new_zeros(like.shape[0], 0, 0)
+
+
+def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Tensors, Callable[[Tensors], Tensors]]:
+    """function(point) and the map u -> J^T u, J the Jacobian there. Differentiable again where autograd records.
+
+    On the ordinary tape this is `torch.autograd.grad`, about twice as fast as `torch.func.vjp`, which always keeps the
+    second-order graph; `torch.func.vjp` serves inside transforms and under `inference_mode`, where no tape exists.
+    """
+    if in_transform() or torch.is_inference_mode_enabled():
+        value, vjp = torch.func.vjp(lambda *leaves: function(leaves), *point)
+        return value, lambda cotangent: vjp(tuple(cotangent))
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # A fresh view: only paths through this argument count, not those through others that depend on the point.
+        slot = tuple(t.view_as(t) if create_graph and t.requires_grad else t.detach().requires_grad_() for t in point)
+        value = function(slot)
+        taped = [v for v in value if v.requires_grad]
+
+    def vjp_on_tape(cotangent: Tensors) -> Tensors:
+        if not taped:
+            return tuple(torch.zeros_like(t) for t in slot)
+        weights = [u for u, v in zip(cotangent, value, strict=True) if v.requires_grad]
+        graph = torch.is_grad_enabled()
+        return torch.autograd.grad(
+            taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True
+        )
+
+    return value, vjp_on_tape
+
+
+def transposed(linear: Callable[..., Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:
+    """u -> L^T u of a linear function v -> L v, from the derivative of L (which is L, at any point)."""
+    return lambda u: pullback(lambda v: (linear(v[0]),), (torch.zeros_like(like),))[1]((u,))[0]
+
+
+def jacobian(function: Product, point: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
+    """The Jacobian of a function on matrices (systems, unknowns), system by system, as products."""
+    _, vjp = pullback(lambda x: (function(x[0]),), (point,))
+
+    @functools.cache
+    def jvp() -> Callable[[Tensors], Tensors]:
+        # The transpose of the pullback: u -> J^T u is linear, and the pullback of that is v -> J v.
+        with torch.enable_grad():
+            return pullback(vjp, (torch.zeros_like(point),))[1]
+
+    def mv(v: Tensor) -> Tensor:
+        return jvp()((v,))[0]
+
+    def rmv(u: Tensor) -> Tensor:
+        return vjp((u,))[0]
+
+    # A symmetric Jacobian needs the pullback alone, which costs half of the pullback of the pullback.
+    return LinearOperator(rmv if tags else mv, rmv, tuple(tags))

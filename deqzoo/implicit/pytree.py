@@ -1,0 +1,120 @@
+"""Pytrees of tensors as one matrix: solvers see a state of shape (systems, unknowns), whatever the user's structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from .modes import in_transform
+
+Tensors = tuple[Tensor, ...]
+
+
+def tensor_leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a pytree, in order; other leaves are constants and left out."""
+    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def map_tensors(function: Any, tree: Any) -> Any:
+    """`tree` with each tensor replaced by `function(tensor)`."""
+    return _pytree.tree_map_only(Tensor, function, tree)
+
+
+class Ravel:
+    """The map between a pytree and a matrix of shape (systems, unknowns).
+
+    Args:
+        tree: a pytree whose leaves are floating-point tensors; it fixes structure, shapes, dtypes and memory layout.
+        batch_dims: 0: the whole tree is one system (one row); 1: each leading index is a system of its own
+            (2 and more: each index of the leading axes).
+
+    Half-precision leaves are solved for in float32. A channels-last leaf is read in its memory order, without a copy.
+
+    >>> ravel = Ravel({"a": torch.zeros(3, 2), "b": torch.zeros(3)}, batch_dims=1)
+    >>> ravel.flatten({"a": torch.ones(3, 2), "b": torch.zeros(3)}).shape
+    torch.Size([3, 3])
+    """
+
+    def __init__(self, tree: Any, batch_dims: int = 0) -> None:
+        leaves, self.structure = _pytree.tree_flatten(tree)
+        _check_leaves(leaves, batch_dims)
+        self.batch_dims = batch_dims
+        self.shapes = [leaf.shape for leaf in leaves]
+        self.dtypes = [leaf.dtype for leaf in leaves]
+        self.device = leaves[0].device
+        self.batch_shape = torch.Size(leaves[0].shape[:batch_dims])
+        self.systems = math.prod(self.batch_shape)
+        self.sizes = [math.prod(shape[batch_dims:]) for shape in self.shapes]
+        self.dtype = torch.float32
+        for dtype in self.dtypes:
+            self.dtype = torch.promote_types(self.dtype, dtype)
+        self._channels_last = [batch_dims == 1 and _is_channels_last(leaf) for leaf in leaves]
+
+    def check(self, tree: Any) -> None:
+        """Raise a ValueError that names the difference if `tree` has another structure or other shapes."""
+        leaves, structure = _pytree.tree_flatten(tree)
+        if structure != self.structure or [getattr(leaf, "shape", None) for leaf in leaves] != self.shapes:
+            found = _pytree.tree_map(lambda leaf: tuple(getattr(leaf, "shape", ())), tree)
+            expected = _pytree.tree_unflatten([tuple(shape) for shape in self.shapes], self.structure)
+            raise ValueError(f"expected a result of the unknown's structure and shapes {expected}, got {found}")
+
+    def flatten(self, tree: Any) -> Tensor:
+        """The tree as a matrix (systems, unknowns)."""
+        self.check(tree)
+        return self.flatten_leaves(_pytree.tree_leaves(tree))
+
+    def flatten_leaves(self, leaves: Any) -> Tensor:
+        """As `flatten`, from the list of leaves."""
+        rows = []
+        for leaf, last, size in zip(leaves, self._channels_last, self.sizes, strict=True):
+            leaf = leaf.permute(0, 2, 3, 1) if last else leaf
+            rows.append(leaf.reshape(self.systems, size).to(self.dtype))
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def unflatten_leaves(self, matrix: Tensor) -> Tensors:
+        """The leaves, in their own shapes, dtypes and memory layouts."""
+        leaves = []
+        parts = matrix.split(self.sizes, dim=1) if len(self.sizes) > 1 else (matrix,)
+        for part, shape, dtype, last in zip(parts, self.shapes, self.dtypes, self._channels_last, strict=True):
+            if last:
+                part = part.reshape(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
+            leaves.append(part.reshape(shape).to(dtype) if not last else part.to(dtype))
+        return tuple(leaves)
+
+    def unflatten(self, matrix: Tensor) -> Any:
+        """The matrix as a tree of the original structure."""
+        return self.restore(self.unflatten_leaves(matrix))
+
+    def restore(self, leaves: Sequence[Tensor]) -> Any:
+        """The tree of the given leaves."""
+        return _pytree.tree_unflatten(list(leaves), self.structure)
+
+    def per_system(self, values: Tensor) -> Tensor:
+        """A vector with one entry a system, in the shape of the batch: () for a single system."""
+        return values.reshape(values.shape[:-1] + self.batch_shape)
+
+
+def _is_channels_last(leaf: Tensor) -> bool:
+    if leaf.dim() != 4 or in_transform():
+        return False
+    return leaf.is_contiguous(memory_format=torch.channels_last) and not leaf.is_contiguous()
+
+
+def _check_leaves(leaves: list[Any], batch_dims: int) -> None:
+    if not leaves:
+        raise ValueError("the unknown has no tensors; pass a tensor or a pytree of tensors")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"every leaf of the unknown must be a tensor, got {type(leaf).__name__}")
+        if not leaf.dtype.is_floating_point:
+            raise TypeError(f"the unknown must be real floating point, got {leaf.dtype}; convert it with .float()")
+        if leaf.dim() < batch_dims:
+            raise ValueError(f"batch_dims={batch_dims} needs that many leading batch axes on every tensor of the unknown")
+        if leaf.shape[:batch_dims] != leaves[0].shape[:batch_dims]:
+            sizes = [tuple(x.shape[:batch_dims]) for x in leaves if isinstance(x, Tensor)]
+            raise ValueError(f"batch_dims={batch_dims} needs the same leading size on every tensor of the unknown, got {sizes}")

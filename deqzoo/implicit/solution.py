@@ -1,0 +1,92 @@
+"""What a solver returns. Failure is a value: it stands in `status`, and the caller chooses to ignore, warn or raise."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .modes import host_flags, in_transform
+
+OnFailure = Literal["ignore", "warn", "raise"]
+
+
+class Status(enum.IntEnum):
+    """Why a system stopped."""
+
+    CONVERGED = 0
+    STALLED = 1  # the residual has not improved for `patience` steps: tolerance below round-off, or a cycle
+    DIVERGED = 2  # a non-finite iterate; the best finite one before it is kept
+    MAX_STEPS = 3  # the step limit came first
+    BAD_CURVATURE = 4  # conjugate gradients met a direction in which the operator is not positive definite
+
+
+class NonConvergenceWarning(RuntimeWarning):
+    """A solve did not converge, and its result is used all the same."""
+
+
+class NonConvergenceError(RuntimeError):
+    """A solve did not converge, and the caller asked to be stopped by it."""
+
+
+@dataclasses.dataclass
+class Solution:
+    """The result of a solve.
+
+    Attributes:
+        value: the best iterate found, in the structure of the unknown.
+        status: `Status` of each system, an integer tensor of the batch's shape (0-dim for a single system).
+        residual: residual norm of `value` as the stop rule measures it, of the batch's shape.
+        steps: updates taken by each system, of the batch's shape.
+        nfe: calls of the function for the whole batch, a product with its Jacobian counted as one.
+        trace: residual after each step, (steps + 1, *batch), if asked for.
+        backward: the `Solution` (without value) of the latest adjoint solve, once a backward pass has run.
+    """
+
+    value: Any
+    status: Tensor
+    residual: Tensor
+    steps: Tensor
+    nfe: int
+    trace: Tensor | None = None
+    backward: Solution | None = None
+
+    @property
+    def converged(self) -> Tensor:
+        """True for each system that met its tolerance."""
+        return self.status == Status.CONVERGED
+
+    def check(self, on_failure: OnFailure, what: str) -> None:
+        """Warn or raise if a system did not converge. `what` names the solve in the message."""
+        if on_failure not in ("ignore", "warn", "raise"):
+            raise ValueError(f"on_failure must be 'ignore', 'warn' or 'raise', got {on_failure!r}")
+        if on_failure == "ignore":
+            return
+        ((_, all_converged),) = host_flags(self.converged.reshape(-1))
+        if all_converged:
+            return
+        message = f"{what}: {self.describe()}. Raise max_steps, loosen tol, or try another solver"
+        if on_failure == "raise":
+            raise NonConvergenceError(message)
+        warnings.warn(message, NonConvergenceWarning, stacklevel=3)
+
+    def describe(self) -> str:
+        """A line for people: how many systems ended how, and the worst residual.
+
+        >>> Solution(None, torch.tensor([0, 3]), torch.tensor([1e-6, 0.5]), torch.tensor([4, 9]), 10).describe()
+        '1 of 2 systems did not converge (1 max steps), worst residual 5.0e-01 after 10 evaluations'
+        """
+        if in_transform():
+            return f"some systems did not converge after {self.nfe} evaluations"
+        status = self.status.detach().reshape(-1)
+        counts = torch.bincount(status, minlength=len(Status)).tolist()
+        failed = ", ".join(f"{counts[s]} {s.name.lower().replace('_', ' ')}" for s in Status if s and counts[s])
+        worst = self.residual.detach().max().item() if status.numel() else 0.0
+        return (
+            f"{sum(counts[1:])} of {status.numel()} systems did not converge ({failed or 'none'}), "
+            f"worst residual {worst:.1e} after {self.nfe} evaluations"
+        )
