@@ -16,7 +16,7 @@ from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .minimizers import gradient as gradient_of
-from .modes import in_transform, needs_derivative, no_derivatives
+from .modes import eager, in_transform, needs_derivative, no_derivatives
 from .pytree import Ravel, map_tensors, tensor_leaves
 from .root_solvers import Newton, NewtonKrylov
 from .solution import OnFailure, Solution
@@ -42,6 +42,7 @@ GRADIENTS: dict[str, type[Gradient]] = {
 }
 
 
+@eager
 def fixed_point(
     f: Callable[..., Any],
     z0: Any,
@@ -103,6 +104,7 @@ def fixed_point(
     return (solution.value, solution) if return_solution else solution.value
 
 
+@eager
 def root(
     f: Callable[..., Any],
     y0: Any,
@@ -148,6 +150,7 @@ def root(
     return _finish(implicit, solution, args, return_solution)
 
 
+@eager
 def argmin(
     objective: Callable[..., Any],
     y0: Any,

@@ -26,13 +26,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils import _pytree
 
 
 from .lifting import Lifted, check_complete, lift
 from .linear_solvers import GMRES, LinearSolver
-from .modes import in_transform, is_vmapped, keep_autocast, needs_derivative, no_derivatives, peel, unpack_tangent
+from .modes import eager, in_transform, is_vmapped, keep_autocast, needs_derivative, no_derivatives, peel, revive, unpack_tangent
 from .operator import LinearOperator, jacobian, pullback, transposed
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves
 from .solution import OnFailure, Solution
@@ -153,9 +154,11 @@ class _Attach(torch.autograd.Function):
         ctx.save_for_forward(*output, *rest)
 
     @staticmethod
+    @eager
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
         system, n, m = ctx.system, ctx.n, ctx.m
-        y, inputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        saved, g = tuple(revive(t) for t in ctx.saved_tensors), tuple(revive(t) for t in g)
+        y, inputs = saved[:n], saved[n:]
         minus_g = tuple(-t for t in g)
         if m and not needs_derivative():
             own = isinstance(system.condition, Lifted)  # the closure reads its own tensors: no need to replace them
@@ -188,6 +191,7 @@ class _AttachInTransform(_Attach):
         return _AttachInTransform.apply(batched, n, m, *y, *tensors[n:]), (0,) * n
 
     @staticmethod
+    @eager
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         system, n = ctx.system, ctx.n
         saved = tuple(unpack_tangent(t)[0] for t in ctx.saved_tensors)
@@ -260,6 +264,7 @@ class ImplicitFunction:
         self.vectorized = vectorized
         self.on_failure = on_failure
 
+    @eager
     def __call__(self, *args: Any) -> Any:
         """y(*args), or (y, aux)."""
         with no_derivatives():
@@ -271,6 +276,7 @@ class ImplicitFunction:
             raise TypeError(f"with has_aux=True, solve must return (y, aux), got {type(result).__name__}")
         return self.differentiable(result[0], *args), result[1]
 
+    @eager
     def differentiable(self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None) -> Any:
         """A solution y that is at hand, as a differentiable function of `args`. `report` gets each adjoint solve."""
         ravel = Ravel(y, self.batch_dims)
@@ -305,7 +311,8 @@ def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     if not in_transform():
         return solve(*args)
     if not any(is_vmapped(t) for t in tensor_leaves(args)):
-        return solve(*map_tensors(peel, args))
+        with temporarily_clear_interpreter_stack():
+            return solve(*map_tensors(peel, args))
     tensors, structure = _pytree.tree_flatten(args)
     result = types.SimpleNamespace()
     leaves = _LoopOverBatch.apply(solve, structure, result, *tensors)

@@ -16,26 +16,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 from .modes import carries_derivative, in_transform, is_wrapped
+from .operator import reaches_leaf
 from .pytree import Tensors
 
 
 class _Watch(TorchFunctionMode):
-    """Collects the tensors that enter torch functions and were made by none of them."""
+    """Collects the tensors that enter torch functions and were made by none of them, and those that were made."""
 
     def __init__(self) -> None:
         super().__init__()
         self.read: dict[int, Tensor] = {}
-        self._made: dict[int, Tensor] = {}  # kept alive, so that no id is used twice
+        self.made: dict[int, Tensor] = {}  # kept alive, so that no id is used twice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for leaf in _pytree.arg_tree_leaves(*args, **kwargs):
-            if isinstance(leaf, Tensor) and id(leaf) not in self._made:
+            if isinstance(leaf, Tensor) and id(leaf) not in self.made:
                 self.read.setdefault(id(leaf), leaf)
         result = func(*args, **kwargs)
         for leaf in _pytree.tree_leaves(result):
             if isinstance(leaf, Tensor) and id(leaf) not in self.read:
-                self._made[id(leaf)] = leaf
+                self.made[id(leaf)] = leaf
         return result
 
 
@@ -84,11 +85,16 @@ def lift(function: Callable[[Tensors], Tensors], y: Tensors) -> tuple[Lifted, Te
     return Lifted(function, captured), value
 
 
-def check_complete(lifted: Lifted, y: Tensors, inputs: Tensors) -> None:
-    """Raise if the condition reads a tensor with derivatives that `lift` has not seen."""
-    with torch.enable_grad():
-        value = lifted(tuple(t.detach() for t in y), tuple(t.detach() for t in inputs)) if inputs else ()
-    if any(carries_derivative(t) for t in value):
+def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:
+    """Raise if the condition reads a tensor with derivatives that is neither y nor among `inputs`."""
+    watch = _Watch()
+    with torch.enable_grad(), watch:
+        value = condition(tuple(t.detach() for t in y), tuple(t.detach() for t in inputs))
+    if in_transform():
+        hidden = any(carries_derivative(t) for t in value)
+    else:
+        hidden = reaches_leaf([t for t in value if t.requires_grad], watch.made)
+    if hidden:
         raise RuntimeError(
             "the condition reads a tensor that needs a derivative in a way that hides it from torch functions "
             "(as an argument of a custom autograd.Function, say), so derivatives of higher order or inside "

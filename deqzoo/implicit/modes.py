@@ -8,6 +8,8 @@ host asks, answered by `host_flags` on the tensor below all wrappers.
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,24 @@ from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 _functorch = torch._C._functorch  # the only private doors used: torch.func has no public questions about its levels
+
+
+def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, left alone by `torch.compile` of code around it; a compiled f inside still runs compiled.
+
+    As `torch.compiler.disable`, which on import would pull in the whole compiler, seconds for those who do not compile.
+    """
+    disabled = None
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal disabled
+        if disabled is None and "torch._dynamo" in sys.modules:
+            disabled = torch.compiler.disable(function)
+        return (disabled or function)(*args, **kwargs)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
 
 
 def in_transform() -> bool:
@@ -78,6 +98,13 @@ def carries_derivative(tensor: Tensor) -> bool:
     inner = _functorch.get_unwrapped(tensor) if _functorch.maybe_get_level(tensor) == level else tensor
     with temporarily_pop_interpreter_stack():
         return carries_derivative(inner)
+
+
+def revive(tensor: Tensor) -> Tensor:
+    """The tensor without the wrappers of `torch.func` levels that have ended (a `vjp` is called after its level)."""
+    while _functorch.is_dead_tensor_wrapper(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,12 +102,30 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
         if not taped:
             return tuple(torch.zeros_like(t) for t in slot)
         weights = [u for u, v in zip(cotangent, value, strict=True) if v.requires_grad]
-        graph = torch.is_grad_enabled()
+        # Where nothing but our own slot could be differentiated again, the second-order graph would be wasted.
+        graph = torch.is_grad_enabled() and (
+            any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
+        )
         return torch.autograd.grad(
             taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True
         )
 
     return value, vjp_on_tape
+
+
+def reaches_leaf(values: Sequence[Tensor], except_for: Container[int]) -> bool:
+    """True if the tape of `values` ends in a leaf other than those whose ids are given."""
+    nodes, seen = [value.grad_fn for value in values], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in except_for:
+            return True
+        nodes.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def transposed(linear: Callable[..., Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .linear_solvers.arnoldi import Arnoldi
-from .modes import full_precision, keep_autocast, no_derivatives
+from .modes import eager, full_precision, keep_autocast, no_derivatives
 from .operator import jacobian
 from .pytree import Ravel, map_tensors
 
 
+@eager
 def spectral_radius(
     f: Callable[..., Any], z: Any, *args: Any, batch_dims: int = 0, steps: int = 20, seed: int = 0
 ) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..linear_solvers.base import default_tolerance, row_norm, safe_divide
-from ..modes import full_precision, host_flags, in_transform, keep_autocast, no_derivatives
+from ..linear_solvers.base import default_tolerance, row_norm
+from ..modes import eager, full_precision, host_flags, in_transform, keep_autocast, no_derivatives
 from ..pytree import Ravel, map_tensors
 from ..solution import Solution, Status
 
@@ -40,7 +40,7 @@ class FixedPointSolver(ABC):
 
     Each system has converged when its residual g = f(z) - z meets
 
-        ||g|| <= max(tol ||f(z)||, tiny)    for stop="rel"        ||g|| <= tol    for stop="abs"
+        ||g|| <= tol ||f(z)||    for stop="rel"        ||g|| <= tol    for stop="abs"
 
     with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never change
     its answer. The best iterate is returned, and its residual with it.
@@ -73,6 +73,7 @@ class FixedPointSolver(ABC):
     def method(self, g: Function, tol: float) -> Method:
         """The update rule, for one solve of g(z) = f(z) - z = 0."""
 
+    @eager
     def __call__(
         self,
         f: Callable[..., Any],
@@ -147,39 +148,45 @@ class _Judge:
         self.eps = torch.finfo(z.dtype).eps
         like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
         self.best_z = z
-        self.best = torch.full_like(like, torch.inf)
+        self.best = self.best_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
         self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
         self.steps = torch.zeros_like(like, dtype=torch.long)
         self.improved_at = torch.zeros_like(self.steps)
+        self.first_scale: Tensor | None = None
         self.trace: list[Tensor] = []
 
-    def residual(self, z: Tensor, g: Tensor, scale: Tensor, method: Method) -> tuple[Tensor, Tensor]:
+    def residual(self, z: Tensor, norm: Tensor, scale: Tensor, method: Method) -> tuple[Tensor, Tensor]:
         """The residual as the stop rule measures it, and whether it meets the rule, each (systems,)."""
-        norm = row_norm(g)
         if self.options.stop == "abs":
             return norm, norm <= self.tol
         if self.root_scale is None:
-            return safe_divide(norm, scale), norm <= (self.tol * scale).clamp(min=self.eps * self.tol)
+            # At a fixed point at zero no ratio to ||f(z)|| falls: there the first one, times eps, is the scale.
+            self.first_scale = scale if self.first_scale is None else self.first_scale
+            scale = torch.maximum(scale, self.eps * self.first_scale)
+            return torch.where(norm == 0, norm, norm / scale), norm <= self.tol * scale
         target = self.tol * self.root_scale
         if not method.backtracks:  # a root met at the start: below eps ||z|| the residual is round-off
             target = torch.maximum(target, self.eps * row_norm(z))
-        return safe_divide(norm, self.root_scale), norm <= target
+        return torch.where(norm == 0, norm, norm / self.root_scale), norm <= target
 
     def look(
         self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool
     ) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
-        residual, reached = self.residual(z.detach(), g.detach(), scale.detach(), method)
+        norm = row_norm(g.detach())
+        residual, reached = self.residual(z.detach(), norm, scale.detach(), method)
         if self.options.trace:
             self.trace.append(residual)
         settled = method.settled()
         reached = reached if settled is None else reached | settled
-        finite = torch.isfinite(residual)
-        better = self.active & ((residual < self.best) | reached)
+        finite = torch.isfinite(norm)
+        reached = reached & finite
+        better = self.active & ((norm < self.best_norm) | reached)
         stalled = step - self.improved_at >= self.options.patience
         ended = reached | stalled if method.backtracks else reached | stalled | ~finite
         self.improved_at = self.improved_at.masked_fill(better, step)
+        self.best_norm = torch.where(better, norm, self.best_norm)
         self.best = torch.where(better, residual, self.best)
         code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
         self.status = torch.where(self.active & ended, code, self.status)

@@ -1,0 +1,144 @@
+"""How the benchmarks measure: CPU time in interleaved rounds, live bytes, bytes saved for backward, host reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class CountCalls:
+    """`f`, with its calls counted in `calls`."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        self.f = f
+        self.calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        """Call `f`."""
+        self.calls += 1
+        return self.f(*args)
+
+
+class PeakBytes(TorchDispatchMode):
+    """Inside the context, the most bytes of tensor storage that were alive at once, in `peak`.
+
+    Counted from what each operator returns, so tensors that existed before the context (the baseline) and an
+    operator's own scratch space are left out, and nothing depends on the allocator or the operating system.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._known.update(_storages((args, kwargs)))  # first met as an argument: older than this context
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if storage not in self._known:
+                self._known.add(storage)
+                self._alive += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self._alive)
+        return result
+
+    def _free(self, size: int) -> None:
+        self._alive -= size
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class HostReads(TorchFunctionMode):
+    """Inside the context, how often Python asked for a tensor's values, in `count`: each is a stop on a GPU."""
+
+    READS = frozenset(
+        getattr(Tensor, name)
+        for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "cpu", "nonzero")
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.READS
+        return func(*args, **(kwargs or {}))
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Records what autograd keeps for the backward pass of the graphs built inside the context."""
+
+    def __init__(self) -> None:
+        self._storages: dict[StorageWeakRef, int] = {}
+        super().__init__(self._pack, lambda tensor: tensor)
+
+    def __enter__(self) -> SavedBytes:
+        super().__enter__()
+        return self
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        self._storages[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        return tensor.detach()  # the tensor itself would keep its own graph alive for ever
+
+    @property
+    def total(self) -> int:
+        """Bytes kept right now, each storage once."""
+        return sum(size for storage, size in self._storages.items() if not storage.expired())
+
+
+def cpu_time(call: Callable[[], Any]) -> float:
+    """Seconds of processor time of one call.
+
+    With one thread this is the time on the clock of an idle machine, and other programs disturb it less.
+    """
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def interleaved_medians(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call: every round runs each call once, so that a slow spell of the machine hits all."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(cpu_time(call))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def environment(packages: Iterable[str] = ()) -> dict[str, str]:
+    """What the numbers depend on: versions, threads and the processor's kind."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "threads": str(torch.get_num_threads())}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    found["processor"] = models[0].split(":", 1)[1].strip() if models else platform.machine()
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write the file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)

@@ -1,0 +1,158 @@
+"""The problems that every benchmark here solves: seeds, spectra, weight scales, starts and tolerances in one place.
+
+Six fixed points z = f(z, x), from a convolutional block that costs milliseconds to a symmetric map whose slowest
+error shrinks by 1 % a step. Each leading index is a system of its own, and all systems must meet the tolerance.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Module):
+    """The residual block of the DEQ tutorial: GN(relu(z + GN(x + conv2(GN(relu(conv1(z))))))), 3x3, no bias.
+
+    Source: Kolter, Duvenaud, Johnson, "Deep Implicit Layers" (NeurIPS 2020 tutorial), chapter 4.
+
+    Args:
+        channels: channels of z and x, (B, channels, H, W).
+        hidden: channels between the two convolutions.
+        weight_std: standard deviation of the weights; .01 gives a map that contracts by about .7 a step.
+    """
+
+    def __init__(self, channels: int = 48, hidden: int = 64, weight_std: float = 0.01) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(hidden, channels, 3, padding=1, bias=False)
+        self.norm1, self.norm2, self.norm3 = (nn.GroupNorm(8, n) for n in (hidden, channels, channels))
+        for conv in (self.conv1, self.conv2):
+            nn.init.normal_(conv.weight, std=weight_std)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """One application of the block."""
+        y = self.norm1(F.relu(self.conv1(z)))
+        return self.norm3(F.relu(z + self.norm2(x + self.conv2(y))))
+
+
+class Depthwise(nn.Module):
+    """A light map, tanh(x + depthwise 3x3 convolution of z): a solver's own cost is all there is to see.
+
+    Args:
+        channels: channels of z and x, (B, channels, H, W).
+        gain: sum of the absolute weights of each filter; above 1 the tanh alone makes the map contract.
+    """
+
+    def __init__(self, channels: int = 48, gain: float = 1.3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        with torch.no_grad():
+            weight = torch.randn_like(self.conv.weight)
+            self.conv.weight.copy_(gain * weight / weight.abs().sum(dim=(1, 2, 3), keepdim=True))
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """One application of the map."""
+        return torch.tanh(x + self.conv(z))
+
+
+class Affine(nn.Module):
+    """z -> A z + x for each row of z, (B, n); `matrix` is A, (n, n)."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(matrix)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """One application of the map."""
+        return F.linear(z, self.matrix) + x
+
+
+def matrix_of_norm(n: int, norm: float) -> Tensor:
+    """A Gaussian (n, n) float64 matrix, scaled to this spectral norm; its spectral radius is about half of that."""
+    matrix = torch.randn(n, n, dtype=torch.float64)
+    return matrix * (norm / torch.linalg.matrix_norm(matrix, 2))
+
+
+def symmetric_matrix(n: int, radius: float) -> Tensor:
+    """A symmetric (n, n) float64 matrix with eigenvalues evenly spaced in [-radius, radius]."""
+    basis = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q
+    return (basis * torch.linspace(-radius, radius, n, dtype=torch.float64)) @ basis.T
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A fixed point z = f(z, x) to be solved from `z0` until every system meets the tolerance.
+
+    Attributes:
+        name: what the tables call it.
+        f: the map, (z, x) -> z.
+        x: the input, batched like z.
+        z0: the start, zeros; the leading axis is the batch (`batch_dims=1`).
+        tol: the tolerance of the stop rule.
+        stop: "rel": |f(z) - z| <= tol |f(z)|; "abs": |f(z) - z| <= tol.
+        max_steps: the solvers' budget.
+    """
+
+    name: str
+    f: nn.Module
+    x: Tensor
+    z0: Tensor
+    tol: float
+    stop: Literal["rel", "abs"]
+    max_steps: int
+
+    def residual(self, z: Tensor) -> float:
+        """The worst system's residual at z under the stop rule, evaluated anew in float64."""
+        f = copy.deepcopy(self.f).double()
+        with torch.no_grad():
+            z = z.detach().double()
+            image = f(z, self.x.double())
+        residual = (image - z).flatten(1).norm(dim=1)
+        if self.stop == "rel":
+            residual = residual / image.flatten(1).norm(dim=1)
+        return residual.max().item()
+
+    def solved(self, z: Tensor) -> bool:
+        """Whether z meets the tolerance, with 5 % of grace for the rounding of a float32 solver's own norms."""
+        return self.residual(z) <= 1.05 * self.tol
+
+
+def images(batch: int, channels: int, size: int) -> Tensor:
+    """Standard normal input, (batch, channels, size, size)."""
+    return torch.randn(batch, channels, size, size)
+
+
+def solver_problems(quick: bool = False) -> list[Problem]:
+    """The six problems of the solver table; `quick` shrinks them for a smoke run.
+
+    >>> [problem.name for problem in solver_problems(quick=True)][-1]
+    'symmetric, radius .99'
+    """
+    batch, size, n = (2, 4, 16) if quick else (32, 16, 256)
+    with torch.random.fork_rng(devices=[]):
+
+        def image_problem(name: str, f: nn.Module, tol: float, stop: Literal["rel", "abs"], steps: int) -> Problem:
+            x = images(batch, 48, size)
+            return Problem(name, f, x, torch.zeros_like(x), tol, stop, steps)
+
+        def vector_problem(name: str, matrix: Tensor, steps: int) -> Problem:
+            x = torch.randn(2 * batch, n, dtype=torch.float64)
+            return Problem(name, Affine(matrix), x, torch.zeros_like(x), 1e-6, "abs", steps)
+
+        problems = []
+        for build in (
+            lambda: image_problem("conv block, relative 1e-3", ConvBlock(), 1e-3, "rel", 50),
+            lambda: image_problem("conv block, absolute 1e-3", ConvBlock(), 1e-3, "abs", 100),
+            lambda: image_problem("depthwise, relative 1e-3", Depthwise(), 1e-3, "rel", 50),
+            lambda: vector_problem("linear, norm .9", matrix_of_norm(n, 0.9), 100),
+            lambda: vector_problem("symmetric, radius .9", symmetric_matrix(n, 0.9), 400),
+            lambda: vector_problem("symmetric, radius .99", symmetric_matrix(n, 0.99), 2000),
+        ):
+            torch.manual_seed(0)  # each problem is the same whatever stands before it
+            problems.append(build())
+    return problems

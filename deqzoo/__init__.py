@@ -1,0 +1,55 @@
+"""Implicit deep learning for PyTorch.
+
+Anything defined by a condition (a fixed point, a root, a minimiser) becomes a differentiable function, and a
+zoo of trained implicit models loads with one line::
+
+    import deqzoo
+    model = deqzoo.load("deq_digits")
+    z = deqzoo.fixed_point(f, z0, x)
+
+Names are imported when first used: ``import deqzoo`` alone imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, root
+    from deqzoo.zoo import export, list_models, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ImplicitFunction": "deqzoo.implicit",
+    "argmin": "deqzoo.implicit",
+    "fixed_point": "deqzoo.implicit",
+    "root": "deqzoo.implicit",
+    "export": "deqzoo.zoo",
+    "list_models": "deqzoo.zoo",
+    "load": "deqzoo.zoo",
+}
+
+__all__ = [
+    "ImplicitFunction",
+    "__version__",
+    "argmin",
+    "export",
+    "fixed_point",
+    "list_models",
+    "load",
+    "root",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use (PEP 562)."""
+    if name not in _HOMES:
+        offered = ", ".join(sorted(_HOMES))
+        raise AttributeError(f"module 'deqzoo' has no attribute {name!r}; it offers {offered}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,307 @@
+"""The configuration: typed dataclasses, and the registration of the zoo's YAML files with Hydra.
+
+Every file in ``models/`` is a recipe: the fields of its kind's dataclass (``kind:`` names it), and beside
+them ``data`` (the set it trains on) and ``trainer`` (its defaults). Every file in ``data/`` is a data set.
+`register` merges each onto its dataclass, so that a typo in a file or on the command line is an error that
+lists what is valid. Hydra composes; it instantiates nothing. This file imports no torch.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deqzoo.data.config import DATA_KINDS
+from deqzoo.paths import zoo_path
+
+DEFAULT_ENTRY = "deq_digits"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names the valid ones."""
+
+
+class Mode(Enum):
+    """What a run does."""
+
+    fit = "fit"
+    test = "test"
+
+
+class Logger(Enum):
+    """Where a run's curves go: ``metrics.csv`` is always written, Weights & Biases beside it when chosen."""
+
+    csv = "csv"
+    wandb = "wandb"
+
+
+class Optimizer(Enum):
+    """Optimisers of the recipes."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(Enum):
+    """Learning rate over the steps of a run."""
+
+    constant = "constant"
+    cosine = "cosine"
+    one_cycle = "one_cycle"
+
+
+@dataclass
+class DEQClassifierConfig:
+    """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
+
+    kind: str = "deq_classifier"
+    # The network.
+    widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
+    expansion: float = 1.0  # inner channels of a cell over its width
+    groups: int = 8  # of the group norms
+    dropout: float = 0.0
+    solver: str = "anderson"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    # The training.
+    optimizer: Optimizer = Optimizer.adamw
+    lr: float = 1e-3  # the highest of the schedule
+    weight_decay: float = 1e-4  # of matrices and kernels; biases and norms have none
+    momentum: float = 0.9  # sgd only
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
+    # How it runs. null: where it pays (on CUDA).
+    channels_last: bool | None = None
+    compile: bool | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's own Trainer arguments, by Lightning's names."""
+
+    max_epochs: int | None = None
+    max_steps: int = -1
+    max_time: Any = None
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: Any = "auto"  # auto: bf16-mixed where the device has bf16 matrix units, else 32-true
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+    check_val_every_n_epoch: int | None = 1
+    val_check_interval: Any = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    overfit_batches: Any = 0.0
+    log_every_n_steps: int = 10
+    num_sanity_val_steps: int = 0
+    deterministic: Any = None
+    benchmark: bool | None = None
+    sync_batchnorm: bool = False
+    detect_anomaly: bool = False
+    profiler: str | None = None
+    enable_progress_bar: bool = True
+
+
+@dataclass
+class RunConfig:
+    """One run of ``train.py``: an entry's recipe, a data set, and how to run them."""
+
+    entry: str = DEFAULT_ENTRY  # set by model=; the run's folder is outputs/ENTRY/DATE_TIME
+    mode: Mode = Mode.fit
+    seed: int = 0
+    logger: Logger = Logger.csv
+    ckpt: str | None = None  # pretrained, or a path: the weights to test, or to start training from
+    resume: str | None = None  # last, or a run's folder: go on with a run that was cut off
+    save_every_n_steps: int = 100  # last.ckpt is written this often, and after every epoch
+    overrides: list[str] = field(default_factory=list)  # the words of the command line, for the record
+    model: Any = None
+    data: Any = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+MODEL_KINDS: dict[str, type] = {"deq_classifier": DEQClassifierConfig}
+
+
+def names(group: Literal["models", "data"]) -> list[str]:
+    """The entries (``names("models")``) or data sets (``names("data")``) of the zoo, sorted.
+
+    >>> "digits" in names("data")
+    True
+    """
+    return sorted(path.stem for path in zoo_path(group).glob("*.yaml"))
+
+
+def register() -> None:
+    """Put every recipe and data set into Hydra's ConfigStore (groups ``model`` and ``data``)."""
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
+    store = ConfigStore.instance()
+    store.store(name="run", node=_root())
+    for name in names("data"):
+        store.store(group="data", name=name, node=_data_set(name))
+    for name in names("models"):
+        store.store(group="model", name=name, node=_recipe(name), package="_global_")
+
+
+def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
+    """Typed settings of a model, of the kind that ``settings["kind"]`` names.
+
+    Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
+    """
+    config = _typed(_kind(settings, MODEL_KINDS, where), settings, where)
+    for options in (config.solver_options, config.gradient_options):
+        OmegaConf.set_struct(options, False)  # open here: the solver's own dataclass checks them
+    return config
+
+
+def data_config(settings: Mapping[str, Any], where: str) -> DictConfig:
+    """Typed settings of a data set; as `model_config`."""
+    return _typed(_kind(settings, DATA_KINDS, where), settings, where)
+
+
+def load_run(folder: Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """The configuration of an earlier run (its ``config.yaml``), the command line's ``overrides`` on top."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not a run's folder: it has no config.yaml.")
+    saved = _read(path)
+    base = OmegaConf.structured(RunConfig)
+    base.model = model_config(saved.pop("model"), str(path))
+    base.data = data_config(saved.pop("data"), str(path))
+    changes = [word for word in overrides if not word.startswith(("model=", "data=", "hydra."))]
+    try:
+        config = OmegaConf.merge(base, saved, OmegaConf.from_dotlist(changes))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def explain(error: BaseException) -> str:
+    """A message for people from an error of Hydra or OmegaConf: what is wrong, and what is valid."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for inner in chain:
+        if isinstance(inner, ConfigError):
+            return str(inner)
+    for inner in chain:
+        if isinstance(inner, OmegaConfBaseException) and inner.full_key is not None:
+            return _explain_key(inner)
+    text = str(error).partition("Config search path")[0].strip()  # an unknown model= or data=, or bad grammar
+    return " ".join(text.removeprefix("In 'run': ").split())
+
+
+def _explain_key(error: OmegaConfBaseException) -> str:
+    parent = error.parent_node
+    if isinstance(parent, DictConfig) and error.key not in parent:
+        prefix = str(error.full_key).rpartition(".")[0]
+        valid = [f"{prefix}.{name!s}".lstrip(".") for name in parent if name != "hydra"]
+        return f"there is no setting {error.full_key!r}; valid are {_listed(valid)}."
+    return f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}."
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings of a configuration, enums by name (what goes into JSON)."""
+    container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return json.loads(json.dumps(container))
+
+
+def _root() -> DictConfig:
+    root = OmegaConf.structured(RunConfig)
+    OmegaConf.set_struct(root, False)
+    root.defaults = ["_self_", {"data": "digits"}, {"model": DEFAULT_ENTRY}]
+    root.defaults += [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    root.hydra = {
+        "run": {"dir": "${run_folder:${entry},${resume}}"},
+        "sweep": {"dir": "outputs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "${hydra.job.num}"},
+        "output_subdir": None,
+    }
+    assert isinstance(root, DictConfig)
+    return root
+
+
+def _data_set(name: str) -> DictConfig:
+    """The node of ``data/NAME.yaml``."""
+    return data_config(_read(zoo_path("data") / f"{name}.yaml"), f"data/{name}.yaml")
+
+
+def _recipe(name: str) -> DictConfig:
+    """The node of ``models/NAME.yaml``. It lands at the root: a recipe sets more than ``model``."""
+    where = f"models/{name}.yaml"
+    settings = _read(zoo_path("models") / f"{name}.yaml")
+    data = dict(settings.pop("data", {}))
+    data_name = data.pop("name", None)
+    if data_name not in names("data"):
+        raise ConfigError(f"{where}: data.name is {data_name!r}; valid are {_listed(names('data'))}.")
+    _typed(_data_set(data_name), data, f"{where}: data")
+    trainer = settings.pop("trainer", {})
+    _typed(TrainerConfig, trainer, f"{where}: trainer")
+    return OmegaConf.create(
+        {
+            "defaults": [{"override /data": data_name}, "_self_"],
+            "entry": name,
+            "model": model_config(settings, where),
+            "data": data,
+            "trainer": trainer,
+        }
+    )
+
+
+def _kind(settings: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> type:
+    kind = settings.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{where}: kind is {kind!r}; valid are {_listed(kinds)}.")
+    return kinds[kind]
+
+
+def _typed(base: Any, settings: Mapping[str, Any], where: str) -> DictConfig:
+    """``settings`` merged onto ``base``, a dataclass or an instance of one."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(base), settings)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {explain(error)}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _run_folder(entry: str, resume: str | None) -> str:
+    """``outputs/ENTRY/DATE_TIME``, or the folder of the run to be resumed."""
+    if resume is None:
+        return f"outputs/{entry}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if resume != "last":
+        path = Path(resume)
+        return str(path.parent if path.is_file() else path)
+    runs = Path("outputs", entry)
+    cut_off = [
+        path.parent for path in runs.glob("*/last.ckpt") if not path.with_name("metrics.json").exists()
+    ]
+    if not cut_off:
+        raise ConfigError(f"resume=last: no unfinished run with a last.ckpt lies in {runs}/; start one anew.")
+    return str(max(cut_off, key=lambda folder: folder.name))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = OmegaConf.load(path)
+    if isinstance(content, ListConfig):
+        raise ConfigError(f"{path} holds a list; it should hold settings, `key: value`.")
+    container = OmegaConf.to_container(content)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))

@@ -1,0 +1,66 @@
+"""What the files of ``data/`` may say: one dataclass for each kind of data; imports no torch."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Augment:
+    """Random changes to training images; 0 or False leaves one out.
+
+    They are applied in the order of the fields, on the device, each image with its own draw.
+
+    Attributes:
+        rotate: largest angle, in degrees; the angle is uniform in [-rotate, rotate].
+        translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
+        crop: pad by so many black pixels on each side, then cut a window of the old size at random.
+        flip: mirror left and right with probability 1/2.
+        cutout: side, in pixels, of a square painted in the set's mean colour (arXiv:1708.04552).
+    """
+
+    rotate: float = 0.0
+    translate: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rotate", "translate", "crop", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augment.{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass
+class ImageDataConfig:
+    """A set of labelled images and how it is cut into batches.
+
+    Attributes:
+        kind: the kind of data, always ``images`` here.
+        name: the set, a name of :data:`deqzoo.data.registry.DATASETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        batch_size: images a training step (on each device).
+        eval_batch_size: images a validation or test step.
+        val_size: images of the training set held out for validation; None: the set's own number.
+        augment: random changes to the training images.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "images"
+    name: str = "digits"
+    root: str | None = None
+    batch_size: int = 128
+    eval_batch_size: int = 1000
+    val_size: int | None = None
+    augment: Augment = field(default_factory=Augment)
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.val_size is not None and self.val_size < 0:
+            raise ValueError(f"data.val_size must not be negative, got {self.val_size}")
+
+
+DATA_KINDS: dict[str, type] = {"images": ImageDataConfig}

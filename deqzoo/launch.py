@@ -1,0 +1,110 @@
+"""The command line around ``train.py``: help page, Hydra, errors told in a sentence. Imports no torch."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from deqzoo.paths import zoo_path
+
+_HELP = """\
+deqzoo: train and test the implicit models of the zoo.
+
+  python train.py                                        train {default} on two CPU cores, in about a minute
+  python train.py model=deq_cifar data.root=DIR          train another entry
+  python train.py model=NAME mode=test ckpt=pretrained   test its shipped weights on the full test set
+  python train.py model=NAME resume=last                 go on with a run that was cut off
+  python train.py -m model.solver=anderson,broyden,picard   one run for each value
+  python train.py model=NAME --help                      this page and the entry's recipe
+  python train.py model=NAME --cfg job                   every setting, with its value
+
+Entries (model=NAME)
+{models}
+
+Data sets (data=NAME; data.root=DIR is where their files lie)
+{data}
+
+Settings (NAME=VALUE)
+  model.solver=anderson    of the forward pass, by name: anderson, broyden, picard, newton, newton_krylov
+  model.solver_options.tol=1e-3
+                           its options: tol, max_steps, ... (a wrong one is told the right ones)
+  model.gradient=implicit  implicit, phantom, one_step, unrolled; its options in model.gradient_options
+  model.lr=..., model.widths=[..], ...   any line of the recipe
+  trainer.max_epochs=..    Lightning's own: max_steps, accelerator, devices, strategy, precision, ...
+  seed=0                   of weights, data order, augmentation and dropout
+  mode=fit                 fit (train, test, export) or test
+  ckpt=pretrained          or a path: the weights to test, or to start training from
+  resume=last              or a run's folder: continue there, to the same result
+  logger=csv               csv, or wandb beside it (WANDB_MODE=offline works)
+  save_every_n_steps=100   how often last.ckpt is written
+  hydra.run.dir=DIR        the run's folder; else outputs/ENTRY/DATE_TIME
+
+A run's folder holds config.yaml, metrics.json, metrics.csv, last.ckpt, plots/ and export/, a checkpoint
+folder that `deqzoo.load` takes."""
+
+
+def launch(main: Callable[[Any], Any]) -> None:
+    """Run ``main`` on the configuration that the command line composes; after a sweep, compare its results.
+
+    ``--help`` is answered before Hydra is imported. A mistake of the user's ends with one sentence and exit
+    code 1; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+    """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_page(sys.argv[1:]))
+        return
+    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from deqzoo import config
+
+    results = []
+
+    @wraps(main)
+    def collecting(settings: Any) -> None:
+        results.append(main(settings))
+
+    try:
+        config.register()
+        hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. `resume=last` goes on from the last checkpoint.")
+    except Exception as error:
+        if wants_traceback:
+            raise
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            sys.exit(f"Error: {config.explain(error)}")
+        if type(error).__module__.startswith("deqzoo."):  # our own errors are written for users
+            sys.exit(f"Error: {error}")
+        raise
+    if len(results) > 1:
+        from deqzoo.training.report import report_sweep
+
+        report_sweep(results)
+
+
+def help_page(arguments: list[str]) -> str:
+    """The help page; with ``model=NAME`` among the arguments, that entry's recipe as well."""
+    page = _HELP.format(default="deq_digits", models=_entries("models"), data=_entries("data"))
+    for word in arguments:
+        recipe = zoo_path("models") / f"{word.removeprefix('model=')}.yaml"
+        if word.startswith("model=") and recipe.is_file():
+            page += f"\n\nmodels/{recipe.name}\n\n{recipe.read_text().rstrip()}"
+    return page
+
+
+def first_line(path: Path) -> str:
+    """What a YAML file of the zoo says about itself: its first line, without the ``#``."""
+    with path.open() as lines:
+        return re.sub(r"^#\s*", "", lines.readline()).strip()
+
+
+def _entries(group: Any) -> str:
+    files = sorted(zoo_path(group).glob("*.yaml"))
+    width = max((len(path.stem) for path in files), default=0)
+    return "\n".join(f"  {path.stem:{width}}  {first_line(path)}" for path in files)

@@ -1,0 +1,124 @@
+"""Does the equilibrium do the work? What an entry must show to count as a DEQ."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deqzoo.implicit import Anderson, Picard
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+SHARE, RESIDUAL, GAP = 0.8, 1e-2, 0.002  # least share in cells, largest median residual, largest accuracy gap
+
+
+def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> dict[str, Any]:
+    """Measure it on the first ``limit`` test images.
+
+    Returns:
+        ``parameter_share``, ``flop_share``: of the equilibrium cells in the whole network.
+        ``median_residual``: relative, with the network's own solver.
+        ``accuracy_12_nfe``, ``accuracy_tight``: of Anderson after 12 evaluations, and at tolerance 1e-4.
+        ``accuracy_one_step``: with each cell applied once, to its start.
+        ``n``: test images. ``passed``: at least 80 % of parameters and FLOPs in cells, a median residual of
+            at most 1e-2, and the first two accuracies within .2 points.
+    """
+    chosen = _first(batches, limit)
+    images = chosen[0][0]
+    _, residual = _accuracy(network, chosen)
+    with solvers(network, Anderson(tol=0.0, max_steps=11)):  # f is called once more than that
+        at_12, _ = _accuracy(network, chosen)
+    with solvers(network, Anderson(tol=1e-4, max_steps=50)):
+        tight, _ = _accuracy(network, chosen)
+    with solvers(network, Picard(tol=0.0, max_steps=1)):
+        one_step, _ = _accuracy(network, chosen)
+    result: dict[str, Any] = {
+        "parameter_share": parameter_share(network),
+        "flop_share": flop_share(network, images[:8]),
+        "median_residual": residual,
+        "accuracy_12_nfe": at_12,
+        "accuracy_tight": tight,
+        "accuracy_one_step": one_step,
+        "n": sum(len(labels) for _, labels in chosen),
+    }
+    result["passed"] = (
+        min(result["parameter_share"], result["flop_share"]) >= SHARE
+        and residual <= RESIDUAL
+        and abs(tight - at_12) <= GAP
+    )
+    return result
+
+
+@contextmanager
+def solvers(network: nn.Module, solver: Any) -> Iterator[None]:
+    """Within it, every DEQ layer of ``network`` uses ``solver``."""
+    layers = list(network.equilibria)  # type: ignore[arg-type]
+    own = [layer.solver for layer in layers]
+    try:
+        for layer in layers:
+            layer.solver = solver
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            layer.solver = before
+
+
+def parameter_share(network: nn.Module) -> float:
+    """Parameters of the equilibrium cells over all parameters."""
+    in_cells = {id(p): p.numel() for deq in network.equilibria for p in deq.cell.parameters()}  # type: ignore[union-attr]
+    return sum(in_cells.values()) / sum(p.numel() for p in network.parameters())
+
+
+@torch.no_grad()
+def flop_share(network: nn.Module, images: Tensor) -> float:
+    """FLOPs of the equilibrium cells over all FLOPs of a forward pass with 12 evaluations of each cell.
+
+    Matrix products and convolutions are counted; the solver's own are none, as plain iteration is used here.
+    """
+    counter = FlopCounterMode(display=False)
+    in_cells = 0
+    starts: list[int] = []
+
+    def enter(*_: Any) -> None:
+        starts.append(counter.get_total_flops())
+
+    def leave(*_: Any) -> None:
+        nonlocal in_cells
+        in_cells += counter.get_total_flops() - starts.pop()
+
+    hooks = [
+        hook
+        for deq in network.equilibria  # type: ignore[union-attr]
+        for hook in (deq.cell.register_forward_pre_hook(enter), deq.cell.register_forward_hook(leave))
+    ]
+    try:
+        with solvers(network, Picard(tol=0.0, max_steps=11)), counter:
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return in_cells / max(1, counter.get_total_flops())
+
+
+def _first(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor]]:
+    chosen, left = [], limit
+    for images, labels in batches:
+        chosen.append((images[:left], labels[:left]))
+        left -= len(images)
+        if left <= 0:
+            break
+    return chosen
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Accuracy, and the median over the images of the largest residual over the layers."""
+    right, residuals = [], []
+    for images, labels in batches:
+        right.append(network(images).argmax(1) == labels)
+        layers = network.equilibria
+        residuals.append(torch.stack([deq.solution.residual for deq in layers]).amax(0))  # type: ignore[union-attr]
+    return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()

@@ -1,0 +1,58 @@
+"""Training stops at the first NaN or Inf, before it reaches the weights, and says where it came from."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.implicit import Solution, Status
+
+
+class NonFiniteError(RuntimeError):
+    """A NaN or Inf in training; the message says in which batch, and whether input, solver or loss had it."""
+
+
+def check_step(
+    loss: Tensor, inputs: Tensor, solutions: Sequence[Solution], module: nn.Module, when: str
+) -> None:
+    """Raise `NonFiniteError` if ``loss`` or ``inputs`` hold a NaN or Inf, with its cause.
+
+    The inputs are looked at too: a solver keeps its last finite iterate, and would hide what is wrong with them.
+    """
+    if torch.isfinite(loss.detach()).all() & torch.isfinite(inputs).all():
+        return
+    bad_samples = torch.nonzero(~torch.isfinite(inputs).flatten(1).all(1)).flatten().tolist()
+    if bad_samples:
+        cause = f"the input: sample(s) {bad_samples[:8]} of the batch hold NaN or Inf; look at the data"
+    elif bad := _non_finite(dict(module.named_parameters())):
+        cause = f"the parameters: {bad[0]} is not finite"
+    elif diverged := _diverged("forward", solutions):
+        cause = f"the solver: {diverged}; lower the learning rate"
+    else:
+        cause = "the loss: input, parameters and fixed points are finite; lower the learning rate"
+    raise NonFiniteError(f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}.")
+
+
+def check_gradients(module: nn.Module, solutions: Sequence[Solution], when: str) -> None:
+    """Raise `NonFiniteError`, before the optimiser steps, if a gradient is not finite."""
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if not gradients or torch.isfinite(nn.utils.get_total_norm(gradients.values())):
+        return
+    bad = _non_finite(gradients)
+    where = f"that of {bad[0]} and {len(bad) - 1} more" if bad else "their norm overflows"
+    backward = [solution.backward for solution in solutions if solution.backward is not None]
+    cause = _diverged("forward", solutions) or _diverged("backward", backward) or "the backward pass"
+    raise NonFiniteError(
+        f"Training stopped at {when}: the loss is finite, its gradient is not ({where}). The fault is in the solver: "
+        f"{cause}; lower the learning rate, or choose another model.gradient."
+    )
+
+
+def _diverged(which: str, solutions: Sequence[Solution]) -> str | None:
+    counts = [int((solution.status == Status.DIVERGED).sum()) for solution in solutions]
+    layers = [f"of DEQ layer {index} on {count} sample(s)" for index, count in enumerate(counts) if count]
+    return f"the {which} solve diverged {', '.join(layers)}" if layers else None
+
+
+def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, value in tensors.items() if not torch.isfinite(value).all()]

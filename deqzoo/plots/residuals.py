@@ -1,0 +1,46 @@
+"""Residual over iterations: what each solver makes of the same trained layers and the same images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.implicit import make_solver
+from deqzoo.models.deq_check import solvers
+from deqzoo.plots.figure import COLORS, panels, save
+
+SOLVERS = ("picard", "anderson", "broyden")
+
+
+@torch.no_grad()
+def residual_traces(
+    network: nn.Module, images: Tensor, names: Sequence[str] = SOLVERS, max_steps: int = 30
+) -> dict[str, list[Tensor]]:
+    """Relative residuals of each solver: one tensor (steps + 1, B) a DEQ layer of ``network``."""
+    traces = {}
+    for name in names:
+        with solvers(network, make_solver(name, tol=0.0, max_steps=max_steps, trace=True)):
+            network(images)
+        layers = network.equilibria
+        traces[name] = [layer.solution.trace.float().cpu() for layer in layers]  # type: ignore[union-attr]
+    return traces
+
+
+def plot_residuals(traces: Mapping[str, Sequence[Tensor]], tol: float | None, path: Path) -> Path:
+    """Draw `residual_traces`: a panel a layer, a line a solver (median and middle 80 % of the samples)."""
+    layers = len(next(iter(traces.values())))
+    figure, axes = panels(layers, "Residual of the fixed point on test images")
+    for index, axis in enumerate(axes):
+        for color, (name, of_layers) in zip(COLORS, traces.items(), strict=False):
+            trace = of_layers[index].double()
+            trace = trace.where(torch.isfinite(trace) & (trace > 0), torch.nan)
+            low, middle, high = torch.nanquantile(trace, torch.tensor([0.1, 0.5, 0.9]).double(), dim=1)
+            axis.fill_between(range(len(trace)), low, high, color=color, alpha=0.15, linewidth=0)
+            axis.plot(middle, label=name, color=color, marker="o", markersize=3)
+        if tol is not None:
+            axis.axhline(tol, color="0.4", linestyle="--", linewidth=1, label=f"tolerance {tol:g}")
+        axis.set(xlabel="iteration", ylabel="relative residual |f(z) - z| / |f(z)|", yscale="log")
+        axis.set_title(f"DEQ layer {index + 1} of {layers}", fontsize="medium")
+        axis.legend(frameon=False)
+    return save(figure, path)

@@ -1,0 +1,10 @@
+"""What ``train.py`` calls: `Run` is one run from its configuration to its folder of results.
+
+``run.py`` is the course of a run; ``device.py`` decides how it runs where, ``callbacks.py`` has what happens
+beside the steps (checkpoints, seeds, progress), ``history.py`` writes ``metrics.csv``, ``weights.py`` finds
+what ``ckpt=`` names, ``tracking.py`` talks to Weights & Biases, ``report.py`` tells the result.
+"""
+
+from deqzoo.training.run import Run
+
+__all__ = ["Run"]

@@ -1,0 +1,132 @@
+"""What happens beside the training steps: the checkpoint of a run, its random numbers, its progress bar."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deqzoo.atomic import whole_file
+from deqzoo.models.finite import NonFiniteError
+
+console = Console(highlight=False, soft_wrap=True)
+_LOG_EVERY = 10  # steps: reading a metric waits for the device
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, from which a run that was cut off goes on; saves every so many steps and epochs.
+
+    It is written whole or not at all, and never with a NaN or Inf in it.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int) -> None:
+        self.path, self.every_n_steps = path, every_n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save every ``every_n_steps`` steps."""
+        stepped = (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after each epoch."""
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``last.ckpt``, if all parameters are finite; else raise `NonFiniteError`."""
+        finite = torch.stack([torch.isfinite(p).all() for p in pl_module.parameters()]).all()
+        if not finite:
+            raise NonFiniteError(
+                f"Training stopped at step {trainer.global_step}: a parameter is NaN or Inf."
+            )
+        if trainer.is_global_zero:
+            with whole_file(self.path) as part:
+                trainer.save_checkpoint(part)
+        else:
+            trainer.save_checkpoint(self.path)  # the other processes only take part
+
+
+class SeedSteps(Callback):
+    """Random numbers of each training step (dropout) follow from (seed, step, process) alone.
+
+    So a resumed run draws what the undisturbed one would have drawn, whatever was drawn in between.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Seed torch's generators for this step."""
+        step = trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed((self.seed << 32) + step * trainer.world_size + trainer.global_rank)
+
+
+class RunProgress(ProgressBar):
+    """One bar for the whole training; where there is no terminal, a line for each validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Progress | None = None
+        self._shown = True
+
+    def disable(self) -> None:
+        """Show nothing."""
+        self._shown = False
+
+    def enable(self) -> None:
+        """Show the bar again."""
+        self._shown = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar."""
+        if not (self._shown and console.is_terminal and trainer.is_global_zero):
+            return
+        columns = [
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+        ]
+        self._bar = Progress(*columns, console=console)
+        total = int(trainer.estimated_stepping_batches)
+        self._task = self._bar.add_task("", total=total, epoch=trainer.current_epoch + 1, metrics="")
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Move the bar; its numbers change when they are logged."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=trainer.global_step, epoch=trainer.current_epoch + 1)
+        if trainer.global_step % _LOG_EVERY == 0:
+            self._bar.update(self._task, metrics=_summary(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a terminal: a line."""
+        if self._shown and self._bar is None and trainer.is_global_zero:
+            console.print(
+                f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {_summary(trainer)}"
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it stands."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the bar as it stands, so that the message comes below it."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _summary(trainer: Trainer) -> str:
+    logged = trainer.logged_metrics
+    shown = {"loss": "train/loss", "nfe": "train/nfe", "val accuracy": "val/accuracy"}
+    parts = [f"{label} {float(logged[name]):.3g}" for label, name in shown.items() if name in logged]
+    return "  ".join(parts)

@@ -1,0 +1,85 @@
+"""How a run uses the machine it is on, and what machine that is."""
+
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deqzoo import __version__
+from deqzoo.config import DEQClassifierConfig, TrainerConfig
+
+
+def uses_cuda(trainer: TrainerConfig) -> bool:
+    """Whether Lightning will train on a GPU of NVIDIA's."""
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def precision(trainer: TrainerConfig) -> str | int:
+    """Lightning's ``precision``; ``auto`` is bf16-mixed on devices with bf16 matrix units, else 32-true."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    if uses_cuda(trainer):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = trainer.accelerator in ("auto", "cpu") and bool(capabilities.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def speed_up(network: nn.Module, model: DEQClassifierConfig, trainer: TrainerConfig) -> None:
+    """Channels-last weights and compiled cells where the recipe says so, or (null) on CUDA; in place."""
+    cuda = uses_cuda(trainer)
+    if cuda if model.channels_last is None else model.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if cuda if model.compile is None else model.compile:
+        for deq in network.equilibria:  # type: ignore[union-attr]
+            deq.cell.compile()  # in place: names in the state_dict stay
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words, as a metrics file has it.
+
+    >>> "CPU" in hardware(torch.device("cpu"))
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    name = model or platform.processor() or platform.machine()
+    return f"CPU {name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {
+        "deqzoo": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": version("lightning"),
+    }
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within it, Lightning keeps its tips, its summary of devices and its advice to itself."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

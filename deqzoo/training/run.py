@@ -1,0 +1,223 @@
+"""The course of one run: from a configuration to a folder of results."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from deqzoo.atomic import whole_file
+from deqzoo.config import ConfigError, Logger, Mode, RunConfig, load_run, to_plain
+from deqzoo.data import ImageData
+from deqzoo.models import Classifier, ImageInfo, NonFiniteError, build_network
+from deqzoo.models.deq_check import deq_check
+from deqzoo.plots import plot_residuals, plot_training, residual_traces
+from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
+from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
+from deqzoo.training.history import History, read_history
+from deqzoo.training.report import report
+from deqzoo.training.weights import initial_weights
+from deqzoo.zoo import export
+from deqzoo.zoo.loading import round_weights
+
+CHECKED_ON_CPU = 500  # images of the test set on which a CPU measures the `deq_check`; a GPU takes them all
+
+
+class Run:
+    """One run. Its steps: `fit`, `test`, `export`, `report`; with mode=test, `fit` and `export` do nothing.
+
+    Args:
+        config: the composed configuration (see `deqzoo.config.RunConfig`).
+        folder: the run's folder, ``outputs/ENTRY/DATE_TIME``.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path) -> None:
+        self.folder = folder
+        self.config = config
+        self.settings: RunConfig = _checked(config, folder)
+        self.checkpoint = folder / "last.ckpt"
+        self.data = _data(self.settings)
+        torch.manual_seed(self.settings.seed)
+        info = ImageInfo(self.data.shape[0], self.data.classes, self.data.mean, self.data.std)
+        network = build_network(self.settings.model, info)
+        self.module = Classifier(network, **_training_options(self.settings.model))
+        if self.settings.ckpt is not None:
+            initial_weights(self.module, self.settings.ckpt, self.settings.entry)
+        for part in {self.module.network, self.module.trained_network}:
+            speed_up(part, self.settings.model, self.settings.trainer)
+        self.timer = Timer()
+        self.metrics: dict[str, Any] = {}
+
+    @classmethod
+    def start(cls, config: DictConfig) -> "Run":
+        """The run that Hydra's command line asks for; a resumed one has the settings of its config.yaml."""
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        if config.resume:
+            config = load_run(folder, overrides)
+        config.overrides = [*config.overrides, *overrides]
+        return cls(config, folder)
+
+    def fit(self) -> None:
+        """Train, or go on with training from ``last.ckpt``."""
+        if self.settings.mode is not Mode.fit:
+            return
+        self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
+        callbacks: list[Callback] = [
+            LastCheckpoint(self.checkpoint, self.settings.save_every_n_steps),
+            SeedSteps(self.settings.seed),
+            self.timer,
+        ]
+        if self.settings.trainer.enable_progress_bar:
+            callbacks.append(RunProgress())
+        with quiet_lightning():
+            trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
+            resumed = str(self.checkpoint) if self.settings.resume else None
+            try:
+                trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error} {self._last_good()}") from error
+            except SystemExit:
+                if trainer.interrupted:
+                    raise KeyboardInterrupt from None
+                raise
+        self.metrics["val"] = _of_stage("val", trainer.callback_metrics)
+        self.metrics["steps"] = trainer.global_step
+
+    def test(self) -> None:
+        """Measure on the test set, in float32 as `deqzoo.load` runs it, unless a precision was asked for."""
+        if self.settings.mode is Mode.fit:
+            round_weights(self.module.trained_network)
+        asked = self.settings.trainer.precision
+        with quiet_lightning():
+            trainer = self._trainer(False, [], "32-true" if asked == "auto" else asked)
+            trainer.test(self.module, datamodule=self.data, verbose=False)
+        test = _of_stage("test", trainer.callback_metrics)
+        self.metrics |= {
+            "entry": self.settings.entry,
+            "data": self.settings.data.name,
+            "test": test | {"n": round(test["n"])},
+            "seed": self.settings.seed,
+            "command": self._command(),
+            "overrides": self.settings.overrides,
+            "time": round(self.timer.time_elapsed("train"), 1),
+            "hardware": hardware(trainer.strategy.root_device),
+            "precision": str(precision(self.settings.trainer)),
+            "parameters": sum(p.numel() for p in self.module.network.parameters()),
+            "versions": versions(),
+        }
+        if self.settings.mode is Mode.test:
+            self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+
+    @rank_zero_only
+    def export(self) -> None:
+        """Write plots, the checkpoint folder, and last ``metrics.json``, which marks the run as finished."""
+        if self.settings.mode is not Mode.fit:
+            return
+        network = self.module.trained_network.eval()
+        device = next(self.module.parameters()).device
+        batches = [(images.to(device), labels.to(device)) for images, labels in self.data.test_dataloader()]
+        limit = 10_000 if device.type == "cuda" else CHECKED_ON_CPU
+        self.metrics["deq_check"] = deq_check(network, batches, limit=limit)
+        images = batches[0][0]
+        traces = residual_traces(network, images[:100])
+        tol = self.settings.model.solver_options.get("tol")
+        plot_residuals(traces, tol, self.folder / "plots" / "residuals.png")
+        plot_training(read_history(self.folder / "metrics.csv"), self.folder / "plots" / "training.png")
+        recorded = {key: value for key, value in self.metrics.items() if key != "overrides"}
+        export(self.module, self.folder / "export", recorded, images=images[:4].cpu())
+        self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+
+    @rank_zero_only
+    def report(self) -> None:
+        """Tell what was reached, where it lies and what to type next."""
+        report(self.metrics, self.folder, trained=self.settings.mode is Mode.fit)
+
+    @rank_zero_only
+    def _write(self, name: str, text: str) -> None:
+        with whole_file(self.folder / name) as part:
+            part.write_text(text)
+
+    def _trainer(self, loggers: Any, callbacks: list[Callback], precision: str | int) -> Trainer:
+        chosen = to_plain(OmegaConf.structured(self.settings.trainer)) | {"precision": precision}
+        training = bool(callbacks)
+        return Trainer(
+            **chosen | {"enable_progress_bar": training and chosen["enable_progress_bar"]},
+            logger=loggers,
+            callbacks=callbacks,
+            enable_checkpointing=training,
+            enable_model_summary=False,
+            default_root_dir=self.folder,
+        )
+
+    def _loggers(self) -> list[LightningLogger]:
+        loggers: list[LightningLogger] = [History(self.folder / "metrics.csv")]
+        if self.settings.logger is Logger.wandb:
+            from deqzoo.training.tracking import wandb_logger
+
+            loggers.append(wandb_logger(self.folder, self.settings.entry, to_plain(self.config)))
+        return loggers
+
+    def _last_good(self) -> str:
+        if not self.checkpoint.is_file():
+            return "No checkpoint had been written yet."
+        return f"The last good checkpoint stands: {self.checkpoint} (`resume={self.folder}` goes on from it)."
+
+    def _command(self) -> str:
+        own = ("model=", "hydra.", "data.root=", "resume=", "ckpt=", "logger=", "mode=", "seed=")
+        words = [word for word in self.settings.overrides if not word.startswith(own)]
+        words = [f"model={self.settings.entry}", *words, f"seed={self.settings.seed}"]
+        return shlex.join(["python", "train.py", *words])
+
+
+def _checked(config: DictConfig, folder: Path) -> RunConfig:
+    """The typed settings, after the checks that no single field can make."""
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+    assert isinstance(settings, RunConfig)
+    if settings.seed < 0:
+        raise ConfigError(f"seed={settings.seed}: it must not be negative.")
+    if settings.mode is Mode.test and settings.ckpt is None:
+        raise ConfigError("mode=test needs weights: ckpt=pretrained, or ckpt=PATH of a checkpoint folder.")
+    used = [name for name in ("last.ckpt", "metrics.json") if (folder / name).exists()]
+    if settings.mode is Mode.fit and settings.resume is None and used:
+        raise ConfigError(
+            f"{folder} holds a run already ({', '.join(used)}): go on with it by `resume={folder}`, or give "
+            "another hydra.run.dir."
+        )
+    if settings.resume is not None and not (folder / "last.ckpt").is_file():
+        raise ConfigError(f"{folder} has no last.ckpt to go on from: start the run anew.")
+    return settings
+
+
+def _data(settings: RunConfig) -> ImageData:
+    options = {key: value for key, value in vars(settings.data).items() if key not in ("kind", "name")}
+    try:
+        return ImageData(settings.data.name, seed=settings.seed, **options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _training_options(model: Any) -> dict[str, Any]:
+    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay")
+    options = {name: getattr(model, name) for name in names}
+    return options | {"optimizer": model.optimizer.value, "schedule": model.schedule.value}
+
+
+def _of_stage(stage: str, metrics: Any) -> dict[str, float]:
+    prefix = f"{stage}/"
+    return {
+        name.removeprefix(prefix): float(f"{float(value):.6g}")
+        for name, value in metrics.items()
+        if name.startswith(prefix)
+    }

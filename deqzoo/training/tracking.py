@@ -1,0 +1,29 @@
+"""Weights & Biases beside ``metrics.csv`` (``logger=wandb``)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from deqzoo.config import ConfigError
+
+
+def wandb_logger(folder: Path, entry: str, config: dict[str, Any]) -> Logger:
+    """A logger to the project ``deqzoo``; its files lie in the run's folder.
+
+    A resumed run goes on in the same W&B run. Online without a key it is a `ConfigError`.
+    """
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and not wandb.api.api_key:
+        raise ConfigError(
+            "logger=wandb is online and has no key: run `wandb login`, or set WANDB_API_KEY, or set "
+            "WANDB_MODE=offline (`wandb sync` uploads the run later)."
+        )
+    run_id = f"{entry}-{folder.name}".replace("/", "-")
+    logger = WandbLogger(project="deqzoo", name=run_id, id=run_id, save_dir=folder, resume="allow")
+    logger.log_hyperparams(config)
+    return logger

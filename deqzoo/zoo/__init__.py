@@ -1,0 +1,15 @@
+"""The zoo: which entries there are, and their trained weights.
+
+A checkpoint is a folder: ``model.safetensors`` (weights), ``config.json`` (what to build), ``metrics.json``
+(what it reached, and how), ``golden.safetensors`` (an input and its output) and ``README.md`` (the model
+card, made from the others). Nothing in it is ever unpickled; ``config.json`` builds registered kinds only.
+
+``folder.py`` reads and writes such folders, ``shipped.py`` knows those of ``checkpoints/``, ``loading.py``
+has `list_models`, `load` and `export`; ``cards.py`` writes model cards and ``tables.py`` the tables of the
+READMEs (``python -m deqzoo.zoo tables``).
+"""
+
+from deqzoo.zoo.folder import CheckpointError
+from deqzoo.zoo.loading import export, list_models, load
+
+__all__ = ["CheckpointError", "export", "list_models", "load"]

@@ -1,0 +1,137 @@
+"""A checkpoint folder on disk: read with every check there is, written whole or not at all."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from deqzoo.atomic import whole_folder
+
+FORMAT = 1
+WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
+    "model.safetensors",
+    "config.json",
+    "metrics.json",
+    "golden.safetensors",
+    "README.md",
+)
+_CONFIG_KEYS = {"format", "name", "model", "data", "weights"}
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be found, trusted or used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint folder holds, but for the golden tensors and the card."""
+
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def read_folder(folder: Path) -> Contents:
+    """Read and check a checkpoint folder. Anything wrong with it is a `CheckpointError`."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a checkpoint folder. Give the folder that a run writes to its export/."
+        )
+    if missing := [name for name in (WEIGHTS, CONFIG, METRICS) if not (folder / name).is_file()]:
+        hint = f" There is {folder / 'export'}: load that." if (folder / "export").is_dir() else ""
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}: it is no whole checkpoint folder.{hint}")
+    config, metrics = _read_json(folder / CONFIG), _read_json(folder / METRICS)
+    if set(config) != _CONFIG_KEYS:
+        wrong = ", ".join(sorted(set(config) ^ _CONFIG_KEYS))
+        valid = ", ".join(sorted(_CONFIG_KEYS))
+        raise CheckpointError(f"{folder / CONFIG} has unknown or missing keys: {wrong}. It has {valid}.")
+    if config["format"] != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} has format {config['format']}; this deqzoo reads {FORMAT}. Update deqzoo."
+        )
+    return Contents(config, metrics, _read_weights(folder / WEIGHTS, config["weights"]))
+
+
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    golden: Mapping[str, Tensor],
+    card: str,
+) -> None:
+    """Write a checkpoint folder; ``config`` gets its ``format`` and the fingerprint of the weights here."""
+    with whole_folder(folder) as part:
+        safetensors.torch.save_file(dict(weights), part / WEIGHTS)
+        safetensors.torch.save_file(dict(golden), part / GOLDEN)
+        write_json(part / CONFIG, {"format": FORMAT, **config, "weights": fingerprint(part / WEIGHTS)})
+        write_json(part / METRICS, metrics)
+        (part / CARD).write_text(card)
+
+
+def read_golden(folder: Path) -> tuple[Tensor, Tensor]:
+    """The golden images of a checkpoint folder, and the logits that its model gave for them."""
+    golden = _load_tensors(folder / GOLDEN)
+    return golden["images"], golden["logits"]
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """sha256 and size (bytes) of a file."""
+    content = path.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def check_fingerprint(path: Path, expected: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless the file is the one that was written."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing. Restore the folder from where it came.")
+    found = fingerprint(path)
+    if found["size"] != expected["size"]:
+        what = "truncated" if found["size"] < expected["size"] else "too long"
+        sizes = f"{found['size']:,} bytes instead of {expected['size']:,}"
+        raise CheckpointError(f"{path} is {what}: {sizes}. Restore it from where it came.")
+    if found["sha256"] != expected["sha256"]:
+        raise CheckpointError(f"{path} was altered: its sha256 is not the recorded one. Restore it.")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """JSON as people like to read it, with a newline at its end."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}). Restore it from where it came.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} should hold a JSON object. Restore it from where it came.")
+    return values
+
+
+def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(9)  # of safetensors: the length of a JSON header, and its first brace
+        if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
+            raise CheckpointError(
+                f"{path} is a pickle (torch.save), which can run any code when it is read; deqzoo reads "
+                "safetensors only. Write the folder anew with deqzoo.export(module, folder, metrics)."
+            )
+    if not isinstance(expected, dict) or set(expected) != {"sha256", "size"}:
+        raise CheckpointError(f"{path.with_name(CONFIG)}: weights should have sha256 and size. Restore it.")
+    check_fingerprint(path, expected)
+    return _load_tensors(path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error}). Restore it.") from error

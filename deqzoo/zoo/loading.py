@@ -1,0 +1,176 @@
+"""`list_models`, `load` and `export`."""
+
+import fnmatch
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from deqzoo.config import ConfigError, model_config, names, to_plain
+from deqzoo.models.build import ImageInfo, build_network
+from deqzoo.zoo.cards import model_card
+from deqzoo.zoo.folder import CONFIG, CheckpointError, Contents, read_folder, write_folder
+from deqzoo.zoo.shipped import shipped, shipped_folder
+
+HALF_ABOVE = 2_000_000  # parameters: above, weights are stored in float16, so that the file stays under 10 MB
+
+
+def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[str]:
+    """Entries of the zoo that match a shell ``pattern``, sorted; if asked, only those with (without) weights.
+
+    >>> "deq_digits" in list_models("deq*")
+    True
+    """
+    with_weights = set(shipped())
+    found = fnmatch.filter(names("models"), pattern)
+    return [name for name in found if pretrained is None or (name in with_weights) == pretrained]
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    solver: str | None = None,
+    tol: float | None = None,
+    max_steps: int | None = None,
+) -> nn.Module:
+    """A trained model, in eval mode: raw input in (images in [0, 1]), logits out; ``.classes`` names them.
+
+    Args:
+        name: a shipped entry (``list_models(pretrained=True)``), or the path of a checkpoint folder.
+        device: where it is to run.
+        solver: of the forward pass, by name; None: the recipe's.
+        tol, max_steps: of that solver, to trade accuracy for cost; None: the recipe's.
+
+    Raises:
+        CheckpointError: for an unknown name, and for a folder that is incomplete, damaged or altered.
+    """
+    return load_contents(read_checkpoint(name), device=device, solver=solver, tol=tol, max_steps=max_steps)
+
+
+def read_checkpoint(name: str | os.PathLike[str]) -> Contents:
+    """What a shipped checkpoint or a checkpoint folder holds, checked."""
+    return read_folder(_find(name))
+
+
+def load_contents(
+    contents: Contents,
+    *,
+    device: torch.device | str = "cpu",
+    solver: str | None = None,
+    tol: float | None = None,
+    max_steps: int | None = None,
+) -> nn.Module:
+    """The network of a checkpoint that was read already; as `load`."""
+    config, where = contents.config, f"{contents.config['name']}/{CONFIG}"
+    try:
+        model = model_config(config["model"], f"{where}: model")
+        options = dict(model.solver_options)
+        if solver is not None and solver != model.solver:  # the others are the old solver's own
+            options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
+            model.solver = solver
+        changes = {"tol": tol, "max_steps": max_steps}
+        model.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+        network = build_network(model, ImageInfo.from_json(config["data"]))
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"the model cannot be built: {error}") from error
+    load_weights(network, contents.weights, where)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Put ``weights`` into ``network``; names or shapes that do not fit are a `CheckpointError`."""
+    own = network.state_dict()
+    wrong = sorted(set(own) ^ set(weights))
+    wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if wrong:
+        listed = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CheckpointError(
+            f"the weights do not fit the network of {where}: names or shapes differ in {listed}. "
+            "Use the weights together with the settings they were trained with."
+        )
+    network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+
+
+def export(
+    module: nn.Module,
+    folder: str | os.PathLike[str],
+    metrics: Mapping[str, Any],
+    *,
+    images: Tensor | None = None,
+) -> Path:
+    """Write a checkpoint folder that `load` takes, whole or not at all.
+
+    Args:
+        module: a network of `deqzoo.models.build_network`, or the `Classifier` that trained one.
+        folder: where to; one that is there already is replaced.
+        metrics: what goes to ``metrics.json``; its ``entry`` is the checkpoint's name, else the folder's is.
+        images: (B, C, H, W) in [0, 1], the golden input; None: four images of noise, 32x32.
+
+    The weights are stored as float16 if the network has more than two million parameters, else as they are.
+    """
+    folder = Path(folder)
+    network = getattr(module, "trained_network", module)
+    recipe = getattr(network, "recipe", None)
+    if recipe is None:
+        raise CheckpointError(
+            "export needs a network of deqzoo.models.build_network, which knows its recipe."
+        )
+    model, data = recipe
+    config = {
+        "name": str(metrics.get("entry", folder.name)),
+        "model": to_plain(OmegaConf.structured(model)),
+        "data": data.to_json(),
+    }
+    if images is None:
+        images = torch.rand(4, data.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    round_weights(network)
+    device = next(network.parameters()).device
+    training = network.training
+    with torch.no_grad():
+        logits = network.eval()(images.to(device)).float().cpu()
+    network.train(training)
+    half = _stored_as_half(network)
+    weights = {
+        key: (value.half() if half and value.is_floating_point() else value).cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
+    golden = {"images": images.cpu().contiguous(), "logits": logits.contiguous()}
+    write_folder(folder, config, metrics, weights, golden, model_card(config, metrics))
+    return folder
+
+
+def round_weights(network: nn.Module) -> None:
+    """Round the weights, in place, to the precision in which `export` stores them: test what is shipped."""
+    if _stored_as_half(network):
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.half())
+
+
+def _stored_as_half(network: nn.Module) -> bool:
+    return sum(parameter.numel() for parameter in network.parameters()) > HALF_ABOVE
+
+
+def _find(name: str | os.PathLike[str]) -> Path:
+    if name in shipped():
+        return shipped_folder(str(name))
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{name} is a file; give the checkpoint folder (a run writes one to export/).")
+    offered = ", ".join(shipped()) or "none yet"
+    if name in names("models"):
+        raise CheckpointError(
+            f"{name} has no trained weights here: train them with `python train.py model={name}`, then load "
+            f"the run's export/ folder. Shipped are: {offered}."
+        )
+    close = get_close_matches(str(name), names("models"), n=2)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise CheckpointError(f"there is no model or folder {str(name)!r}.{hint} Shipped are: {offered}.")

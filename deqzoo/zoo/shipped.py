@@ -1,0 +1,85 @@
+"""The checkpoints that come with deqzoo: ``checkpoints/NAME/``, with fingerprints in ``MANIFEST.json``."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from deqzoo.atomic import whole_file, whole_folder
+from deqzoo.paths import zoo_path
+from deqzoo.zoo.folder import (
+    CARD,
+    CONFIG,
+    FILES,
+    METRICS,
+    CheckpointError,
+    check_fingerprint,
+    fingerprint,
+    write_json,
+)
+
+Manifest = dict[str, dict[str, dict[str, Any]]]
+
+
+def manifest() -> Manifest:
+    """sha256 and size of each file of each shipped checkpoint (but for the cards, which are generated)."""
+    path = zoo_path("checkpoints") / "MANIFEST.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def shipped() -> list[str]:
+    """Names of the shipped checkpoints, sorted."""
+    return sorted(manifest())
+
+
+def shipped_folder(name: str) -> Path:
+    """Folder of a shipped checkpoint, after a check of its files."""
+    folder = zoo_path("checkpoints") / name
+    for file, expected in manifest()[name].items():
+        check_fingerprint(folder / file, expected)
+    return folder
+
+
+def publish(runs: Sequence[Path]) -> str:
+    """Make the export of ``runs[0]`` the shipped checkpoint of its entry, and return the entry's name.
+
+    The other runs are the same recipe with other seeds: mean and spread of all go to its metrics.
+    """
+    from deqzoo.zoo.cards import model_card
+
+    source = runs[0] / "export"
+    if missing := [str(run) for run in runs if not (run / "metrics.json").is_file()]:
+        raise CheckpointError(f"not a finished run: {', '.join(missing)}.")
+    config, metrics = (json.loads((source / file).read_text()) for file in (CONFIG, METRICS))
+    results = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    if len({result["command"].partition(" seed=")[0] for result in results}) > 1:
+        raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
+    accuracies = [result["test"]["accuracy"] for result in results]
+    if len(runs) > 1:
+        metrics["seeds"] = {
+            "seeds": [result["seed"] for result in results],
+            "accuracies": accuracies,
+            "mean": mean(accuracies),
+            "standard_deviation": stdev(accuracies),
+        }
+    name = config["name"]
+    with whole_folder(zoo_path("checkpoints") / name) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+        write_json(part / METRICS, metrics)
+        (part / CARD).write_text(model_card(config, metrics))
+    write_manifest()
+    return name
+
+
+def write_manifest() -> None:
+    """Write ``MANIFEST.json`` anew from the folders beside it."""
+    root = zoo_path("checkpoints")
+    entries = {
+        folder.name: {file: fingerprint(folder / file) for file in FILES if file != CARD}
+        for folder in sorted(root.iterdir())
+        if (folder / CONFIG).is_file()
+    }
+    with whole_file(root / "MANIFEST.json") as part:
+        write_json(part, entries)

@@ -1,0 +1,194 @@
+"""The data module: fixed splits, the official file formats, and what goes into a batch."""
+
+import hashlib
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from deqzoo.data import DATASETS, Augment, DataNotFoundError, ImageData
+
+
+def md5(data):
+    return hashlib.md5(data).hexdigest()
+
+
+def batches(loader):
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = ImageData("digits", augment=Augment(crop=1))
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A function that writes a set's files under a root and lets the registry expect them."""
+
+    def publish(name, files):
+        spec = replace(DATASETS[name], files={file: md5(data) for file, data in files.items()})
+        monkeypatch.setitem(DATASETS, name, spec)
+        (tmp_path / spec.folder).mkdir(parents=True)
+        for file, data in files.items():
+            (tmp_path / spec.folder / file).write_bytes(data)
+        return tmp_path
+
+    return publish
+
+
+def test_digits_split_is_the_one_that_shipped_checkpoints_were_tested_on(digits):
+    fingerprints = {part: md5(indices.numpy().tobytes())[:8] for part, indices in digits.parts.items()}
+    assert {part: len(indices) for part, indices in digits.parts.items()} == {
+        "train": 1257,
+        "val": 180,
+        "test": 360,
+    }
+    assert fingerprints == {"train": "a1b26e4b", "val": "627d3e44", "test": "0bd339e2"}
+
+
+def test_parts_are_disjoint_and_hold_every_class_in_proportion(digits):
+    parts = [digits.parts[part] for part in ("train", "val", "test")]
+    assert torch.cat(parts).unique().numel() == 1797
+    for indices in parts:
+        share = torch.bincount(digits.labels[indices]) / len(indices)
+        assert (share - torch.bincount(digits.labels) / 1797).abs().max() < 0.005
+
+
+def test_seed_changes_the_order_and_not_the_split(digits):
+    other = ImageData("digits", seed=1)
+    other.setup()
+    assert all(torch.equal(digits.parts[part], other.parts[part]) for part in digits.parts)
+    (_, ours), (_, theirs) = next(iter(digits.train_dataloader())), next(iter(other.train_dataloader()))
+    assert not torch.equal(ours, theirs)
+
+
+def test_evaluation_sees_each_image_once_unchanged(digits):
+    images, labels = batches(digits.test_dataloader())
+    assert len(labels) == 360
+    torch.testing.assert_close(images, digits.images[digits.parts["test"]].float() / 16)
+    assert torch.equal(labels, digits.labels[digits.parts["test"]])
+    assert len(batches(digits.val_dataloader())[1]) == 180
+
+
+def test_stated_statistics_are_those_of_the_training_images(digits):
+    images = digits.images[digits.parts["train"]].float() / 16
+    assert abs(images.mean() - digits.mean[0]) < 1e-3
+    assert abs(images.std() - digits.std[0]) < 1e-3
+    assert images.max() == 1
+
+
+def test_cifar10_binary_records(published):
+    rng = np.random.default_rng(0)
+    labels, pixels = (
+        np.tile(np.arange(10, dtype=np.uint8), 6),
+        rng.integers(0, 256, (60, 3072), dtype=np.uint8),
+    )
+    records = np.concatenate([labels[:, None], pixels], 1).reshape(6, 10, 3073)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    root = published("cifar10", {name: part.tobytes() for name, part in zip(names, records, strict=True)})
+    data = ImageData("cifar10", root=str(root), val_size=10, batch_size=8)
+    data.prepare_data()
+    data.setup()
+    images, found = batches(data.test_dataloader())
+    assert found.tolist() == list(range(10))
+    np.testing.assert_allclose(images.numpy(), pixels[50:].reshape(10, 3, 32, 32) / 255, rtol=1e-6)
+    assert len(batches(data.val_dataloader())[1].unique()) == 10
+    assert len(batches(data.train_dataloader())[1]) == 40
+    assert data.classes[3] == "cat"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_mnist_idx_files(published, name):
+    rng = np.random.default_rng(0)
+    files, arrays = {}, {}
+    for part, n in (("train", 50), ("t10k", 20)):
+        arrays[part] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        labels = np.arange(n, dtype=np.uint8) % 10
+        files[f"{part}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, n, 28, 28) + arrays[part].tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, n) + labels.tobytes()
+    data = ImageData(name, root=str(published(name, files)), val_size=10, batch_size=40)
+    data.setup()
+    images, labels = batches(data.test_dataloader())
+    np.testing.assert_allclose(images[:, 0].numpy(), arrays["t10k"] / 255, rtol=1e-6)
+    assert labels.tolist() == [i % 10 for i in range(20)]
+    assert len(batches(data.train_dataloader())[1]) == 40
+
+
+def test_missing_data_is_one_clear_error(tmp_path):
+    data = ImageData("cifar10", root=str(tmp_path), download=False)
+    with pytest.raises(DataNotFoundError, match=r"data_batch_1\.bin is not in .*cifar-10-batches-bin"):
+        data.setup()
+
+
+def test_no_validation_part_when_its_size_is_zero():
+    data = ImageData("digits", val_size=0)
+    data.setup()
+    assert data.val_dataloader() == []
+    assert len(data.parts["train"]) == 1437
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size must be at least 1"),
+        ({"val_size": -1}, r"data\.val_size must not be negative"),
+        ({"val_size": 1430}, r"val_size=1430 cannot be cut from 1437 images"),
+        ({"batch_size": 5000}, "lower batch_size"),
+    ],
+)
+def test_impossible_sizes_are_errors(options, message):
+    def prepare():
+        data = ImageData("digits", **options)
+        data.setup()
+        return data.train_dataloader()
+
+    with pytest.raises(ValueError, match=message):
+        prepare()
+
+
+def test_unknown_names_list_the_valid_ones():
+    with pytest.raises(ValueError, match="no data set 'digit'; valid names are cifar10, digits"):
+        ImageData("digit")
+    with pytest.raises(TypeError, match="no option 'batchsize'; valid are augment, batch_size"):
+        ImageData("digits", batchsize=3)
+    with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
+        ImageData("digits").train_dataloader()
+
+
+class _Sums(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.sums = []
+
+    def training_step(self, batch):
+        self.sums.append(float(batch[0].sum()))
+        return self.weight * 0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def test_overfit_batches_gives_the_same_plain_batch_each_epoch(tmp_path):
+    module = _Sums()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=3,
+        overfit_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=ImageData("digits", augment=Augment(crop=1)))
+    assert len(module.sums) == 3
+    assert len(set(module.sums)) == 1

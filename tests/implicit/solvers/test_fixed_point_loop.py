@@ -1,0 +1,344 @@
+"""What the solvers report and do besides the answer: status, residual, NFE, trace, freezing, when the host looks."""
+
+import math
+
+import pytest
+import torch
+
+from deqzoo.implicit import Anderson, Broyden, Newton, NewtonKrylov, Picard, Status, make_solver
+from tests.implicit.solvers.helpers import (
+    DTYPES,
+    F64,
+    FIXED_POINT_SOLVERS,
+    ITERATIONS,
+    HostReads,
+    Recorded,
+    affine,
+    affine_answer,
+    matrix_of_norm,
+    randn,
+    true_residual,
+)
+
+every_solver = pytest.mark.parametrize("solver", FIXED_POINT_SOLVERS.values(), ids=FIXED_POINT_SOLVERS.keys())
+every_iteration = pytest.mark.parametrize("solver", ITERATIONS.values(), ids=ITERATIONS.keys())
+GAINS = torch.tensor([0.05, 0.8, 0.5, 0.7], dtype=F64)
+
+
+def uneven(z, x, gain):
+    """Systems whose contraction, and so their number of steps, differs."""
+    return gain.unsqueeze(1) * torch.cos(z) + x
+
+
+def batch():
+    x = randn(4, 3, seed=1)
+    return torch.zeros_like(x), x, GAINS
+
+
+# --- residual, NFE, steps, trace ---
+
+
+@every_solver
+@pytest.mark.parametrize("stop", ["rel", "abs"])
+@pytest.mark.parametrize("max_steps", [3, 200])
+def test_the_residual_is_that_of_the_value_returned(solver, stop, max_steps):
+    start, *rest = batch()
+    solution = solver(tol=1e-9, stop=stop, max_steps=max_steps)(uneven, start, *rest, batch_dims=1)
+    expected = true_residual(uneven, solution.value, *rest, stop=stop)
+    assert torch.allclose(solution.residual, expected, rtol=1e-6, atol=1e-15)
+    assert torch.equal(solution.converged, expected <= 1e-9)
+
+
+@every_iteration
+@pytest.mark.parametrize("check_every", [1, 4])
+def test_nfe_is_the_number_of_calls(solver, check_every):
+    f = Recorded(uneven)
+    start, *rest = batch()
+    solution = solver(check_every=check_every)(f, start, *rest, batch_dims=1)
+    assert solution.nfe == f.calls
+    assert solution.converged.all()
+
+
+def test_nfe_of_newton_counts_a_product_a_column():
+    """Each step: one evaluation to linearise, n products, one evaluation of the new point."""
+    f = Recorded(uneven)
+    start, *rest = batch()
+    solution = Newton()(f, start, *rest, batch_dims=1)
+    steps = int(solution.steps.max())
+    assert f.calls == 1 + 2 * steps
+    assert solution.nfe == f.calls + 3 * steps
+
+
+def test_nfe_of_newton_krylov_counts_each_product():
+    class Products(torch.autograd.Function):
+        """The identity; the backward of its backward is where a product with the Jacobian passes."""
+
+        generate_vmap_rule = False
+        count = 0
+
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return Pull.apply(g)
+
+    class Pull(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, g):
+            return g.clone()
+
+        @staticmethod
+        def backward(ctx, v):
+            Products.count += 1
+            return v
+
+    start, *rest = batch()
+    f = Recorded(lambda z, *rest: uneven(Products.apply(z), *rest))
+    solution = NewtonKrylov()(f, start, *rest, batch_dims=1)
+    assert solution.converged.all()
+    assert Products.count > 0
+    assert solution.nfe == f.calls + Products.count
+
+
+@every_solver
+def test_the_budget_of_calls_is_kept(solver):
+    f = Recorded(lambda z: 0.999 * torch.sin(z) + 1)
+    solution = solver(tol=0.0, max_steps=7)(f, torch.zeros(2, dtype=F64))
+    if solver in ITERATIONS.values():
+        assert f.calls == solution.nfe == 8
+    assert solution.steps <= 7
+
+
+@every_iteration
+def test_the_trace_is_the_residual_at_each_iterate(solver):
+    f = Recorded(uneven)
+    start, *rest = batch()
+    solution = solver(trace=True, tol=1e-8)(f, start, *rest, batch_dims=1)
+    expected = torch.stack([true_residual(uneven, z, *rest) for z in f.points])
+    assert solution.trace.shape == (solution.nfe, 4)
+    assert torch.allclose(solution.trace, expected, rtol=1e-9, atol=1e-16)
+    assert torch.equal(solution.trace.amin(dim=0), solution.residual)
+
+
+def test_without_trace_none_is_kept():
+    assert Picard()(torch.cos, torch.tensor(1.0)).trace is None
+
+
+def test_a_trace_of_one_system_has_one_axis():
+    solution = Picard(trace=True)(torch.cos, torch.tensor(1.0))
+    assert solution.trace.shape == (solution.nfe,)
+
+
+@every_iteration
+def test_the_best_iterate_is_returned_not_the_last(solver):
+    """The residual grows after the third call."""
+    f = Recorded(lambda z: 0.5 * z + 1 if f.calls <= 3 else 3 * z + 5)
+    solution = solver(max_steps=6, tol=1e-12, trace=True)(f, torch.full((1, 2), 7.0, dtype=F64), batch_dims=1)
+    best = int(solution.trace[:, 0].argmin())
+    assert solution.residual == solution.trace[best, 0]
+    assert torch.equal(solution.value, f.points[best])
+
+
+# --- freezing and the host ---
+
+
+@every_solver
+@pytest.mark.parametrize("check_every", [1, 3])
+def test_a_finished_sample_is_frozen_bitwise(solver, check_every):
+    f = Recorded(uneven)
+    start, *rest = batch()
+    solution = solver(tol=1e-8, check_every=check_every, max_steps=300)(f, start, *rest, batch_dims=1)
+    assert solution.converged.all()
+    assert len(set(solution.steps.tolist())) > 1, "the samples should end at different steps"
+    first = int(solution.steps.argmin())
+    reached = next(i for i, z in enumerate(f.points) if torch.equal(z[first], solution.value[first]))
+    if solver in ITERATIONS.values():
+        assert reached == solution.steps[first]
+    for z in f.points[reached:]:
+        assert torch.equal(z[first], solution.value[first])
+
+
+@every_iteration
+@pytest.mark.parametrize("check_every", [2, 5, 1000])
+def test_looking_rarely_changes_the_host_reads_and_not_the_result(solver, check_every):
+    start, *rest = batch()
+    often = solver()(uneven, start, *rest, batch_dims=1)
+    with HostReads() as reads:
+        rarely = solver(check_every=check_every)(uneven, start, *rest, batch_dims=1)
+    assert torch.equal(rarely.value, often.value)
+    assert torch.equal(rarely.status, often.status)
+    assert torch.equal(rarely.steps, often.steps)
+    assert torch.equal(rarely.residual, often.residual)
+    assert often.nfe <= rarely.nfe <= min(often.nfe + check_every - 1, 101)
+    looks = sum(step % check_every == 0 or step == 100 for step in range(rarely.nfe))
+    assert reads.count == looks
+
+
+@every_iteration
+def test_the_host_reads_nothing_but_the_stop_checks(solver):
+    start, *rest = batch()
+    with HostReads() as reads:
+        solution = solver()(uneven, start, *rest, batch_dims=1)
+    assert reads.count == solution.nfe
+
+
+@every_solver
+def test_looking_rarely_still_finds_the_answer(solver):
+    matrix, x = matrix_of_norm(6, 0.6), randn(3, 6, seed=2)
+    solution = solver(check_every=7)(affine(matrix), torch.zeros_like(x), x, batch_dims=1)
+    assert solution.converged.all()
+    assert (solution.value - affine_answer(matrix, x)).norm() < 1e-10
+
+
+# --- status ---
+
+
+@every_solver
+def test_converged(solver):
+    assert solver()(torch.cos, torch.tensor(1.0)).status == Status.CONVERGED
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tolerance_below_round_off_stalls_at_the_answer(solver, dtype):
+    x = randn(2, 5, seed=3, dtype=dtype)
+    solution = solver(tol=0.0, max_steps=5000, patience=20)(
+        lambda z: 0.4 * torch.sin(z.roll(1, 1)) + x, x, batch_dims=1
+    )
+    assert set(solution.status.tolist()) <= {Status.STALLED, Status.CONVERGED}  # a residual of 0 meets a tol of 0
+    assert (solution.residual <= 10 * torch.finfo(dtype).eps).all()
+    assert solution.nfe < 2000
+
+
+def test_a_cycle_stalls():
+    solution = Picard(max_steps=1000, patience=25)(lambda z: -z + 1, torch.zeros(2, dtype=F64))
+    assert solution.status == Status.STALLED
+    assert solution.nfe == 26
+
+
+def test_an_iterate_mapped_to_zero_is_not_the_best():
+    """Its relative residual, ||g|| / 0, is infinite and not zero."""
+    solution = Picard(max_steps=5)(lambda z: torch.relu(0.9 * z - 1) + 0.9 * (z <= 0), torch.ones(1, 2), batch_dims=1)
+    assert (solution.residual > 0.01).all()
+    assert not solution.converged.any()
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson], ids=["picard", "anderson"])
+def test_iterates_that_overflow_diverge_and_the_best_finite_one_is_kept(solver):
+    start = torch.tensor([[1.5, 2.0]], dtype=F64)
+    solution = solver(max_steps=1000)(lambda z: torch.exp(z) * z * z + 1, start, batch_dims=1)
+    assert solution.status.tolist() == [Status.DIVERGED]
+    assert torch.isfinite(solution.value).all()
+    assert torch.isfinite(solution.residual).all()
+
+
+@every_solver
+def test_a_map_that_is_nan_everywhere_diverges_and_gives_the_start_back(solver):
+    start = randn(2, 3)
+    solution = solver()(lambda z: z * math.nan, start, batch_dims=1)
+    assert solution.status.tolist() == [Status.DIVERGED] * 2
+    assert torch.equal(solution.value, start)
+    assert not torch.isfinite(solution.residual).any()
+
+
+@every_solver
+def test_the_step_limit_is_reported(solver):
+    solution = solver(max_steps=2, tol=1e-15)(lambda z: torch.cos(z) + z.mean() / 3, randn(6))
+    assert solution.status == Status.MAX_STEPS
+    assert solution.steps == 2
+
+
+def test_one_batch_may_end_in_four_ways():
+    kind = torch.tensor([[0], [1], [2], [3]])
+
+    def f(z, kind):
+        converges, cycles = 0.5 * z + 1, -z + 1
+        diverges, slow = z * z + 2, 0.9999 * z + 1
+        return torch.where(kind == 0, converges, torch.where(kind == 1, cycles, torch.where(kind == 2, diverges, slow)))
+
+    solution = Picard(max_steps=120, patience=60)(f, torch.zeros(4, 2, dtype=F64), kind, batch_dims=1)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.STALLED, Status.DIVERGED, Status.MAX_STEPS]
+    assert solution.converged.tolist() == [True, False, False, False]
+    assert torch.isfinite(solution.value).all()
+
+
+@every_solver
+@pytest.mark.parametrize("max_steps", [0, 1, 2])
+def test_few_steps_are_taken_and_their_best_iterate_is_returned(solver, max_steps):
+    f = Recorded(torch.cos)
+    start = torch.full((1, 3), 0.2, dtype=F64)
+    solution = solver(max_steps=max_steps)(f, start, batch_dims=1)
+    assert solution.steps.tolist() == [max_steps]
+    assert torch.equal(solution.value, start) == (max_steps == 0)
+    assert torch.allclose(solution.residual, true_residual(torch.cos, solution.value))
+
+
+# --- options ---
+
+
+@every_solver
+def test_the_default_tolerance_follows_the_dtype(solver):
+    for dtype in DTYPES:
+        tol = torch.finfo(dtype).eps ** 0.75
+        solution = solver()(lambda z: 0.7 * torch.cos(z) + 1, torch.zeros(1, 2, dtype=dtype), batch_dims=1)
+        assert solution.converged.all()
+        assert (solution.residual <= tol).all()
+        assert (solution.residual > 0).all() or solver not in (Picard,)
+
+
+@every_iteration
+def test_the_relative_stop_does_not_depend_on_the_scale_of_the_unknown(solver):
+    nfe = set()
+    for scale in (1e-20, 1.0, 1e20):
+        solution = solver(tol=1e-6)(lambda z: scale * torch.cos(z / scale), torch.full((2,), 0.5 * scale, dtype=F64))
+        assert solution.converged
+        nfe.add(solution.nfe)
+    assert len(nfe) == 1
+
+
+@every_iteration
+def test_the_absolute_stop_is_absolute(solver):
+    matrix, x = matrix_of_norm(40, 0.8), 1e6 * randn(2, 40, seed=4)
+    arguments = (affine(matrix), torch.zeros_like(x), x)
+    absolute = solver(tol=1e-3, stop="abs")(*arguments, batch_dims=1)
+    relative = solver(tol=1e-3)(*arguments, batch_dims=1)
+    assert (true_residual(*arguments[:1], absolute.value, x, stop="abs") <= 1e-3).all()
+    assert (true_residual(*arguments[:1], relative.value, x, stop="abs") > 1e-3).all()
+    assert absolute.nfe > relative.nfe
+
+
+@every_solver
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop": "relative"}, "'rel' or 'abs'"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"check_every": 0}, "check_every"),
+        ({"patience": 0}, "patience"),
+        ({"tol": -1e-3}, "tol"),
+        ({"tol": math.nan}, "tol"),
+    ],
+)
+def test_bad_options_are_errors_that_name_the_option(solver, options, message):
+    with pytest.raises(ValueError, match=message):
+        solver(**options)
+
+
+@pytest.mark.parametrize("name", ["picard", "anderson", "broyden", "newton", "newton_krylov"])
+def test_solvers_are_made_by_name_and_are_plain_values(name):
+    made = make_solver(name, tol=1e-5, max_steps=9)
+    assert made == FIXED_POINT_SOLVERS[name](tol=1e-5, max_steps=9)
+    assert hash(made) == hash(FIXED_POINT_SOLVERS[name](tol=1e-5, max_steps=9))
+    with pytest.raises(AttributeError):
+        made.tol = 1.0
+
+
+def test_a_solver_can_be_used_again_and_keeps_nothing():
+    solver = Broyden(tol=1e-8)
+    first = solver(torch.cos, torch.ones(3, dtype=F64))
+    solver(torch.sin, torch.ones(5, dtype=F64))
+    second = solver(torch.cos, torch.ones(3, dtype=F64))
+    assert torch.equal(first.value, second.value)
+    assert first.nfe == second.nfe

@@ -1,0 +1,330 @@
+"""Minimisers on problems with known answers, one at a time and in batches, against SciPy where there is no formula."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deqzoo.implicit import LBFGS, GradientDescent, Newton, NewtonCG, Status, argmin, make_solver
+from tests.implicit.solvers.helpers import (
+    DTYPES,
+    F64,
+    HostReads,
+    PeakBytes,
+    Recorded,
+    assert_close,
+    randn,
+    symmetric_matrix,
+)
+
+MINIMIZERS = {"gradient_descent": GradientDescent, "lbfgs": LBFGS, "newton_cg": NewtonCG}
+every_minimizer = pytest.mark.parametrize("solver", MINIMIZERS.values(), ids=MINIMIZERS.keys())
+fast_minimizers = pytest.mark.parametrize("solver", [LBFGS, NewtonCG], ids=["lbfgs", "newton_cg"])
+
+
+def rosenbrock(y):
+    """Of each row; the minimum is at (1, ..., 1)."""
+    a, b = y[..., :-1], y[..., 1:]
+    return ((1 - a) ** 2 + 100 * (b - a**2) ** 2).sum(dim=-1)
+
+
+def quadratic(matrix, b):
+    return lambda y: 0.5 * (y * (y @ matrix)).sum(-1) - (b * y).sum(-1)
+
+
+@fast_minimizers
+@pytest.mark.parametrize("n", [2, 5, 10])
+def test_rosenbrock(solver, n):
+    start = torch.tensor([-1.2, 1.0], dtype=F64).repeat(n // 2 + 1)[:n]
+    solution = solver(tol=1e-9)(rosenbrock, start)
+    assert solution.converged
+    gradient = torch.func.grad(rosenbrock)(solution.value)
+    assert gradient.norm() <= 1e-9 * torch.func.grad(rosenbrock)(start).norm() * 1.01
+    if n == 2:
+        assert_close(solution.value, torch.ones(2), 1e-6)
+
+
+def test_gradient_descent_gets_through_rosenbrocks_valley():
+    solution = GradientDescent(tol=1e-5, max_steps=20_000, patience=5000)(
+        rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64)
+    )
+    assert solution.converged
+    assert_close(solution.value, torch.ones(2), 1e-2)
+
+
+@every_minimizer
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_well_conditioned_quadratic(solver, dtype):
+    matrix = symmetric_matrix(torch.linspace(1, 5, 8, dtype=F64)).to(dtype)
+    b = randn(8, seed=1, dtype=dtype)
+    solution = solver()(quadratic(matrix, b), torch.zeros(8, dtype=dtype))
+    assert solution.converged
+    assert_close(solution.value, torch.linalg.solve(matrix.double(), b.double()), 10 * torch.finfo(dtype).eps ** 0.75)
+
+
+@fast_minimizers
+@pytest.mark.parametrize("condition", [1e4, 1e6])
+def test_an_ill_conditioned_quadratic(solver, condition):
+    matrix = symmetric_matrix(torch.logspace(0, math.log10(condition), 20, dtype=F64))
+    b = randn(20, seed=1)
+    solution = solver(tol=1e-8, max_steps=5000)(quadratic(matrix, b), torch.zeros(20, dtype=F64))
+    assert solution.converged
+    assert_close(solution.value, torch.linalg.solve(matrix, b), 1e-8 * condition)
+
+
+@every_minimizer
+def test_a_batch_of_different_problems_is_solved_as_each_alone(solver):
+    scales = torch.tensor([1.0, 30.0, 0.01, 1e4], dtype=F64)
+    target = randn(4, 3, seed=1)
+
+    def objective(y, scales, target):
+        return scales * ((y - target) ** 2 + 0.1 * (y - target) ** 4).sum(dim=1)
+
+    options = solver(tol=1e-8)
+    together = options(objective, torch.zeros_like(target), scales, target, batch_dims=1)
+    assert together.converged.all()
+    assert together.status.shape == (4,)
+    assert_close(together.value, target, 1e-6)
+    for i in range(4):
+        one = slice(i, i + 1)
+        alone = options(objective, torch.zeros_like(target[one]), scales[one], target[one], batch_dims=1)
+        assert_close(together.value[one], alone.value, 1e-6)
+
+
+@every_minimizer
+def test_a_finished_problem_is_frozen_bitwise(solver):
+    hard = torch.tensor([[False], [True], [False]])
+    objective = Recorded(
+        lambda y, hard: torch.where(hard, 40 * y**2 + y**4 - 3 * y, y**2 - y).sum(dim=1) + hard[:, 0] * (y[:, 0] * y[:, 1])
+    )
+    solution = solver(tol=1e-9)(objective, torch.full((3, 2), 2.0, dtype=F64), hard, batch_dims=1)
+    assert solution.converged.all()
+    reached = next(i for i, y in enumerate(objective.points) if torch.equal(y[0], solution.value[0]))
+    assert reached < len(objective.points) - 1
+    for y in objective.points[reached:]:
+        assert torch.equal(y[0], solution.value[0])
+
+
+@fast_minimizers
+def test_a_batch_of_starts_for_rosenbrock(solver):
+    starts = torch.tensor([[-1.2, 1.0], [1.0, 1.0], [0.0, 0.0], [2.0, -2.0]], dtype=F64)
+    solution = solver(tol=1e-9)(rosenbrock, starts, batch_dims=1)
+    assert solution.converged.all()
+    assert_close(solution.value, torch.ones(4, 2), 1e-5)
+
+
+@every_minimizer
+def test_logistic_regression_agrees_with_scipy(solver):
+    optimize = pytest.importorskip("scipy.optimize")
+    features = randn(60, 4, seed=1)
+    labels = (features @ randn(4, seed=2) + randn(60, seed=3) > 0).double()
+
+    def loss(w):
+        logits = features @ w
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels) + 0.01 * (w**2).sum()
+
+    solution = solver(tol=1e-8)(loss, torch.zeros(4, dtype=F64))
+    expected = optimize.minimize(
+        lambda w: loss(torch.from_numpy(w)).item(),
+        [0.0] * 4,
+        jac=lambda w: torch.func.grad(loss)(torch.from_numpy(w)).numpy(),
+        method="BFGS",
+        options={"gtol": 1e-10},
+    )
+    assert solution.converged
+    assert_close(solution.value, torch.from_numpy(expected.x), 1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(sorted(MINIMIZERS)),
+    systems=st.integers(1, 3),
+    unknowns=st.integers(1, 5),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 10_000),
+)
+def test_any_shape_of_a_convex_problem(name, systems, unknowns, dtype, seed):
+    target = randn(systems, unknowns, seed=seed, dtype=dtype)
+    tol = 1e-3 if dtype == torch.float32 else 1e-7
+
+    def objective(y, target):
+        return torch.cosh(y - target).sum(dim=1)
+
+    solution = MINIMIZERS[name](tol=tol)(objective, torch.zeros_like(target), target, batch_dims=1)
+    assert solution.converged.all()
+    slope = torch.sinh(solution.value - target).norm(dim=1)
+    assert (slope <= 1.01 * tol * torch.sinh(target).norm(dim=1)).all()
+
+
+@every_minimizer
+def test_a_scalar_unknown(solver):
+    solution = solver(tol=1e-9)(lambda y: torch.exp(y) - 2 * y, torch.zeros((), dtype=F64))
+    assert solution.converged
+    assert solution.value.shape == ()
+    assert abs(solution.value.item() - math.log(2)) < 1e-8
+
+
+@every_minimizer
+def test_a_pytree_of_unknowns(solver):
+    def objective(y):
+        return (y["w"] ** 2).sum() + (y["b"][0] - 3) ** 2 + (y["w"].sum() - y["b"][0]) ** 2
+
+    start = {"w": torch.ones(2, 2, dtype=F64), "b": (torch.zeros((), dtype=F64),)}
+    solution = solver(tol=1e-9)(objective, start)
+    # w_ij = w with w + (4w - b) = 0 and (b - 3) = 4w - b: b = 5w, 2b = 4w + 3, so w = 1/2.
+    assert solution.converged
+    assert_close(solution.value["w"], torch.full((2, 2), 0.5), 1e-7)
+    assert_close(solution.value["b"][0], torch.tensor(2.5), 1e-7)
+
+
+@fast_minimizers
+def test_negative_curvature_at_the_start_is_left_downhill(solver):
+    """A double well from near the top: both wells are minima, the top is not."""
+    start = torch.tensor([0.05, -0.1], dtype=F64)
+    solution = solver(tol=1e-8)(lambda y: ((y**2 - 1) ** 2).sum(), start)
+    assert solution.converged
+    assert_close(solution.value.abs(), torch.ones(2), 1e-7)
+
+
+@every_minimizer
+def test_an_unbounded_objective_does_not_converge(solver):
+    solution = solver(max_steps=60)(lambda y: -(y**2).sum() - y.sum(), torch.ones(2, dtype=F64))
+    assert not solution.converged
+    assert torch.isfinite(solution.value).all()
+
+
+@every_minimizer
+def test_an_objective_that_is_nan_is_reported(solver):
+    solution = solver()(lambda y: (y * math.nan).sum(), torch.ones(2, dtype=F64))
+    assert solution.status in (Status.DIVERGED, Status.STALLED)
+    assert torch.equal(solution.value, torch.ones(2, dtype=F64))
+
+
+@every_minimizer
+def test_a_nan_in_one_problem_leaves_the_others_alone(solver):
+    target = torch.tensor([[1.0, 2.0], [math.nan, 0.0], [3.0, -1.0]], dtype=F64)
+    solution = solver(tol=1e-8, max_steps=100)(
+        lambda y, t: ((y - t) ** 2).sum(dim=1), torch.zeros_like(target), target, batch_dims=1
+    )
+    assert solution.converged.tolist() == [True, False, True]
+    assert_close(solution.value[[0, 2]], target[[0, 2]], 1e-7)
+
+
+@every_minimizer
+def test_a_trial_outside_the_domain_is_cut_back(solver):
+    """The barrier y - log y is NaN left of zero; from 50 the first trials land there."""
+    solution = solver(tol=1e-8)(lambda y: (1e3 * y - torch.log(y)).sum(), torch.tensor([50.0], dtype=F64))
+    assert solution.converged
+    assert_close(solution.value, torch.tensor([1e-3]), 1e-5)
+
+
+@every_minimizer
+def test_a_start_at_the_minimum_takes_no_step(solver):
+    objective = Recorded(lambda y: (y**2).sum())
+    solution = solver()(objective, torch.zeros(3, dtype=F64))
+    assert solution.converged
+    assert solution.nfe == objective.calls == 1
+
+
+@every_minimizer
+def test_a_start_almost_at_the_minimum_ends(solver):
+    """The first gradient is round-off, so a fraction of it cannot be asked for; the point is still the answer."""
+    target = randn(4, seed=1)
+    solution = solver()(lambda y: ((y - target) ** 2 * 3).sum(), target * (1 + 1e-16) + 1e-17)
+    assert_close(solution.value, target, 1e-14)
+    assert solution.nfe < 400
+
+
+@pytest.mark.parametrize("solver", [GradientDescent, LBFGS], ids=["gradient_descent", "lbfgs"])
+def test_nfe_counts_each_call(solver):
+    objective = Recorded(rosenbrock)
+    solution = solver(max_steps=50, tol=1e-9)(objective, torch.tensor([-1.2, 1.0], dtype=F64))
+    assert solution.nfe == objective.calls
+
+
+def test_the_residual_is_the_gradient_relative_to_the_first():
+    start = torch.tensor([[-1.2, 1.0], [0.5, 2.0]], dtype=F64)
+    slope = torch.func.vmap(torch.func.grad(rosenbrock))
+    for stop, scale in (("rel", slope(start).norm(dim=1)), ("abs", 1.0)):
+        solution = LBFGS(max_steps=8, stop=stop)(rosenbrock, start, batch_dims=1)
+        assert torch.allclose(solution.residual, slope(solution.value).norm(dim=1) / scale)
+
+
+def test_the_host_reads_nothing_but_the_stop_checks():
+    for solver in (GradientDescent, LBFGS):
+        with HostReads() as reads:
+            solution = solver(max_steps=40)(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64))
+        assert reads.count == solution.nfe
+        with HostReads() as reads:
+            solution = solver(max_steps=40, check_every=10)(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64))
+        assert reads.count == len(range(0, solution.nfe, 10))
+
+
+def test_lbfgs_keeps_no_more_than_its_memory():
+    peaks = []
+    for max_steps in (20, 80):
+        with PeakBytes() as peak:
+            LBFGS(memory=4, max_steps=max_steps, tol=0.0)(rosenbrock, randn(300, seed=1))
+        peaks.append(peak.peak)
+    state = 300 * 8
+    assert abs(peaks[1] - peaks[0]) <= 2 * state
+    assert max(peaks) < (2 * 4 + 40) * state
+
+
+def test_more_memory_takes_fewer_steps_on_an_ill_conditioned_problem():
+    matrix, b = symmetric_matrix(torch.logspace(0, 3, 30, dtype=F64)), randn(30, seed=1)
+    few = LBFGS(memory=1, max_steps=5000, tol=1e-8)(quadratic(matrix, b), torch.zeros(30, dtype=F64))
+    many = LBFGS(memory=30, max_steps=5000, tol=1e-8)(quadratic(matrix, b), torch.zeros(30, dtype=F64))
+    assert many.converged
+    assert many.nfe < few.nfe
+
+
+def test_argmin_differentiates_the_answer_of_any_solver():
+    """Ridge regression: w = (X^T X + exp(a) I)^-1 X^T y, dw/da = -exp(a) (X^T X + exp(a) I)^-1 w."""
+    optimize = pytest.importorskip("scipy.optimize")
+    features, targets = randn(20, 3, seed=1), randn(20, seed=2)
+    a = torch.tensor(0.3, dtype=F64, requires_grad=True)
+
+    def loss(w, a):
+        return ((features @ w - targets) ** 2).sum() + torch.exp(a) * (w**2).sum()
+
+    def scipy_solver(objective, w0, a):
+        result = optimize.minimize(
+            lambda w: objective(torch.from_numpy(w), a).item(), w0.numpy(), method="Nelder-Mead", tol=1e-12
+        )
+        return torch.from_numpy(result.x)
+
+    gram = features.T @ features + torch.exp(a.detach()) * torch.eye(3, dtype=F64)
+    w = torch.linalg.solve(gram, features.T @ targets)
+    slope = -torch.exp(a.detach()) * torch.linalg.solve(gram, w)
+    for solver in (GradientDescent(tol=1e-10), LBFGS(tol=1e-10), NewtonCG(tol=1e-10), scipy_solver):
+        answer = argmin(loss, torch.zeros(3, dtype=F64), a, solver=solver)
+        assert_close(answer, w, 1e-7)
+        for i in range(3):
+            (grad,) = torch.autograd.grad(answer[i], a, retain_graph=True)
+            assert_close(grad, slope[i], 1e-6)
+
+
+def test_an_objective_of_the_wrong_shape_is_an_error_that_says_which():
+    with pytest.raises(ValueError, match=r"shape \(2,\).*batch_dims=1.*\(\)"):
+        LBFGS()(lambda y: (y**2).sum(), torch.zeros(2, 3), batch_dims=1)
+    with pytest.raises(ValueError, match=r"shape \(\)"):
+        LBFGS()(lambda y: y**2, torch.zeros(3))
+    with pytest.raises(ValueError, match="float"):
+        LBFGS()(lambda y: 3.0, torch.zeros(3))
+
+
+def test_minimisers_by_name_and_in_the_wrong_place():
+    assert make_solver("lbfgs", memory=4) == LBFGS(memory=4)
+    with pytest.raises(ValueError, match="memory >= 1"):
+        LBFGS(memory=0)
+    with pytest.raises(TypeError, match="fixed_point or root"):
+        argmin(lambda y: (y**2).sum(), torch.ones(2), solver=Newton())
+
+
+def test_an_empty_batch_is_solved_at_once():
+    solution = LBFGS()(lambda y: (y**2).sum(dim=1), torch.zeros(0, 3), batch_dims=1)
+    assert solution.value.shape == (0, 3)
+    assert solution.nfe == 1

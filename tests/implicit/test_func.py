@@ -1,0 +1,203 @@
+"""`torch.func`: grad, vjp, jacrev, jacfwd, hessian and their compositions to third order."""
+
+import itertools
+
+import pytest
+import torch
+from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.testing import assert_close
+
+from deqzoo.implicit import Anderson, Broyden, Newton, NewtonKrylov, Picard, argmin, fixed_point, root
+from tests.implicit import problems
+from tests.implicit.problems import PROBLEMS, draw, flat_of, loss, loss_of, unroll
+from tests.implicit.test_backward import Cell
+
+
+@pytest.fixture(params=PROBLEMS)
+def problem(request):
+    return PROBLEMS[request.param]
+
+
+def every_argument(problem):
+    return tuple(range(len(problem.args)))
+
+
+def test_grad_and_value(problem):
+    transform = grad_and_value(loss_of(problem.implicit), argnums=every_argument(problem))
+    exact = grad_and_value(loss_of(problem.exact), argnums=every_argument(problem))
+    assert_close(transform(*problem.args), exact(*problem.args), rtol=1e-8, atol=1e-9)
+
+
+def test_vjp(problem):
+    value, pull = vjp(flat_of(problem.implicit), *problem.args)
+    exact, exact_pull = vjp(flat_of(problem.exact), *problem.args)
+    cotangent = draw(*value.shape, seed=3)
+    assert_close((value, pull(cotangent)), (exact, exact_pull(cotangent)), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", [jacrev, jacfwd])
+def test_jacobian(problem, transform):
+    found = transform(flat_of(problem.implicit), argnums=every_argument(problem))(*problem.args)
+    exact = transform(flat_of(problem.exact), argnums=every_argument(problem))(*problem.args)
+    assert_close(found, exact, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("outer", [jacrev, jacfwd])
+@pytest.mark.parametrize("inner", [jacrev, jacfwd])
+def test_second_order(problem, outer, inner):
+    """All four ways to a Hessian; `torch.func.hessian` is jacfwd of jacrev."""
+    last = len(problem.args) - 1
+
+    def second(function):
+        return outer(inner(loss_of(function), argnums=last), argnums=0)(*problem.args)
+
+    assert_close(second(problem.implicit), second(problem.exact), rtol=1e-7, atol=1e-8)
+
+
+def test_hessian_of_a_pytree_of_outputs():
+    a, b = PROBLEMS["pair"].args
+    found = hessian(lambda a: problems.pair(a, b))(a)
+    assert_close(found, hessian(lambda a: problems.pair_exact(a, b))(a), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("transforms", list(itertools.product([jacrev, jacfwd], repeat=3)), ids=lambda three: "-".join(t.__name__ for t in three))
+def test_third_order_of_a_scalar(transforms):
+    found, exact = problems.cosine, problems.cosine_exact
+    for transform in transforms:
+        found, exact = transform(found), transform(exact)
+    theta = PROBLEMS["cosine"].args[0]
+    assert exact(theta).abs() > 1e-3
+    assert_close(found(theta), exact(theta), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("transform", [jacrev, jacfwd])
+@pytest.mark.parametrize("name", ["tanh_captured", "cubic", "ridge", "linear_vectorized"])
+def test_third_order(name, transform):
+    problem = PROBLEMS[name]
+    args = problem.args[:-1]
+
+    def third(function):
+        return transform(hessian(lambda last: loss(function(*args, last))))(problem.args[-1])
+
+    assert_close(third(problem.implicit), third(problem.exact), rtol=1e-6, atol=1e-7)
+
+
+def test_grad_of_grad_of_grad():
+    theta = PROBLEMS["cosine"].args[0]
+    assert_close(
+        grad(grad(grad(problems.cosine)))(theta), grad(grad(grad(problems.cosine_exact)))(theta), rtol=1e-7, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("transform", [jacrev, jacfwd])
+def test_closure_over_a_traced_value(transform):
+    """The question most asked of jaxopt: the outer function's tracer is read by the condition, not passed to it."""
+
+    def outer(function):
+        return lambda theta: sum(function(theta * k) ** 2 for k in (1.0, 0.5))
+
+    def captured(theta):
+        return fixed_point(lambda y: torch.cos(theta * y), torch.ones_like(theta))
+
+    theta = PROBLEMS["cosine"].args[0]
+    assert_close(transform(outer(captured))(theta), transform(outer(problems.cosine_exact))(theta))
+    assert_close(
+        transform(grad(outer(captured)))(theta), transform(grad(outer(problems.cosine_exact)))(theta), rtol=1e-7, atol=1e-8
+    )
+
+
+def test_closure_over_tensors_of_two_levels():
+    """d/da of (d/db y(a, b)) with a captured at the outer and b at the inner level."""
+
+    def mixed(solve):
+        def inner(a):
+            return grad(lambda b: solve(lambda y: torch.cos(a * y) + b * 0.1, torch.zeros_like(a)) ** 2)(a * 2)
+
+        return grad(inner)(torch.tensor(0.5, dtype=torch.float64))
+
+    assert_close(mixed(fixed_point), mixed(unroll), rtol=1e-7, atol=1e-8)
+
+
+def test_functional_call_of_a_module():
+    cell, x = Cell(), draw(4, 3)
+    parameters = {name: p.detach() for name, p in cell.named_parameters()}
+
+    def train_loss(solve):
+        def of(parameters):
+            def f(z, x):
+                return functional_call(cell, parameters, (z, x))
+
+            return loss(solve(f, torch.zeros_like(x), x))
+
+        return of
+
+    assert_close(grad(train_loss(fixed_point))(parameters), grad(train_loss(unroll))(parameters), rtol=1e-8, atol=1e-9)
+
+    def hvp(function):
+        direction = {name: draw(*p.shape, seed=i) for i, (name, p) in enumerate(parameters.items())}
+        return jvp(grad(function), (parameters,), (direction,))[1]
+
+    assert_close(hvp(train_loss(fixed_point)), hvp(train_loss(unroll)), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "solver", [Picard(), Anderson(), Broyden(), Newton(), NewtonKrylov()], ids=lambda s: type(s).__name__
+)
+def test_every_solver_under_a_transform(solver):
+    W, x = PROBLEMS["tanh_captured"].args
+
+    def run(W):
+        return loss(fixed_point(lambda z: torch.tanh(z @ W + x), torch.zeros_like(x), solver=solver))
+
+    exact = jacfwd(grad(lambda W: loss(problems.tanh_exact(W, x))))(W)
+    assert_close(jacfwd(grad(run))(W), exact, rtol=1e-7, atol=1e-8)
+
+
+def test_two_implicit_functions_in_a_bilevel_problem():
+    """A hypergradient: ridge weights of a training set, their loss on a held-out set, minimised over s by a root."""
+    X, t, _ = PROBLEMS["ridge"].args
+
+    def outer_slope(solve):
+        return grad(lambda s: ((X @ solve(X, t, s) - 1.3 * t) ** 2).sum() + 0.01 * s**2)
+
+    def stationary(slope):
+        return lambda c: root(lambda s, c: slope(s) - c, torch.zeros_like(c), c)
+
+    c = torch.tensor(0.1, dtype=torch.float64)
+    found, exact = stationary(outer_slope(problems.ridge)), stationary(outer_slope(problems.ridge_exact))
+    assert_close(found(c), exact(c), rtol=1e-7, atol=1e-8)
+    assert_close(grad(found)(c), 1 / grad(outer_slope(problems.ridge_exact))(exact(c)), rtol=1e-6, atol=1e-8)
+
+
+def test_has_aux_of_torch_func():
+    (slope, y) = grad(lambda t: (problems.cosine(t) ** 2, problems.cosine(t)), has_aux=True)(PROBLEMS["cosine"].args[0])
+    exact = grad(lambda t: problems.cosine_exact(t) ** 2)(PROBLEMS["cosine"].args[0])
+    assert_close((slope, y), (exact, problems.cosine_exact(PROBLEMS["cosine"].args[0])))
+
+
+def test_transforms_and_the_tape_together():
+    """torch.func.grad inside, .backward() outside."""
+
+    def slope(function):
+        theta = PROBLEMS["cosine"].leaves()[0]
+        grad(function)(theta).backward()
+        return theta.grad
+
+    assert_close(slope(problems.cosine), slope(problems.cosine_exact), rtol=1e-7, atol=1e-8)
+
+
+def test_hessian_by_hand_over_argmin():
+    """hessian = vmap of jvp of grad: the Hessian of the optimal value of min |X w - t|^2 + e^s |w|^2 in t."""
+    X, t, s = PROBLEMS["ridge"].args
+
+    def optimal_value(t):
+        def objective(w):
+            return ((X @ w - t) ** 2).sum() + s.exp() * (w**2).sum()
+
+        return objective(argmin(objective, torch.zeros(2, dtype=torch.float64)))
+
+    H = torch.linalg.inv(X.mT @ X + s.exp() * torch.eye(2, dtype=torch.float64))
+    exact = 2 * (torch.eye(4, dtype=torch.float64) - X @ H @ X.mT)
+    assert_close(hessian(optimal_value)(t), exact, rtol=1e-7, atol=1e-8)
+    by_hand = vmap(lambda v: jvp(grad(optimal_value), (t,), (v,))[1])(torch.eye(4, dtype=torch.float64))
+    assert_close(by_hand, exact, rtol=1e-7, atol=1e-8)

@@ -1,0 +1,89 @@
+"""The configuration: what a recipe and a command line may say, and what they are told when it is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from deqzoo import config
+from deqzoo.config import ConfigError, Mode, RunConfig
+from tests.running import ROOT, composed
+
+
+def mistake(*overrides: str) -> str:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed(*overrides)
+    return config.explain(caught.value)
+
+
+def test_plain_command_is_the_default_entry():
+    composed_config = composed()
+    assert composed_config.entry == "deq_digits"
+    assert composed_config.data.name == "digits"
+    assert composed_config.mode is Mode.fit
+    assert set(composed_config) == set(RunConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("entry", config.names("models"))
+def test_every_recipe_composes_and_chooses_its_data(entry):
+    recipe = composed(f"model={entry}")
+    assert recipe.entry == entry
+    assert recipe.trainer.max_epochs > 0
+    assert recipe.data.name in config.names("data")
+
+
+def test_recipe_defaults_give_way_to_the_command_line():
+    changed = composed("model=deq_cifar", "data=mnist", "trainer.max_epochs=3", "model.solver=broyden")
+    assert changed.data.name == "mnist"
+    assert changed.trainer.max_epochs == 3
+    assert changed.model.solver == "broyden"
+
+
+def test_options_of_a_solver_are_open_to_its_own():
+    assert composed("model.solver_options.depth=3").model.solver_options.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trainer.max_epoch=3", "'trainer.max_epoch'; valid are trainer.accelerator,"),
+        ("model.solver_option.tol=1", "'model.solver_option'; valid are model.channels_last,"),
+        ("data.augment.crops=1", "'data.augment.crops'; valid are data.augment.crop,"),
+        ("lr=1", "'lr'; valid are ckpt, data, entry,"),
+        ("model.optimizer=adam", "model.optimizer: Invalid value 'adam', expected one of [adamw, sgd]."),
+        ("mode=tset", "mode: Invalid value 'tset', expected one of [fit, test]."),
+        ("trainer.max_epochs=few", "trainer.max_epochs: Value 'few'"),
+        ("model=deq_cfar", "deq_digits"),
+        ("data=cifar11", "cifar10"),
+    ],
+)
+def test_typo_is_an_error_that_lists_what_is_valid(override, told):
+    assert told in mistake(override)
+
+
+def test_wrong_recipe_names_file_and_valid_keys():
+    with pytest.raises(ConfigError, match=r"models/x.yaml: there is no setting 'width'; valid are .*widths"):
+        config.model_config({"kind": "deq_classifier", "width": 3}, "models/x.yaml")
+    with pytest.raises(ConfigError, match="kind is 'deq'; valid are deq_classifier"):
+        config.model_config({"kind": "deq"}, "models/x.yaml")
+
+
+def test_resume_last_without_a_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no unfinished run"):
+        config._run_folder("deq_digits", "last")
+    unfinished = tmp_path / "outputs" / "deq_digits" / "2026-01-02_00-00-00"
+    finished = tmp_path / "outputs" / "deq_digits" / "2026-01-03_00-00-00"
+    for folder in (unfinished, finished):
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").touch()
+    (finished / "metrics.json").touch()
+    assert config._run_folder("deq_digits", "last") == str(unfinished.relative_to(tmp_path))
+    assert config._run_folder("deq_digits", str(finished / "last.ckpt")) == str(finished)
+
+
+def test_no_torch_before_there_is_something_to_run():
+    script = "import sys, deqzoo.launch, deqzoo.config as c; c.register(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

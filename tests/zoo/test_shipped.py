@@ -1,0 +1,119 @@
+"""The checkpoints that come with deqzoo, and the pages that are made from them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import deqzoo
+from deqzoo.config import names
+from deqzoo.data import ImageData
+from deqzoo.paths import zoo_path
+from deqzoo.zoo import CheckpointError
+from deqzoo.zoo import shipped as shipped_module
+from deqzoo.zoo.__main__ import main
+from deqzoo.zoo.folder import CONFIG, FILES, METRICS, read_golden
+from deqzoo.zoo.shipped import manifest, shipped
+from deqzoo.zoo.tables import head, stale
+from tests.running import composed, to_plain_model
+
+ENTRIES = shipped()
+
+
+def folder(name):
+    return zoo_path("checkpoints") / name
+
+
+def metrics(name):
+    return json.loads((folder(name) / METRICS).read_text())
+
+
+def test_default_entry_is_shipped():
+    assert "deq_digits" in deqzoo.list_models("deq*", pretrained=True)
+    assert set(deqzoo.list_models(pretrained=True)) | set(deqzoo.list_models(pretrained=False)) == set(
+        names("models")
+    )
+    assert deqzoo.list_models("no such*") == []
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_golden_output(name):
+    images, logits = read_golden(folder(name))
+    torch.testing.assert_close(deqzoo.load(name)(images), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_recipe_builds_the_shipped_network(name):
+    """So that ``mode=test ckpt=pretrained``, which builds from the recipe, tests what `load` loads."""
+    config = json.loads((folder(name) / CONFIG).read_text())
+    assert config["name"] == name
+    assert to_plain_model(composed(f"model={name}")) == config["model"]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_head_comment_has_the_result(name):
+    recipe = zoo_path("models") / f"{name}.yaml"
+    assert f"{100 * metrics(name)['test']['accuracy']:.2f} %" in head(recipe, "Result")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_files_and_sizes(name):
+    assert {path.name for path in folder(name).iterdir()} == set(FILES)
+    sizes = [file["size"] for file in manifest()[name].values()]
+    assert sum(sizes) < 10e6
+
+
+def test_all_checkpoints_together_are_small():
+    assert sum(path.stat().st_size for path in zoo_path("checkpoints").rglob("*")) < 40e6
+
+
+def test_accuracy_of_the_default_entry_is_its_metrics():
+    data = ImageData("digits")
+    data.setup()
+    images, labels = next(iter(data.test_dataloader()))
+    right = (deqzoo.load("deq_digits")(images).argmax(1) == labels).float().mean().item()
+    assert right == pytest.approx(metrics("deq_digits")["test"]["accuracy"], abs=1e-5)
+    assert right >= 0.97
+
+
+def test_loads_in_a_fresh_process_and_another_folder(tmp_path):
+    script = "import deqzoo; m = deqzoo.load('deq_digits'); print(len(m.classes), m.training)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["10", "False"]
+    assert not told.stderr
+
+
+def test_altered_shipped_file_is_found(tmp_path, monkeypatch):
+    copy = shutil.copytree(zoo_path("checkpoints"), tmp_path / "checkpoints")
+    monkeypatch.setattr(shipped_module, "zoo_path", lambda kind: tmp_path / kind)
+    path = copy / "deq_digits" / METRICS
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(CheckpointError, match="altered"):
+        deqzoo.load("deq_digits")
+    path.unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        deqzoo.load("deq_digits")
+
+
+def test_entry_without_weights_says_how_to_train_it(monkeypatch):
+    monkeypatch.setattr("deqzoo.zoo.loading.shipped", list)
+    with pytest.raises(CheckpointError, match=r"python train\.py model=deq_digits"):
+        deqzoo.load("deq_digits")
+
+
+def test_generated_pages_are_up_to_date():
+    assert not stale(), "run `python -m deqzoo.zoo tables`"
+
+
+def test_command_line(capsys):
+    main(["list"])
+    assert "deq_digits *" in capsys.readouterr().out
+    main(["tables", "--check"])
+    with pytest.raises(SystemExit):
+        main(["publish", "no/such/run"])
