@@ -70,7 +70,9 @@ class DEQClassifierConfig:
     solver: str = "anderson"
     solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
     gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    gradient_options: dict[str, Any] = field(
+        default_factory=dict
+    )  # also linear_solver, linear_solver_options
     # The training.
     optimizer: Optimizer = Optimizer.adamw
     lr: float = 1e-3  # the highest of the schedule

@@ -116,7 +116,9 @@ def test_bad_loss_and_bad_gradient_are_told_apart(tmp_path, monkeypatch):
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", lambda *args: Poison.apply(step(*args)))
-    with pytest.raises(NonFiniteError, match="gradient is not.*solver: the backward solve diverged of DEQ layer 0"):
+    with pytest.raises(
+        NonFiniteError, match=r"gradient is not.*solver: the backward solve diverged of DEQ layer 0"
+    ):
         run(tmp_path / "gradient", *TWO_EPOCHS)
     monkeypatch.setattr(Classifier, "training_step", step)
     with torch.no_grad():

@@ -284,8 +284,14 @@ class ImplicitFunction:
         if not needs_derivative():
             return ravel.restore(leaves)
 
-        def condition(leaves: Tensors) -> Tensors:
-            residual = self.conditions(ravel.restore(leaves), *args)
+        arg_leaves, arg_structure = _pytree.tree_flatten(args)
+        slots = [i for i, leaf in enumerate(arg_leaves) if isinstance(leaf, Tensor)]
+
+        def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
+            merged = list(arg_leaves)
+            for i, t in zip(slots, tensors, strict=True):
+                merged[i] = t
+            residual = self.conditions(ravel.restore(leaves), *_pytree.tree_unflatten(merged, arg_structure))
             ravel.check(residual)
             return tuple(tensor_leaves(residual))
 
@@ -293,7 +299,7 @@ class ImplicitFunction:
             assert self.preconditioner is not None
             return tuple(tensor_leaves(self.preconditioner(ravel.restore(v), y, *args)))
 
-        lifted, residual = lift(keep_autocast(condition, ravel.device.type), leaves)
+        lifted, residual = lift(keep_autocast(condition, ravel.device.type), leaves, tuple(tensor_leaves(args)))
         system = System(
             lifted,
             self.linear_solver,
@@ -303,7 +309,7 @@ class ImplicitFunction:
             on_failure=self.on_failure,
             report=report,
         )
-        return ravel.restore(attach(system, leaves, lifted.captured, residual))
+        return ravel.restore(attach(system, leaves, lifted.inputs, residual))
 
 
 def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:

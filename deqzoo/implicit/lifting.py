@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-from .modes import carries_derivative, in_transform, is_wrapped
+from .modes import at_level, carries_derivative, current_level, in_transform, is_wrapped, versions
 from .operator import reaches_leaf
 from .pytree import Tensors
 
@@ -32,12 +32,20 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         for leaf in _pytree.arg_tree_leaves(*args, **kwargs):
             if isinstance(leaf, Tensor) and id(leaf) not in self.made:
-                self.read.setdefault(id(leaf), leaf)
+                outer = at_level(leaf, self._level)
+                if id(outer) not in self.made:
+                    self.read.setdefault(id(outer), outer)
         result = func(*args, **kwargs)
         for leaf in _pytree.tree_leaves(result):
             if isinstance(leaf, Tensor) and id(leaf) not in self.read:
-                self.made[id(leaf)] = leaf
+                for version in versions(leaf):
+                    self.made[id(version)] = version
         return result
+
+    def __enter__(self) -> _Watch:
+        self._level = current_level()
+        super().__enter__()
+        return self
 
 
 class _Replace(TorchFunctionMode):
@@ -46,43 +54,69 @@ class _Replace(TorchFunctionMode):
     def __init__(self, replacement: dict[int, Tensor]) -> None:
         super().__init__()
         self._replacement = replacement
+        self._level = current_level()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def swap(leaf: Any) -> Any:
-            return self._replacement.get(id(leaf), leaf)
+        return func(*_pytree.tree_map(self._swap, args), **_pytree.tree_map(self._swap, kwargs or {}))
 
-        return func(*_pytree.tree_map(swap, args), **_pytree.tree_map(swap, kwargs or {}))
+    def _swap(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) in self._replacement:
+            return self._replacement[id(leaf)]
+        outer = at_level(leaf, self._level)  # a transform inside the condition has wrapped it
+        if id(outer) in self._replacement and leaf.requires_grad:
+            raise RuntimeError(
+                "the condition differentiates with respect to a tensor that it captures; pass that tensor as one of "
+                "the arguments"
+            )
+        return self._replacement.get(id(outer), leaf)
+
+
+Body = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, tensors of the arguments) -> leaves of the residual
 
 
 class Lifted:
-    """A function of y with its captured tensors made explicit: `lifted(y, inputs)`; `lifted(y, ())` reads its own.
+    """A condition with its captured tensors made explicit: `lifted(y, inputs)`; `lifted(y, ())` reads its own.
 
     Attributes:
-        captured: the tensors found, in the order in which `inputs` replaces them.
+        inputs: the tensors of the arguments, then the captured ones, in the order in which `inputs` replaces them.
     """
 
-    def __init__(self, function: Callable[[Tensors], Tensors], captured: Sequence[Tensor]) -> None:
-        self._function = function
-        self.captured = tuple(captured)
+    def __init__(self, body: Body, args: Tensors, captured: Sequence[Tensor]) -> None:
+        self._body, self._args = body, args
+        self.inputs = (*args, *captured)
 
     def __call__(self, y: Tensors, inputs: Tensors) -> Tensors:
         if not inputs:
-            return self._function(y)
-        with _Replace({id(old): new for old, new in zip(self.captured, inputs, strict=True)}):
-            return self._function(y)
+            return self._body(y, self._args)
+        with _Replace({id(old): new for old, new in zip(self.inputs, inputs, strict=True)}):
+            return self._body(y, inputs[: len(self._args)])
 
 
-def lift(function: Callable[[Tensors], Tensors], y: Tensors) -> tuple[Lifted, Tensors]:
-    """`function` as a `Lifted` of the tensors that carry derivatives or are batched, and its value at y."""
+def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
+    """The condition as a `Lifted` of its arguments and of all else it reads that matters, and its value at y."""
+    first, read, value = _read(body, y, args)  # `first` keeps what it saw alive, so that no id is used twice
+    if any(t.grad_fn is not None or is_wrapped(t) for t in read.values()):
+        # A transform inside the condition makes tensors unseen (the result of a vmap): they differ from run to run.
+        _, again, _ = _read(body, y, args)
+        read = {key: t for key, t in read.items() if key in again}
+    del first
+    return Lifted(body, args, list(read.values())), value
+
+
+def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tensor], Tensors]:
+    """The watch, the tensors that the condition captures and that carry derivatives or are batched, and its value."""
     watch = _Watch()
     with watch:
-        value = function(y)
-    own = {id(t) for t in y}
-    transformed = in_transform()
-    captured = [
-        t for key, t in watch.read.items() if key not in own and (t.requires_grad or (transformed and _matters(t)))
-    ]
-    return Lifted(function, captured), value
+        value = body(y, args)
+    given, transformed = {id(t) for t in (*y, *args)}, in_transform()
+    read = {
+        key: t
+        for key, t in watch.read.items()
+        if key not in given and (t.requires_grad or (transformed and (is_wrapped(t) or carries_derivative(t))))
+    }
+    return watch, read, value
 
 
 def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:
@@ -100,7 +134,3 @@ def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors,
             "(as an argument of a custom autograd.Function, say), so derivatives of higher order or inside "
             "torch.func would miss it; pass that tensor as one of the arguments"
         )
-
-
-def _matters(tensor: Tensor) -> bool:
-    return is_wrapped(tensor) or carries_derivative(tensor)

@@ -49,6 +49,26 @@ def needs_derivative() -> bool:
     return torch.is_grad_enabled() or in_transform()
 
 
+def current_level() -> int:
+    """Number of `torch.func` transforms that are active."""
+    return int(_functorch.maybe_current_level() or 0)
+
+
+def at_level(tensor: Tensor, level: int) -> Tensor:
+    """The version of the tensor below all transforms that began after `level`."""
+    while is_wrapped(tensor) and _functorch.maybe_get_level(tensor) > level:
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def versions(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor, and what each `torch.func` level has of it."""
+    yield tensor
+    while is_wrapped(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+        yield tensor
+
+
 def is_wrapped(tensor: Tensor) -> bool:
     """True if a `torch.func` transform has its own version of the tensor."""
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))

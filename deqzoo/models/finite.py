@@ -17,7 +17,7 @@ def check_step(
 ) -> None:
     """Raise `NonFiniteError` if ``loss`` or ``inputs`` hold a NaN or Inf, with its cause.
 
-    The inputs are looked at too: a solver keeps its last finite iterate, and would hide what is wrong with them.
+    The inputs are looked at too: a solver keeps its last finite iterate, which would hide a fault in them.
     """
     if torch.isfinite(loss.detach()).all() & torch.isfinite(inputs).all():
         return
@@ -30,7 +30,9 @@ def check_step(
         cause = f"the solver: {diverged}; lower the learning rate"
     else:
         cause = "the loss: input, parameters and fixed points are finite; lower the learning rate"
-    raise NonFiniteError(f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}.")
+    raise NonFiniteError(
+        f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}."
+    )
 
 
 def check_gradients(module: nn.Module, solutions: Sequence[Solution], when: str) -> None:
@@ -43,8 +45,8 @@ def check_gradients(module: nn.Module, solutions: Sequence[Solution], when: str)
     backward = [solution.backward for solution in solutions if solution.backward is not None]
     cause = _diverged("forward", solutions) or _diverged("backward", backward) or "the backward pass"
     raise NonFiniteError(
-        f"Training stopped at {when}: the loss is finite, its gradient is not ({where}). The fault is in the solver: "
-        f"{cause}; lower the learning rate, or choose another model.gradient."
+        f"Training stopped at {when}: the loss is finite, its gradient is not ({where}). The fault is in the "
+        f"solver: {cause}; lower the learning rate, or choose another model.gradient."
     )
 
 

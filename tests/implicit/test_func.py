@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
-from deqzoo.implicit import Anderson, Broyden, Newton, NewtonKrylov, Picard, argmin, fixed_point, root
+from deqzoo.implicit import Anderson, Broyden, ImplicitFunction, Newton, NewtonKrylov, Picard, argmin, fixed_point, root
 from tests.implicit import problems
 from tests.implicit.problems import PROBLEMS, draw, flat_of, loss, loss_of, unroll
 from tests.implicit.test_backward import Cell
@@ -116,6 +116,24 @@ def test_closure_over_tensors_of_two_levels():
         return grad(inner)(torch.tensor(0.5, dtype=torch.float64))
 
     assert_close(mixed(fixed_point), mixed(unroll), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [grad, jacrev, jacfwd, hessian, lambda f: grad(grad(f)), lambda f: jacfwd(hessian(f))],
+    ids=["grad", "jacrev", "jacfwd", "hessian", "grad of grad", "third order"],
+)
+def test_condition_written_with_torch_func(transform):
+    """Stationarity as the user would write it, grad(objective)(y, a): y^3 = a."""
+
+    def objective(y, a):
+        return y**4 / 4 - a * y
+
+    found = transform(ImplicitFunction(lambda a: a ** (1 / 3), lambda y, a: grad(objective)(y, a)))
+    exact = transform(lambda a: a ** (1 / 3))
+    a = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    assert_close(found(a[0]), exact(a[0]), rtol=1e-7, atol=1e-9)
+    assert_close(vmap(found)(a), vmap(exact)(a), rtol=1e-7, atol=1e-9)
 
 
 def test_functional_call_of_a_module():

@@ -185,7 +185,7 @@ def test_numpy_solve_is_called_once_for_each_index():
 
     def solve(a, offset):
         shapes.append((a.shape, offset))
-        return torch.from_numpy(np.sqrt(a.numpy() + offset))
+        return torch.as_tensor(np.sqrt(a.numpy() + offset))
 
     f = ImplicitFunction(solve, lambda y, a, offset: y**2 - a - offset, linear_solver=Dense())
     a = torch.arange(1.0, 7.0, dtype=torch.float64).reshape(3, 2)
@@ -227,9 +227,9 @@ def test_solver_of_the_user_under_vmap():
         low, high = np.zeros(y0.shape), np.full(y0.shape, 10.0)
         for _ in range(60):
             middle = (low + high) / 2
-            above = f(torch.from_numpy(middle), a).numpy() > 0
+            above = f(torch.as_tensor(middle), a).numpy() > 0
             low, high = np.where(above, low, middle), np.where(above, middle, high)
-        return torch.from_numpy(np.asarray(middle))
+        return torch.as_tensor(middle)
 
     a = torch.tensor([2.0, 5.0, 9.0], dtype=torch.float64)
 

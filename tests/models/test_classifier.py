@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
 from deqzoo.models import Classifier, ImageInfo, build_network
-from deqzoo.models.deq_check import deq_check, flop_share, parameter_share, solvers
+from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
 
 QUIET = {
     "enable_progress_bar": False,

@@ -23,6 +23,7 @@ class Method(ABC):
     """The memory of one solve: proposes the next iterate from the present one."""
 
     backtracks = False  # a non-finite value is met by a shorter step, not by giving up
+    unit_jacobian = True  # takes the Jacobian of a root problem for near I: residuals have the unknown's scale
     products = 0  # products with the Jacobian so far, counted into the NFE
 
     @abstractmethod
@@ -31,6 +32,10 @@ class Method(ABC):
 
     def settled(self) -> Tensor | None:
         """Systems whose last full step was below the tolerance (Newton), (systems,); None where this says nothing."""
+        return None
+
+    def merit(self) -> Tensor | None:
+        """What falls from step to step where the residual need not: the objective of a minimiser, (systems,)."""
         return None
 
 
@@ -148,7 +153,7 @@ class _Judge:
         self.eps = torch.finfo(z.dtype).eps
         like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
         self.best_z = z
-        self.best = self.best_norm = torch.full_like(like, torch.inf)
+        self.best = self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
         self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
         self.steps = torch.zeros_like(like, dtype=torch.long)
@@ -166,9 +171,9 @@ class _Judge:
             scale = torch.maximum(scale, self.eps * self.first_scale)
             return torch.where(norm == 0, norm, norm / scale), norm <= self.tol * scale
         target = self.tol * self.root_scale
-        if not method.backtracks:  # a root met at the start: below eps ||z|| the residual is round-off
-            target = torch.maximum(target, self.eps * row_norm(z))
-        return torch.where(norm == 0, norm, norm / self.root_scale), norm <= target
+        if method.unit_jacobian:  # a root met at the start: below this the residual is round-off
+            target = torch.maximum(target, 10 * self.eps * row_norm(z))
+        return torch.where(norm == 0, norm, norm / self.root_scale), (norm <= target) & torch.isfinite(target)
 
     def look(
         self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool
@@ -182,10 +187,11 @@ class _Judge:
         reached = reached if settled is None else reached | settled
         finite = torch.isfinite(norm)
         reached = reached & finite
-        better = self.active & ((norm < self.best_norm) | reached)
+        better = self.active & finite & (self._better(method.merit(), norm) | reached)
+        self.improved_at = self.improved_at.masked_fill(better | (norm < self.least_norm), step)
+        self.least_norm = torch.minimum(self.least_norm, torch.where(finite, norm, self.least_norm))
         stalled = step - self.improved_at >= self.options.patience
         ended = reached | stalled if method.backtracks else reached | stalled | ~finite
-        self.improved_at = self.improved_at.masked_fill(better, step)
         self.best_norm = torch.where(better, norm, self.best_norm)
         self.best = torch.where(better, residual, self.best)
         code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
@@ -198,6 +204,15 @@ class _Judge:
         (any_active, all_active), (_, all_better) = host_flags(self.active, better)
         self.best_z = z if all_better else torch.where(better.unsqueeze(1), z, self.best_z)
         return any_active, all_active
+
+    def _better(self, merit: Tensor | None, norm: Tensor) -> Tensor:
+        """Whether an iterate is better than the best so far: by its merit, and by its residual where that is equal."""
+        if merit is None:
+            return norm < self.best_norm
+        slack = 10 * self.eps * self.best_merit.abs().nan_to_num(posinf=0.0)
+        better = (merit < self.best_merit - slack) | ((merit <= self.best_merit + slack) & (norm < self.best_norm))
+        self.best_merit = torch.where(better & self.active & torch.isfinite(norm), merit, self.best_merit)
+        return better
 
     def solution(self, nfe: int) -> Solution:
         trace = torch.stack(self.trace) if self.options.trace else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..fixed_point_solvers.base import FixedPointSolver, Function, Method
 from ..linear_solvers.base import dot
+from ..modes import host_flags
 from ..operator import pullback
 from ..pytree import Ravel, tensor_leaves
 from ..solution import Solution
@@ -94,6 +95,7 @@ class LineSearch(Method):
     """
 
     backtracks = True
+    unit_jacobian = False
 
     def __init__(self, values: list[Tensor]) -> None:
         self.values = values
@@ -107,6 +109,9 @@ class LineSearch(Method):
         """The first trial along a direction, (systems, 1)."""
         return torch.ones_like(descent[:, :1])
 
+    def merit(self) -> Tensor:
+        return self.values[0]
+
     def step(self, z: Tensor, g: Tensor) -> Tensor:
         value = self.values[0].unsqueeze(1)
         if self.base is None:
@@ -119,13 +124,14 @@ class LineSearch(Method):
         self.base = torch.where(accept, z, self.base)
         self.base_value = torch.where(accept, value, self.base_value)
         self.descent = torch.where(accept, g, self.descent)
-        path = self.direction(self.base, self.descent, accept)
-        slope = -dot(self.descent, path)
-        downhill = slope < 0
-        path = torch.where(downhill, path, self.descent)
-        slope = torch.where(downhill, slope, -dot(self.descent, self.descent))
-        self.path = torch.where(accept, path, self.path)
-        self.slope = torch.where(accept, slope, self.slope)
+        if host_flags(accept)[0][0]:
+            path = self.direction(self.base, self.descent, accept)
+            slope = -dot(self.descent, path)
+            downhill = slope < 0
+            path = torch.where(downhill, path, self.descent)
+            slope = torch.where(downhill, slope, -dot(self.descent, self.descent))
+            self.path = torch.where(accept, path, self.path)
+            self.slope = torch.where(accept, slope, self.slope)
         zero = torch.zeros_like(value)
         self.low = torch.where(accept, zero, self.low)
         self.high = torch.where(accept, torch.full_like(value, torch.inf), self.high)

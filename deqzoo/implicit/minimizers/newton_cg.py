@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..fixed_point_solvers.base import Function
 from ..linear_solvers import CG
-from ..modes import host_flags
 from ..operator import jacobian
 from .line_search import LineSearch, Minimizer
 
@@ -41,8 +40,6 @@ class _NewtonCG(LineSearch):
         self.last: Tensor | None = None
 
     def direction(self, z: Tensor, descent: Tensor, accepted: Tensor) -> Tensor:
-        if self.last is not None and not host_flags(accepted)[0][0]:
-            return self.last
         hessian = jacobian(lambda x: -self.g(x), z, tags=("positive_definite",))
         solution = CG(tol=self.forcing)(hessian, torch.where(accepted, descent, torch.zeros_like(descent)))
         self.products += solution.nfe

@@ -58,10 +58,28 @@ def test_newton_converges_quadratically():
 @newtons
 @pytest.mark.parametrize("start", [1.5, 10.0, -100.0, 1e4])
 def test_the_line_search_brings_arctan_home_from_afar(solver, start):
-    """The full step diverges beyond 1.39."""
-    solution = solver()(torch.atan, torch.tensor([start], dtype=F64), root=True)
+    """The full step diverges beyond 1.39; from 1e4 the first one must be cut back by 1e4."""
+    solution = solver(max_steps=500)(torch.atan, torch.tensor([start], dtype=F64), root=True)
     assert solution.converged
     assert solution.value.abs().item() < 1e-9
+
+
+@newtons
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e12])
+def test_the_unit_of_the_equations_does_not_matter(solver, dtype, scale):
+    solution = solver()(lambda y: scale * (y**3 - 8), torch.tensor([5.0, 1.0], dtype=dtype), root=True)
+    assert solution.converged
+    assert_close(solution.value, torch.full((2,), 2.0), 100 * torch.finfo(dtype).eps ** 0.75)
+
+
+@newtons
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_unit_of_the_unknown_does_not_matter(solver, scale):
+    start = scale * torch.tensor([5.0, 1.0], dtype=F64)
+    solution = solver()(lambda y: (y / scale) ** 3 - 8, start, root=True)
+    assert solution.converged
+    assert_close(solution.value / scale, torch.full((2,), 2.0), 1e-10)
 
 
 @newtons

@@ -1,0 +1,446 @@
+"""Linear solvers against dense solves in float64: hard matrices, right-hand sides of any size, preconditioners."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deqzoo.implicit import CG, GMRES, Dense, LinearOperator, Neumann, Status
+from tests.implicit.solvers.helpers import (
+    DTYPES,
+    F64,
+    HostReads,
+    PeakBytes,
+    Recorded,
+    assert_close,
+    matrix_of_norm,
+    orthogonal,
+    randn,
+    symmetric_matrix,
+)
+
+POSITIVE = ["positive_definite"]
+N = 12
+
+
+def answer(matrix, b):
+    return torch.linalg.solve(matrix.double(), b.double().unsqueeze(-1)).squeeze(-1)
+
+
+def operator_of(matrix, tags=(), preconditioner=None):
+    """The dense operator with its products counted, and an optional preconditioner given as a matrix."""
+    plain = LinearOperator.from_matrix(matrix, tags)
+    precondition = None if preconditioner is None else (lambda v: v @ preconditioner.T)
+    return LinearOperator(Recorded(plain.mv), plain.rmv, plain.tags, precondition)
+
+
+def residual(matrix, x, b):
+    return ((matrix @ x.unsqueeze(-1)).squeeze(-1) - b).norm(dim=1) / b.norm(dim=1)
+
+
+MATRICES = {
+    "near the identity": torch.eye(N, dtype=F64) - matrix_of_norm(N, 0.8),
+    "non-normal": torch.eye(N, dtype=F64) + torch.triu(2 * randn(N, N, seed=1), 1),
+    "rotation": orthogonal(N),
+    "indefinite": symmetric_matrix(torch.linspace(-1, 1, N, dtype=F64) + 0.05),
+    "random": randn(N, N, seed=3) + 0.5 * torch.eye(N, dtype=F64),
+    "ill-conditioned": symmetric_matrix(torch.logspace(-4, 0, N, dtype=F64)),
+}
+SOLVERS = {"gmres": GMRES(restart=N), "dense": Dense()}
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES.keys())
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_hard_matrices_in_float64(solver, matrix):
+    b = randn(3, N, seed=4)
+    solution = solver(operator_of(matrix), b)
+    assert solution.converged.all()
+    assert (residual(matrix, solution.value, b) < 2e-12).all()
+    assert_close(solution.value, answer(matrix, b), 1e-7)
+
+
+@pytest.mark.parametrize("name", ["near the identity", "rotation", "indefinite"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_matrices_in_float32(solver, name):
+    matrix, b = MATRICES[name].float(), randn(3, N, seed=4, dtype=torch.float32)
+    solution = solver(operator_of(matrix), b)
+    assert solution.value.dtype == torch.float32
+    assert solution.converged.all()
+    assert_close(solution.value, answer(matrix, b), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cg_on_a_positive_definite_matrix(dtype):
+    matrix = symmetric_matrix(torch.logspace(0, 2, N, dtype=F64)).to(dtype)
+    b = randn(3, N, seed=1, dtype=dtype)
+    solution = CG()(operator_of(matrix, POSITIVE), b)
+    assert solution.converged.all()
+    assert_close(solution.value, answer(matrix, b), 2e2 * torch.finfo(dtype).eps ** 0.75)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    solver=st.sampled_from([GMRES(), GMRES(restart=3), CG(), Dense()]),
+    systems=st.integers(1, 4),
+    unknowns=st.integers(1, 8),
+    dtype=st.sampled_from(DTYPES),
+    exponent=st.integers(-30, 30),
+    seed=st.integers(0, 10_000),
+)
+def test_any_shape_and_size_of_the_right_hand_side(solver, systems, unknowns, dtype, exponent, seed):
+    """A matrix a system, right-hand sides from 1e-30 to 1e30."""
+    factors = randn(systems, unknowns, unknowns, seed=seed)
+    matrix = (torch.eye(unknowns, dtype=F64) + 0.3 * factors @ factors.mT / unknowns).to(dtype)
+    b = 10.0**exponent * randn(systems, unknowns, seed=seed + 1, dtype=dtype)
+    solution = solver(LinearOperator.from_matrix(matrix, POSITIVE), b)
+    assert solution.converged.all()
+    assert solution.value.shape == b.shape
+    assert solution.status.shape == solution.residual.shape == solution.steps.shape == (systems,)
+    assert_close(solution.value / 10.0**exponent, answer(matrix, b / 10.0**exponent), 20 * torch.finfo(dtype).eps ** 0.75)
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann(k=400)], ids=["gmres", "cg", "dense", "neumann"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-38, 1e30, 1e37])
+def test_the_relative_error_does_not_depend_on_the_size_of_b(solver, scale):
+    """Linear to the last digits from under 1e-23, where a float32 square underflows, to 1e37."""
+    matrix = (torch.eye(8, dtype=F64) - symmetric_matrix(torch.linspace(-0.8, 0.8, 8, dtype=F64))).float()
+    b = randn(2, 8, seed=1, dtype=torch.float32)
+    b = b / b.abs().max()
+    plain = solver(LinearOperator.from_matrix(matrix, POSITIVE), b)
+    scaled = solver(LinearOperator.from_matrix(matrix, POSITIVE), scale * b)
+    assert scaled.converged.all()
+    assert scaled.nfe == plain.nfe
+    assert_close(scaled.value.double() / scale, plain.value, 1e-5)
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+def test_rows_of_one_batch_may_differ_by_sixty_orders_of_magnitude(solver):
+    matrix = torch.eye(4, dtype=F64) - symmetric_matrix(torch.linspace(-0.01, 0.02, 4, dtype=F64))
+    b = randn(3, 4, seed=1) * torch.tensor([[1e-30], [1.0], [1e30]], dtype=F64)
+    solution = solver(LinearOperator.from_matrix(matrix, POSITIVE), b)
+    assert solution.converged.all()
+    for i in range(3):
+        assert_close(solution.value[i], answer(matrix, b)[i], 1e-10)
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+def test_a_right_hand_side_of_zero(solver):
+    operator = operator_of(torch.eye(3, dtype=F64) * 1.1, POSITIVE)
+    b = torch.zeros(2, 3, dtype=F64)
+    solution = solver(operator, b)
+    assert torch.equal(solution.value, b)
+    assert solution.converged.all()
+    assert solution.residual.tolist() == [0, 0]
+    if isinstance(solver, GMRES | CG):
+        assert operator.mv.calls == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+def test_a_right_hand_side_that_is_not_finite_spoils_its_row_alone(solver, bad):
+    matrix = torch.eye(3, dtype=F64) - symmetric_matrix(torch.tensor([0.01, 0.02, -0.02], dtype=F64))
+    b = randn(3, 3, seed=1)
+    b[1, 2] = bad
+    solution = solver(LinearOperator.from_matrix(matrix, POSITIVE), b)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED, Status.CONVERGED]
+    assert solution.value[1].isnan().all()
+    assert_close(solution.value[[0, 2]], answer(matrix, b[[0, 2]]), 1e-10)
+
+
+@pytest.mark.parametrize("solver", [GMRES(), Dense()], ids=["gmres", "dense"])
+def test_a_singular_matrix_is_reported(solver):
+    """Rank one less; the right-hand side of the first system is out of its range."""
+    matrix = symmetric_matrix(torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=F64))
+    null = torch.linalg.eigh(matrix).eigenvectors[:, 0]
+    solution = solver(operator_of(matrix), null.unsqueeze(0) + 0.1)
+    assert not solution.converged.any()
+
+
+def test_gmres_solves_a_singular_system_that_is_consistent():
+    matrix = symmetric_matrix(torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=F64))
+    b = randn(2, 4, seed=1) @ matrix
+    solution = GMRES()(operator_of(matrix), b)
+    assert solution.converged.all()
+    assert_close(solution.value @ matrix, b, 1e-11)
+
+
+def test_gmres_on_the_operator_zero_and_on_a_nilpotent_one():
+    b = randn(2, 4, seed=1)
+    for matrix in (torch.zeros(4, 4, dtype=F64), torch.diag(torch.ones(3, dtype=F64), 1)):
+        solution = GMRES()(operator_of(matrix), b)
+        assert not solution.converged.any()
+        assert torch.isfinite(solution.value).all()
+        assert solution.nfe < 60
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+def test_an_operator_that_is_nan_diverges(solver):
+    solution = solver(LinearOperator(lambda v: v * math.nan, tags=("positive_definite",)), randn(2, 3, seed=1))
+    assert solution.status.tolist() == [Status.DIVERGED] * 2
+
+
+# --- conjugate gradients ---
+
+
+def test_cg_needs_the_tag():
+    with pytest.raises(ValueError, match=r"positive_definite.*GMRES"):
+        CG()(LinearOperator.from_matrix(torch.eye(2)), torch.ones(1, 2))
+    with pytest.raises(ValueError, match="positive_definite"):
+        CG()(LinearOperator.from_matrix(torch.eye(2), ["symmetric"]), torch.ones(1, 2))
+
+
+def test_cg_reports_bad_curvature_and_the_other_systems_go_on():
+    matrices = torch.stack([torch.eye(3, dtype=F64), torch.diag(torch.tensor([1.0, -2.0, 1.0], dtype=F64))])
+    b = torch.ones(2, 3, dtype=F64)
+    solution = CG()(LinearOperator.from_matrix(matrices, POSITIVE), b)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.BAD_CURVATURE]
+    assert_close(solution.value[0], b[0], 1e-12)
+    assert torch.isfinite(solution.value).all()
+
+
+def test_cg_ends_within_the_number_of_distinct_eigenvalues():
+    matrix = symmetric_matrix(torch.tensor([1.0] * 5 + [3.0] * 5 + [7.0] * 2, dtype=F64))
+    solution = CG()(operator_of(matrix, POSITIVE), randn(2, 12, seed=1))
+    assert solution.converged.all()
+    assert solution.nfe == 3
+
+
+# --- GMRES ---
+
+
+def test_gmres_has_the_smallest_residual_of_the_krylov_space():
+    matrix, b = MATRICES["random"], randn(1, N, seed=1)
+    for steps in (1, 3, 6):
+        space = [b[0]]
+        for _ in range(steps - 1):
+            space.append(matrix @ space[-1])
+        images = torch.linalg.qr(torch.stack([matrix @ v for v in space], dim=1)).Q
+        smallest = (b[0] - images @ (images.T @ b[0])).norm() / b.norm()
+        solution = GMRES(max_steps=steps)(operator_of(matrix), b)
+        assert_close(residual(matrix, solution.value, b)[0], smallest, 1e-8)
+        assert_close(solution.residual[0], smallest, 1e-8)
+
+
+@pytest.mark.parametrize("restart", [2, 4, 40])
+def test_gmres_restarts(restart):
+    matrix, b = torch.eye(40, dtype=F64) - matrix_of_norm(40, 0.9), randn(3, 40, seed=1)
+    solution = GMRES(restart=restart)(operator_of(matrix), b)
+    assert solution.converged.all()
+    assert (residual(matrix, solution.value, b) <= 2e-12).all()
+
+
+def test_gmres_keeps_no_more_vectors_than_restart():
+    """On a map of no cost to memory, so that only the solver's own tensors count."""
+    scale, b = torch.linspace(1, 20, 1000, dtype=F64), randn(1, 1000, seed=1)
+    peaks = []
+    for max_steps in (40, 400):
+        with PeakBytes() as peak:
+            GMRES(restart=10, max_steps=max_steps, tol=0.0)(LinearOperator(lambda v: v * scale), b)
+        peaks.append(peak.peak)
+    state = b.numel() * 8
+    assert peaks[1] <= peaks[0] + state
+    assert peaks[1] < (16 + 12 + 12) * state  # capacity doubles to 11, old and new side by side, temporaries
+
+
+def test_each_system_stops_on_its_own():
+    eye = torch.eye(N, dtype=F64)
+    matrices = torch.stack([2 * eye, eye - matrix_of_norm(N, 0.9), symmetric_matrix(torch.linspace(1, 3, N, dtype=F64))])
+    b = randn(3, N, seed=1)
+    together = GMRES(restart=N)(LinearOperator.from_matrix(matrices), b)
+    assert together.converged.all()
+    assert together.steps[0] == 1
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = GMRES(restart=N)(LinearOperator.from_matrix(matrices[one]), b[one])
+        assert torch.equal(alone.steps, together.steps[one])
+        assert_close(together.value[one], alone.value, 1e-11)
+
+
+# --- the report ---
+
+
+@pytest.mark.parametrize("solver", [GMRES(), GMRES(restart=3), CG()], ids=["gmres", "gmres(3)", "cg"])
+def test_nfe_is_the_number_of_products_and_the_residual_is_true(solver):
+    matrix = symmetric_matrix(torch.linspace(1, 10, N, dtype=F64))
+    b = randn(3, N, seed=1)
+    operator = operator_of(matrix, POSITIVE)
+    solution = solver(operator, b)
+    assert solution.nfe == operator.mv.calls
+    assert torch.allclose(solution.residual, residual(matrix, solution.value, b), rtol=0.1, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "solver", [GMRES(max_steps=4), GMRES(max_steps=4, restart=2), CG(max_steps=4)], ids=["gmres", "gmres(2)", "cg"]
+)
+def test_the_step_limit_is_kept_and_reported(solver):
+    matrix = symmetric_matrix(torch.logspace(0, 3, N, dtype=F64))
+    operator = operator_of(matrix, POSITIVE)
+    b = randn(2, N, seed=1)
+    solution = solver(operator, b)
+    assert solution.status.tolist() == [Status.MAX_STEPS] * 2
+    assert operator.mv.calls == solution.nfe <= 4
+    assert_close(solution.residual, residual(matrix, solution.value, b), 1e-6)
+
+
+def test_dense_counts_a_product_a_column():
+    operator = operator_of(MATRICES["random"])
+    assert Dense()(operator, randn(3, N)).nfe == operator.mv.calls == N
+
+
+def test_a_tolerance_below_round_off_ends_with_the_best_there_is():
+    matrix, b = torch.eye(N, dtype=F64) - matrix_of_norm(N, 0.8), randn(2, N, seed=1)
+    for solver in (GMRES(tol=0.0), GMRES(tol=0.0, restart=4)):
+        solution = solver(operator_of(matrix), b)
+        assert (residual(matrix, solution.value, b) < 1e-14).all()
+        assert solution.nfe < 200
+
+
+def test_gmres_reads_the_host_a_few_times_a_step():
+    """Only where it must decide to go on: once a step, and a few times a cycle."""
+    b = randn(2, N, seed=1)
+    with HostReads() as reads:
+        solution = GMRES(restart=N)(LinearOperator.from_matrix(MATRICES["random"]), b)
+    assert reads.count <= solution.nfe + 6
+
+
+# --- warm start, preconditioner, transpose ---
+
+
+@pytest.mark.parametrize("solver", [GMRES(tol=1e-8), CG(tol=1e-8)], ids=["gmres", "cg"])
+@pytest.mark.parametrize("scale", [1e-20, 1.0])
+def test_a_warm_start_saves_products(solver, scale):
+    matrix = symmetric_matrix(torch.linspace(1, 50, 40, dtype=F64))
+    b = scale * randn(2, 40, seed=1)
+    operator = LinearOperator.from_matrix(matrix, POSITIVE)
+    cold = solver(operator, b)
+    near = cold.value * (1 + 1e-6 * randn(2, 40, seed=2))
+    warm = solver(operator, b, near)
+    assert warm.converged.all()
+    assert warm.nfe < 0.6 * cold.nfe
+    assert_close(warm.value, cold.value, 1e-6)
+    assert solver(operator, b, cold.value).nfe <= 2
+
+
+def test_every_solver_takes_a_warm_start():
+    matrix, b = torch.eye(4, dtype=F64) - matrix_of_norm(4, 0.5), randn(2, 4, seed=1)
+    start = answer(matrix, b) + 0.01
+    for solver in (GMRES(), Dense(), Neumann(k=60)):
+        assert_close(solver(operator_of(matrix), b, start).value, answer(matrix, b), 1e-10)
+    exact = Neumann(k=0)(operator_of(matrix), b, answer(matrix, b))
+    assert_close(exact.value, answer(matrix, b), 1e-13)
+
+
+@pytest.mark.parametrize("kind", ["exact", "near", "diagonal", "scaled"])
+@pytest.mark.parametrize("solver", [GMRES(), GMRES(restart=4), CG()], ids=["gmres", "gmres(4)", "cg"])
+def test_a_preconditioner_changes_the_cost_and_not_the_result(solver, kind):
+    diagonal = torch.logspace(0, 3, N, dtype=F64)
+    matrix = torch.diag(diagonal) + symmetric_matrix(torch.linspace(0, 0.5, N, dtype=F64))
+    inverse = {
+        "exact": torch.linalg.inv(matrix),
+        "near": torch.linalg.inv(matrix + 0.01 * torch.diag(diagonal)),
+        "diagonal": torch.diag(1 / matrix.diagonal()),
+        "scaled": 1e-12 * torch.diag(1 / matrix.diagonal()),
+    }[kind]
+    b = randn(2, N, seed=1)
+    plain = operator_of(matrix, POSITIVE)
+    with_it = operator_of(matrix, POSITIVE, inverse)
+    expected = answer(matrix, b)
+    cost = solver(plain, b).nfe
+    solution = solver(with_it, b)
+    assert solution.converged.all()
+    assert_close(solution.value, expected, 1e-8)
+    assert torch.allclose(solution.residual, residual(matrix, solution.value, b), rtol=0.2, atol=1e-13)
+    assert solution.nfe <= (2 if kind == "exact" else cost)
+
+
+def test_an_unhelpful_preconditioner_does_not_change_the_result_either():
+    matrix, b = MATRICES["random"], randn(2, N, seed=1)
+    operator = operator_of(matrix, preconditioner=orthogonal(N, seed=7))
+    solution = GMRES(restart=N)(operator, b)
+    assert solution.converged.all()
+    assert_close(solution.value, answer(matrix, b), 1e-8)
+
+
+def test_the_transposed_system_uses_the_transposed_preconditioner():
+    """A non-symmetric inverse, exact: two products at most, which its transpose alone allows."""
+    matrix = MATRICES["non-normal"]
+    b = randn(2, N, seed=1)
+    operator = operator_of(matrix, preconditioner=torch.linalg.inv(matrix)).T
+    solution = GMRES()(operator, b)
+    assert solution.converged.all()
+    assert solution.nfe <= 2
+    assert_close(solution.value, answer(matrix.T, b), 1e-9)
+
+
+# --- Neumann, shapes, options ---
+
+
+@pytest.mark.parametrize("k", [0, 1, 5])
+def test_neumann_is_the_truncated_series(k):
+    jacobian, b = matrix_of_norm(5, 0.6), randn(2, 5, seed=1)
+    operator = operator_of(torch.eye(5, dtype=F64) - jacobian)
+    expected = sum((torch.linalg.matrix_power(jacobian, i) @ b.T).T for i in range(k + 1))
+    solution = Neumann(k=k)(operator, b)
+    assert_close(solution.value, expected, 1e-13)
+    assert solution.nfe == operator.mv.calls == k
+    assert solution.steps.tolist() == [k, k]
+    exact = answer(torch.eye(5, dtype=F64) - jacobian, b)
+    assert (solution.value - exact).norm(dim=1).max() <= 0.6 ** (k + 1) / 0.4 * b.norm(dim=1).max()
+
+
+def test_neumann_with_a_preconditioner_is_richardsons_iteration():
+    matrix, b = torch.diag(torch.logspace(0, 4, 6, dtype=F64)) + 0.1 * randn(6, 6, seed=1), randn(2, 6, seed=2)
+    solution = Neumann(k=40)(operator_of(matrix, preconditioner=torch.diag(1 / matrix.diagonal())), b)
+    assert solution.converged.all()
+    assert_close(solution.value, answer(matrix, b), 1e-10)
+
+
+def test_a_series_that_diverges_is_reported():
+    solution = Neumann(k=2000)(operator_of(-3 * torch.eye(2, dtype=F64)), torch.ones(1, 2, dtype=F64))
+    assert solution.status.tolist() == [Status.DIVERGED]
+    assert Neumann(k=3)(operator_of(-3 * torch.eye(2)), torch.ones(1, 2)).status.tolist() == [Status.MAX_STEPS]
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_empty_batches_and_empty_systems(solver, shape):
+    solution = solver(LinearOperator(lambda v: 2 * v, tags=("positive_definite",)), torch.zeros(shape))
+    assert solution.value.shape == shape
+    assert solution.status.shape == (shape[0],)
+    assert solution.converged.all()
+
+
+@pytest.mark.parametrize("solver", [GMRES(), CG(), Dense(), Neumann()], ids=["gmres", "cg", "dense", "neumann"])
+def test_the_arguments_are_not_written_to(solver):
+    b, start = randn(2, 3, seed=1), randn(2, 3, seed=2)
+    kept = b.clone(), start.clone()
+    solver(LinearOperator.from_matrix(1.1 * torch.eye(3, dtype=F64), POSITIVE), b, start)
+    assert torch.equal(b, kept[0])
+    assert torch.equal(start, kept[1])
+
+
+def test_under_autocast_a_solve_runs_in_the_precision_of_b():
+    matrix, b = (torch.eye(8) - 0.1 * randn(8, 8, dtype=torch.float32)), randn(2, 8, seed=1, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for solver in (GMRES(), Dense()):
+            assert_close(solver(LinearOperator.from_matrix(matrix), b).value, answer(matrix, b), 1e-4)
+
+
+def test_bad_options_are_errors():
+    with pytest.raises(ValueError, match="restart >= 1"):
+        GMRES(restart=0)
+    with pytest.raises(ValueError, match="k >= 0"):
+        Neumann(k=-1)
+    with pytest.raises(ValueError, match="systems, unknowns"):
+        GMRES()(LinearOperator.from_matrix(torch.eye(2)), torch.ones(2))
+    for solver in (GMRES, CG, Neumann, Dense):
+        with pytest.raises(ValueError, match="tol"):
+            solver(tol=-1.0)
+    for solver in (GMRES, CG):
+        with pytest.raises(ValueError, match="max_steps"):
+            solver(max_steps=-1)

@@ -1,0 +1,491 @@
+"""The faults of other libraries, each a test that passes here: first torchdeq's, then TorchOpt's and its neighbours'."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from deqzoo.implicit import (
+    CG,
+    GMRES,
+    LBFGS,
+    Anderson,
+    Broyden,
+    Dense,
+    GradientDescent,
+    Implicit,
+    ImplicitFunction,
+    Neumann,
+    Newton,
+    NonConvergenceError,
+    NonConvergenceWarning,
+    OneStep,
+    Phantom,
+    Picard,
+    Status,
+    Unrolled,
+    argmin,
+    fixed_point,
+    make_gradient,
+    make_solver,
+    root,
+    spectral_radius,
+)
+from deqzoo.nn import DEQ
+from tests.implicit.solvers.helpers import (
+    F64,
+    Recorded,
+    affine,
+    affine_answer,
+    assert_close,
+    matrix_of_norm,
+    orthogonal,
+    randn,
+    symmetric_matrix,
+    true_residual,
+)
+
+
+class Cell(nn.Module):
+    """tanh(W z + x), a contraction, with dropout on request."""
+
+    def __init__(self, n=6, dropout=0.0, norm=0.7):
+        super().__init__()
+        self.linear = nn.Linear(n, n)
+        self.dropout = nn.Dropout(dropout)
+        with torch.no_grad():
+            self.linear.weight.copy_(matrix_of_norm(n, norm, seed=5))
+
+    def forward(self, z, x):
+        return torch.tanh(self.dropout(self.linear(z)) + x)
+
+
+def exact(cell, **options):
+    """A DEQ solved, forward and backward, to the digits of its dtype."""
+    return DEQ(cell, solver=Anderson(max_steps=300), gradient=Implicit(GMRES()), on_failure="raise", **options)
+
+
+def unrolled(cell, x, steps=300):
+    z = torch.zeros_like(x)
+    for _ in range(steps):
+        z = cell(z, x)
+    return z
+
+
+# --- torchdeq ---
+
+
+def test_torchdeq_double_backward_is_silently_wrong():
+    """A Hessian-vector product in the input and the weights, against the unrolled iteration."""
+    cell, x, v = Cell().double(), randn(3, 6, seed=1).requires_grad_(), randn(3, 6, seed=2)
+    products = []
+    for solve in (exact(cell), lambda x: unrolled(cell, x)):
+        loss = (solve(x) ** 3).sum()
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        products.append(torch.autograd.grad((slope * v).sum(), [x, cell.linear.weight]))
+    for ours, reference in zip(*products, strict=True):
+        assert reference.norm() > 0.01
+        assert_close(ours, reference, 1e-9)
+
+
+def test_torchdeq_torch_func_transforms_raise():
+    x, v = randn(6, seed=1), randn(6, seed=2)
+    matrix = matrix_of_norm(6, 0.7)
+
+    def loss(x):
+        return fixed_point(lambda z, x: torch.tanh(matrix @ z + x), torch.zeros_like(x), x).pow(3).sum()
+
+    def reference(x):
+        z = torch.zeros_like(x)
+        for _ in range(300):
+            z = torch.tanh(matrix @ z + x)
+        return z.pow(3).sum()
+
+    assert_close(torch.func.grad(loss)(x), torch.func.grad(reference)(x), 1e-10)
+    assert_close(torch.func.jvp(loss, (x,), (v,))[1], torch.func.jvp(reference, (x,), (v,))[1], 1e-10)
+    batch = torch.stack([x, v])
+    assert_close(torch.func.vmap(torch.func.grad(loss))(batch), torch.func.vmap(torch.func.grad(reference))(batch), 1e-10)
+    assert_close(torch.func.hessian(loss)(x), torch.func.hessian(reference)(x), 1e-9)
+
+
+@pytest.mark.parametrize("gradient", [Implicit(GMRES(tol=1e-2)), Phantom(), OneStep(), Unrolled()], ids=repr)
+def test_torchdeq_backward_under_bfloat16_autocast_crashes(gradient):
+    cell, x = Cell(), randn(4, 6, seed=1, dtype=torch.float32).requires_grad_()
+    solver = Picard(tol=1e-2) if isinstance(gradient, Unrolled) else Anderson(tol=1e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = DEQ(cell, solver=solver, gradient=gradient)(x)
+    z.float().pow(2).sum().backward()  # outside of autocast, as trainers do
+    exact(cell)(x).pow(2).sum().backward(inputs=[cell.linear.bias])
+    assert x.grad.dtype == cell.linear.weight.grad.dtype == torch.float32
+    if not isinstance(gradient, Phantom | OneStep):
+        reference = torch.autograd.grad(exact(cell)(x).pow(2).sum(), x)[0]
+        assert_close(x.grad, reference, 0.05)
+
+
+def test_torchdeq_spectral_radius_fails_under_inference_mode():
+    cell = Cell().eval()
+    deq = DEQ(cell, solver=Anderson(tol=1e-6))
+    with torch.inference_mode():
+        x = torch.ones(2, 6)
+        radius = deq.spectral_radius(x, deq(x))
+    assert radius.shape == (2,)
+    assert (radius > 0.05).all()
+    assert (radius < 0.7 + 1e-4).all()
+
+
+@pytest.mark.parametrize("gradient", [Implicit(), Phantom(steps=60), Unrolled()], ids=["implicit", "phantom", "unrolled"])
+def test_torchdeq_two_forwards_before_one_backward_hang(gradient):
+    cell = Cell().double()
+    solver = Picard(max_steps=300)
+    deq = DEQ(cell, solver=solver, gradient=gradient)
+    a, b = randn(3, 6, seed=1).requires_grad_(), randn(2, 6, seed=2).requires_grad_()
+    (deq(a).pow(2).sum() * deq(b).pow(3).sum()).backward()
+    ours = [a.grad, b.grad, cell.linear.weight.grad]
+    reference = torch.autograd.grad(
+        unrolled(cell, a).pow(2).sum() * unrolled(cell, b).pow(3).sum(), [a, b, cell.linear.weight]
+    )
+    for x, y in zip(ours, reference, strict=True):
+        assert_close(x, y, 1e-7)
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden], ids=["picard", "anderson", "broyden"])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_torchdeq_an_infinite_iterate_turns_the_best_one_into_nan(solver, bad):
+    """The second sample's third value is not finite; what is returned is its best iterate before."""
+    f = Recorded(lambda z: 0.5 * torch.cos(z) + (torch.tensor([[0.0], [bad]]) if f.calls == 3 else 0.0))
+    solution = solver(tol=1e-12, max_steps=20)(f, torch.ones(2, 3, dtype=F64), batch_dims=1)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED]
+    assert torch.isfinite(solution.value).all()
+    assert solution.residual[1] < 0.7
+    assert any(torch.equal(solution.value[1], z[1]) for z in f.points[:2])
+
+
+@pytest.mark.parametrize("memory", [5, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_torchdeq_broyden_with_a_short_memory_gives_nan(memory, dtype):
+    matrix, x = matrix_of_norm(128, 0.95, dtype=dtype), randn(8, 128, seed=1, dtype=dtype)
+    solution = Broyden(memory=memory, tol=1e-5, trace=True)(affine(matrix), torch.zeros_like(x), x, batch_dims=1)
+    assert solution.nfe > memory + 1
+    assert torch.isfinite(solution.trace).all()
+    assert solution.converged.all()
+    assert_close(solution.value, affine_answer(matrix, x), 1e-3)
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden], ids=["picard", "anderson", "broyden"])
+def test_torchdeq_a_batch_of_one_stops_before_its_tolerance(solver):
+    """Its stagnation test reduces over the batch; ours is each sample's own."""
+    matrix, x = symmetric_matrix(torch.linspace(-0.9, 0.9, 64, dtype=F64)), randn(16, 64, seed=1)
+    for i in range(0, 16, 5):
+        one = x[i : i + 1]
+        solution = solver(tol=1e-3, max_steps=300)(affine(matrix), torch.zeros_like(one), one, batch_dims=1)
+        assert solution.converged.all()
+        assert (true_residual(affine(matrix), solution.value, one) <= 1e-3).all()
+
+
+def test_torchdeq_ignores_unknown_options():
+    with pytest.raises(ValueError, match=r"tolerance.*Valid:.*tol.*max_steps"):
+        make_solver("anderson", tolerance=1e-3)
+    with pytest.raises(ValueError, match=r"andersen.*did you mean 'anderson'.*picard"):
+        make_solver("andersen")
+    with pytest.raises(ValueError, match=r"taps.*Valid: steps, damping"):
+        make_gradient("phantom", taps=3)
+    with pytest.raises(ValueError, match="stop"):
+        make_solver("broyden", stop="relative")
+    with pytest.raises(TypeError):
+        Anderson(stop_mode="rel")
+    with pytest.raises(TypeError):
+        fixed_point(torch.cos, torch.zeros(1), stop_mode="rel")
+    with pytest.raises(TypeError):
+        DEQ(Cell(), f_solver="anderson")
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden], ids=["picard", "anderson", "broyden"])
+def test_torchdeq_ignores_the_relative_stop(solver):
+    matrix, x = matrix_of_norm(32, 0.9), 1e5 * randn(4, 32, seed=1)
+    arguments = (affine(matrix), torch.zeros_like(x), x)
+    relative = solver(tol=1e-3, stop="rel")(*arguments, batch_dims=1)
+    absolute = solver(tol=1e-3, stop="abs", max_steps=400)(*arguments, batch_dims=1)
+    assert relative.nfe < absolute.nfe
+    assert (true_residual(affine(matrix), relative.value, x) <= 1e-3).all()
+    assert (true_residual(affine(matrix), absolute.value, x, stop="abs") <= 1e-3).all()
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden], ids=["picard", "anderson", "broyden"])
+@pytest.mark.parametrize("max_steps", [1, 2])
+def test_torchdeq_one_or_two_steps_return_the_start(solver, max_steps):
+    x = randn(2, 4, seed=1)
+    solution = solver(max_steps=max_steps)(lambda z, x: 0.3 * torch.cos(z) + x, torch.zeros_like(x), x, batch_dims=1)
+    assert not torch.equal(solution.value, torch.zeros_like(x))
+    assert (solution.residual < 0.2).all()
+
+
+@pytest.mark.parametrize("gradient", [Implicit(), Phantom(), OneStep(), Unrolled()], ids=repr)
+def test_torchdeq_crashes_on_an_empty_batch(gradient):
+    cell = Cell()
+    deq = DEQ(cell, solver=Picard(), gradient=gradient)
+    x = torch.zeros(0, 6, requires_grad=True)
+    z = deq(x)
+    z.sum().backward()
+    assert z.shape == x.grad.shape == (0, 6)
+    assert deq.solution.converged.shape == (0,)
+    assert cell.linear.weight.grad is None or not cell.linear.weight.grad.any()
+
+
+def test_torchdeq_deepcopy_fails_after_weight_norm():
+    cell = Cell()
+    nn.utils.parametrizations.weight_norm(cell.linear)
+    deq = exact(cell)
+    x = randn(2, 6, seed=1, dtype=torch.float32)
+    z = deq(x)
+    z.sum().backward()
+    twin = copy.deepcopy(deq)
+    again = twin(x)
+    assert torch.equal(again, z)
+    again.sum().backward()
+    for a, b in zip(deq.parameters(), twin.parameters(), strict=True):
+        assert a is not b
+        assert torch.equal(b.grad, 2 * a.grad)  # the copy took the gradient along and added its own
+
+
+@pytest.mark.parametrize("gradient", [Implicit(), Phantom(), OneStep(), Unrolled()], ids=repr)
+def test_torchdeq_dropout_breaks_on_a_smaller_last_batch(gradient):
+    deq = DEQ(Cell(dropout=0.4), solver=Picard(max_steps=100), gradient=gradient)
+    for size in (4, 4, 3, 5):
+        x = randn(size, 6, seed=size, dtype=torch.float32).requires_grad_()
+        z = deq(x)
+        z.sum().backward()
+        assert z.shape == x.grad.shape == (size, 6)
+        assert deq.solution.converged.all(), "the mask must be one and the same within a solve"
+
+
+@pytest.mark.parametrize("radius", [0.9, 0.33])
+def test_torchdeq_reports_a_wrong_spectral_radius_for_complex_eigenvalues(radius):
+    """A scaled rotation; torchdeq finds .33 for .9."""
+    rotation = radius * torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    assert abs(spectral_radius(lambda z: rotation @ z, torch.ones(2)).item() - radius) < 1e-5
+    larger = radius * orthogonal(30)
+    found = spectral_radius(lambda z: z @ larger, torch.zeros(2, 30, dtype=F64), batch_dims=1, steps=30)
+    assert torch.allclose(found, torch.full((2,), radius, dtype=F64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_torchdeq_anderson_is_worse_than_plain_iteration_at_tight_tolerances(dtype):
+    """Its absolute ridge swamps the Gram matrix: 315 evaluations against 143."""
+    matrix = symmetric_matrix(torch.linspace(-0.9, 0.9, 128, dtype=F64)).to(dtype)
+    x = randn(16, 128, seed=1, dtype=dtype)
+    for tol in (1e-3, 1e-5, None):
+        arguments = (affine(matrix), torch.zeros_like(x), x)
+        anderson = Anderson(tol=tol, max_steps=1000)(*arguments, batch_dims=1)
+        picard = Picard(tol=tol, max_steps=1000)(*arguments, batch_dims=1)
+        assert anderson.converged.all()
+        assert anderson.nfe < 0.6 * picard.nfe
+
+
+@pytest.mark.parametrize("linear_solver", [GMRES(), Neumann(k=80), Dense()], ids=["gmres", "neumann", "dense"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_torchdeq_the_gradient_error_depends_on_the_scale_of_the_loss(linear_solver, dtype):
+    """Its backward stops at an absolute tolerance: a loss of 1e-6 has an error of 6e-3."""
+    cell = Cell().to(dtype)
+    x = randn(3, 6, seed=1, dtype=dtype).requires_grad_()
+    reference = torch.autograd.grad((unrolled(copy.deepcopy(cell).double(), x.double())).pow(2).sum(), x)[0]
+    deq = DEQ(cell, solver=Anderson(), gradient=Implicit(linear_solver))
+    z = deq(x)
+    for scale in (1e-30, 1e-6, 1.0, 1e6, 1e30):
+        (grad,) = torch.autograd.grad(z, x, 2 * z.detach() * scale, retain_graph=True)
+        assert_close(grad.double() / scale, reference, 1e-4 if dtype == torch.float32 else 1e-10)
+
+
+def test_torchdeq_gives_no_gradient_in_eval_mode():
+    cell, x = Cell().double(), randn(2, 6, seed=1).requires_grad_()
+    exact(cell).eval()(x).sum().backward()
+    assert_close(x.grad, torch.autograd.grad(unrolled(cell, x).sum(), x)[0], 1e-9)
+
+
+def test_torchdeq_allocates_memory_for_steps_that_are_not_taken():
+    """A limit of ten million steps costs nothing; the storage would be 5 GB."""
+    x = randn(8, 8, seed=1)
+    solution = Broyden(max_steps=10_000_000)(lambda z, x: 0.5 * torch.cos(z) + x, torch.zeros_like(x), x, batch_dims=1)
+    assert solution.converged.all()
+
+
+# --- TorchOpt, jaxopt, lineax ---
+
+
+@pytest.mark.parametrize("linear_solver", [Dense(), GMRES()], ids=["dense", "gmres"])
+def test_torchopt_keeps_only_the_diagonal_blocks_of_a_jacobian_of_several_tensors(linear_solver):
+    """Two coupled unknowns: 2 u + v.sum() = a, 3 v + u = b."""
+    a, b = randn(2, seed=1).requires_grad_(), randn(3, seed=2).requires_grad_()
+    coupling = randn(3, 2, seed=3)
+
+    def f(y, a, b):
+        u, v = y
+        return 2 * u + u**3 + coupling.T @ v - a, 3 * v + torch.sin(v) + coupling @ u - b
+
+    def solution(a, b):
+        start = (torch.zeros(2, dtype=F64), torch.zeros(3, dtype=F64))
+        return torch.cat(root(f, start, a, b, linear_solver=linear_solver))
+
+    y = solution(a, b).detach()
+    u, v = y[:2], y[2:]
+    jacobian = torch.cat(
+        [
+            torch.cat([torch.diag(2 + 3 * u**2), coupling.T], dim=1),
+            torch.cat([coupling, torch.diag(3 + torch.cos(v))], dim=1),
+        ]
+    )
+    inverse = torch.linalg.inv(jacobian)
+    to_a, to_b = torch.autograd.functional.jacobian(solution, (a, b))
+    assert_close(to_a, inverse[:, :2], 1e-9)
+    assert_close(to_b, inverse[:, 2:], 1e-9)
+
+
+def test_torchopt_double_backward_is_wrong():
+    """y^3 = a: y' = a^(-2/3) / 3, y'' = -2/9 a^(-5/3), y''' = 10/27 a^(-8/3)."""
+    a = torch.tensor(8.0, dtype=F64, requires_grad=True)
+    y = root(lambda y, a: y**3 - a, torch.ones((), dtype=F64), a)
+    (first,) = torch.autograd.grad(y, a, create_graph=True)
+    (second,) = torch.autograd.grad(first, a, create_graph=True)
+    (third,) = torch.autograd.grad(second, a)
+    for found, known in ((first, 1 / 12), (second, -2 / 9 / 32), (third, 10 / 27 / 256)):
+        assert_close(found, torch.tensor(known, dtype=F64), 1e-9)
+
+
+@pytest.mark.parametrize("linear_solver", [Dense(), GMRES()], ids=["dense", "gmres"])
+def test_torchopt_gives_a_scalar_root_the_gradient_zero(linear_solver):
+    a = torch.tensor(4.0, dtype=F64, requires_grad=True)
+    y = root(lambda y, a: y**2 - a, torch.ones((), dtype=F64), a, linear_solver=linear_solver)
+    y.backward()
+    assert y.shape == ()
+    assert_close(a.grad, torch.tensor(0.25), 1e-10)
+
+
+def test_torchopt_gives_captured_tensors_no_gradient():
+    captured = torch.tensor([2.0, 3.0], dtype=F64, requires_grad=True)
+    layer = nn.Linear(2, 2).double()
+
+    def objective(y):
+        return ((y - captured**2) ** 2).sum() + layer(y).pow(2).sum()
+
+    answer = argmin(objective, torch.zeros(2, dtype=F64), solver=LBFGS(tol=1e-11))
+    found = torch.autograd.grad(answer.sum(), [captured, layer.weight, layer.bias])
+
+    hessian = 2 * (torch.eye(2, dtype=F64) + layer.weight.T @ layer.weight)
+    closed = torch.linalg.solve(hessian, 2 * (captured**2 - layer.weight.T @ layer.bias))
+    known = torch.autograd.grad(closed.sum(), [captured, layer.weight, layer.bias])
+    for ours, reference in zip(found, known, strict=True):
+        assert_close(ours, reference, 1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e-30, 1e-36])
+def test_torchopt_cg_in_float32_returns_zero_for_a_small_cotangent(scale):
+    matrix = symmetric_matrix(torch.linspace(1, 9, 6, dtype=F64)).float()
+    b = randn(6, seed=1, dtype=torch.float32).requires_grad_()
+    y = argmin(lambda y, b: 0.5 * y @ matrix @ y - b @ y, torch.zeros(6), b, linear_solver=CG())
+    cotangent = randn(6, seed=2, dtype=torch.float32)
+    (grad,) = torch.autograd.grad(y, b, scale * cotangent)
+    assert_close(grad.double() / scale, torch.linalg.solve(matrix.double(), cotangent.double()), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda **o: fixed_point(lambda z: 1 - z, torch.zeros(2), solver=Picard(max_steps=5), **o),
+        lambda **o: root(lambda y: y**2 + 1, torch.ones(2), solver=Newton(max_steps=5), **o),
+        lambda **o: argmin(lambda y: -y.sum(), torch.ones(2), solver=GradientDescent(max_steps=5), **o),
+    ],
+    ids=["fixed_point", "root", "argmin"],
+)
+def test_torchopt_and_jaxopt_do_not_report_non_convergence(solve):
+    with pytest.warns(NonConvergenceWarning, match="did not converge"):
+        solve()
+    with pytest.raises(NonConvergenceError):
+        solve(on_failure="raise")
+    _, solution = solve(on_failure="ignore", return_solution=True)
+    assert not solution.converged
+
+
+def test_torchopt_does_not_report_an_adjoint_solve_that_fails():
+    a = torch.ones(30, dtype=F64, requires_grad=True)
+    matrix = randn(30, 30, seed=1)
+    y, solution = root(
+        lambda y, a: matrix @ y - a, torch.zeros(30, dtype=F64), a, linear_solver=GMRES(max_steps=3), return_solution=True
+    )
+    with pytest.warns(NonConvergenceWarning, match="adjoint"):
+        y.sum().backward()
+    assert solution.backward.status == Status.MAX_STEPS
+    assert solution.backward.residual > 1e-3
+
+
+def test_jaxopt_forward_mode_and_hessians_raise():
+    a, v = torch.tensor([2.0, 5.0], dtype=F64), torch.tensor([1.0, -1.0], dtype=F64)
+
+    def cube_root(a):
+        return root(lambda y, a: y**3 - a, torch.ones_like(a), a)
+
+    slope, curvature = a ** (-2 / 3) / 3, -2 / 9 * a ** (-5 / 3)
+    assert_close(torch.func.jvp(cube_root, (a,), (v,))[1], slope * v, 1e-9)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(cube_root(forward_ad.make_dual(a, v))).tangent
+    assert_close(tangent, slope * v, 1e-9)
+    assert_close(torch.func.jacfwd(cube_root)(a), torch.diag(slope), 1e-9)
+    assert_close(torch.func.hessian(lambda a: cube_root(a).sum())(a), torch.diag(curvature), 1e-9)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jacfwd", "vmap of grad", "hessian"])
+def test_jaxopt_closures_over_traced_values_raise(transform):
+    """The condition reads `a` from the scope around it, in place of taking it as an argument."""
+
+    def cube_root(a):
+        return root(lambda y: y**3 - a, torch.ones((), dtype=F64))
+
+    a = torch.tensor(8.0, dtype=F64)
+    if transform == "grad":
+        assert_close(torch.func.grad(cube_root)(a), torch.tensor(1 / 12, dtype=F64), 1e-9)
+    elif transform == "jacfwd":
+        assert_close(torch.func.jacfwd(cube_root)(a), torch.tensor(1 / 12, dtype=F64), 1e-9)
+    elif transform == "hessian":
+        assert_close(torch.func.hessian(cube_root)(a), torch.tensor(-2 / 9 / 32, dtype=F64), 1e-9)
+    else:
+        many = torch.tensor([1.0, 8.0, 27.0], dtype=F64)
+        assert_close(torch.func.vmap(torch.func.grad(cube_root))(many), many ** (-2 / 3) / 3, 1e-9)
+
+
+def test_lineax_loses_the_preconditioner_in_the_transpose():
+    """The exact inverse of a non-symmetric Jacobian: one product with it solves the adjoint, transposed alone."""
+    matrix = torch.eye(20, dtype=F64) + torch.triu(randn(20, 20, seed=1), 1)
+    inverse = torch.linalg.inv(matrix)
+    a = randn(20, seed=2).requires_grad_()
+
+    def solve(preconditioner=None):
+        y, solution = root(
+            lambda y, a: matrix @ y - a,
+            torch.zeros(20, dtype=F64),
+            a,
+            preconditioner=preconditioner,
+            return_solution=True,
+        )
+        cotangent = randn(20, seed=3)
+        (grad,) = torch.autograd.grad(y, a, cotangent)
+        assert_close(grad, torch.linalg.solve(matrix.T, cotangent), 1e-7)
+        return solution.backward.nfe
+
+    assert solve(lambda v, y, a: inverse @ v) <= 2
+    assert solve() > 10
+
+
+def test_a_solver_that_returns_a_captured_tensor_leaves_it_alone():
+    """Otherwise the graph would be attached to the user's own tensor."""
+    held = torch.tensor([2.0], dtype=F64)
+    a = torch.tensor([4.0], dtype=F64, requires_grad=True)
+    y = ImplicitFunction(lambda a: held, lambda y, a: y**2 - a)(a)
+    assert held.grad_fn is None
+    assert not held.requires_grad
+    with torch.no_grad():
+        quiet = ImplicitFunction(lambda a: held, lambda y, a: y**2 - a)(a)
+        quiet += 1
+    assert held.item() == 2
+    y.backward()
+    assert_close(a.grad, torch.tensor([0.25]), 1e-12)
