@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import CountCalls, HostReads, PeakBytes, environment, interleaved_medians, write_json
+from measure import CountCalls, HostReads, PeakBytes, environment, interleaved_medians, keep_freed_memory, write_json
 from problems import Problem, solver_problems
 from rich.console import Console
 from rich.table import Table
@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="only problems whose name contains TEXT")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     console = Console()
     if get_solver is None:
         console.print("torchdeq is not installed (pip install 'deqzoo\\[bench]'): ours alone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -102,6 +103,15 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     def total(self) -> int:
         """Bytes kept right now, each storage once."""
         return sum(size for storage, size in self._storages.items() if not storage.expired())
+
+
+def keep_freed_memory() -> None:
+    """Tell the C allocator (glibc) to keep what is freed, so that no solver is timed by the system's page faults."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc takes
 
 
 def cpu_time(call: Callable[[], Any]) -> float:

@@ -1,13 +1,16 @@
 """The problems that every benchmark here solves: seeds, spectra, weight scales, starts and tolerances in one place.
 
 Six fixed points z = f(z, x), from a convolutional block that costs milliseconds to a symmetric map whose slowest
-error shrinks by 1 % a step. Each leading index is a system of its own, and all systems must meet the tolerance.
+error shrinks by 1 % a step; each leading index is a system of its own, and all systems must meet the tolerance. Then a
+small DEQ classifier and a ridge regression, whose gradients are known independently of any library here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -122,11 +125,6 @@ class Problem:
         return self.residual(z) <= 1.05 * self.tol
 
 
-def images(batch: int, channels: int, size: int) -> Tensor:
-    """Standard normal input, (batch, channels, size, size)."""
-    return torch.randn(batch, channels, size, size)
-
-
 def solver_problems(quick: bool = False) -> list[Problem]:
     """The six problems of the solver table; `quick` shrinks them for a smoke run.
 
@@ -134,25 +132,96 @@ def solver_problems(quick: bool = False) -> list[Problem]:
     'symmetric, radius .99'
     """
     batch, size, n = (2, 4, 16) if quick else (32, 16, 256)
-    with torch.random.fork_rng(devices=[]):
 
-        def image_problem(name: str, f: nn.Module, tol: float, stop: Literal["rel", "abs"], steps: int) -> Problem:
-            x = images(batch, 48, size)
-            return Problem(name, f, x, torch.zeros_like(x), tol, stop, steps)
+    def images(name: str, f: Callable[[], nn.Module], tol: float, stop: Literal["rel", "abs"], steps: int) -> Problem:
+        with seeded():
+            x = torch.randn(batch, 48, size, size)
+            return Problem(name, f(), x, torch.zeros_like(x), tol, stop, steps)
 
-        def vector_problem(name: str, matrix: Tensor, steps: int) -> Problem:
+    def vectors(name: str, matrix: Callable[[], Tensor], steps: int) -> Problem:
+        with seeded():
             x = torch.randn(2 * batch, n, dtype=torch.float64)
-            return Problem(name, Affine(matrix), x, torch.zeros_like(x), 1e-6, "abs", steps)
+            return Problem(name, Affine(matrix()), x, torch.zeros_like(x), 1e-6, "abs", steps)
 
-        problems = []
-        for build in (
-            lambda: image_problem("conv block, relative 1e-3", ConvBlock(), 1e-3, "rel", 50),
-            lambda: image_problem("conv block, absolute 1e-3", ConvBlock(), 1e-3, "abs", 100),
-            lambda: image_problem("depthwise, relative 1e-3", Depthwise(), 1e-3, "rel", 50),
-            lambda: vector_problem("linear, norm .9", matrix_of_norm(n, 0.9), 100),
-            lambda: vector_problem("symmetric, radius .9", symmetric_matrix(n, 0.9), 400),
-            lambda: vector_problem("symmetric, radius .99", symmetric_matrix(n, 0.99), 2000),
-        ):
-            torch.manual_seed(0)  # each problem is the same whatever stands before it
-            problems.append(build())
-    return problems
+    return [
+        images("conv block, relative 1e-3", ConvBlock, 1e-3, "rel", 50),
+        images("conv block, absolute 1e-3", ConvBlock, 1e-3, "abs", 100),
+        images("depthwise, relative 1e-3", Depthwise, 1e-3, "rel", 50),
+        vectors("linear, norm .9", lambda: matrix_of_norm(n, 0.9), 100),
+        vectors("symmetric, radius .9", lambda: symmetric_matrix(n, 0.9), 400),
+        vectors("symmetric, radius .99", lambda: symmetric_matrix(n, 0.99), 2000),
+    ]
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Seed 0 inside; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+class Classifier(nn.Module):
+    """The convolutional DEQ of the gradient table, without its solver: block, mean over the image, linear head."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.block = ConvBlock()
+        self.head = nn.Linear(48, classes)
+
+    def loss(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the head at the fixed point z."""
+        return F.cross_entropy(self.head(z.mean(dim=(2, 3))), labels)
+
+
+def classifier_problem(quick: bool = False) -> tuple[Classifier, Tensor, Tensor]:
+    """(model, x, labels) with x of shape (32, 48, 16, 16)."""
+    batch, size = (2, 4) if quick else (32, 16)
+    with seeded():
+        return Classifier(), torch.randn(batch, 48, size, size), torch.randint(10, (batch,))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ridge:
+    """Ridge regression with one log-penalty a feature: which penalties serve the validation set best?
+
+    inner: w(t) = argmin_w |X w - y|^2 / 2 + w . exp(t) w / 2     outer: |X' w(t) - y'|^2 / 2
+
+    Both have closed forms, so that the hypergradient d outer / dt is known to round-off.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_validation: Tensor
+    y_validation: Tensor
+
+    def to(self, dtype: torch.dtype) -> Ridge:
+        """The same data in another precision."""
+        return Ridge(*(getattr(self, field.name).to(dtype) for field in dataclasses.fields(self)))
+
+    def solve(self, t: Tensor) -> Tensor:
+        """The minimiser w(t), in closed form."""
+        return torch.linalg.solve(self.x.T @ self.x + torch.diag(t.exp()), self.x.T @ self.y)
+
+    def stationarity(self, w: Tensor, t: Tensor) -> Tensor:
+        """The gradient of the inner objective, zero at w(t)."""
+        return self.x.T @ (self.x @ w - self.y) + t.exp() * w
+
+    def outer(self, w: Tensor) -> Tensor:
+        """The validation loss."""
+        return (self.x_validation @ w - self.y_validation).square().sum() / 2
+
+    def hypergradient(self, t: Tensor) -> Tensor:
+        """d outer / dt through the closed form, in float64: the reference."""
+        exact, t = self.to(torch.float64), t.detach().double().requires_grad_()
+        return torch.autograd.grad(exact.outer(exact.solve(t)), t)[0]
+
+
+def ridge_problem(quick: bool = False) -> Ridge:
+    """100 features, 200 samples each for training and validation, float64."""
+    n, d = (20, 10) if quick else (200, 100)
+    with seeded():
+        truth, draw = torch.randn(d, dtype=torch.float64), lambda: torch.randn(n, d, dtype=torch.float64)
+        x, x_validation = draw(), draw()
+        noise = torch.randn(2, n, dtype=torch.float64)
+        return Ridge(x, x @ truth + noise[0], x_validation, x_validation @ truth + noise[1])

@@ -82,6 +82,7 @@ class DEQClassifierConfig:
     warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
+    jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     # How it runs. null: where it pays (on CUDA).
     channels_last: bool | None = None
     compile: bool | None = None

@@ -25,7 +25,17 @@ Reading order
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
 """
 
-from .api import GRADIENTS, LINEAR_SOLVERS, MINIMIZERS, SOLVERS, argmin, fixed_point, make_gradient, make_solver, root
+from .api import (
+    GRADIENTS,
+    LINEAR_SOLVERS,
+    MINIMIZERS,
+    SOLVERS,
+    argmin,
+    fixed_point,
+    make_gradient,
+    make_solver,
+    root,
+)
 from .bridge import ImplicitFunction
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +17,7 @@ from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .minimizers import gradient as gradient_of
-from .modes import eager, in_transform, needs_derivative, no_derivatives
+from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
 from .pytree import Ravel, map_tensors, tensor_leaves
 from .root_solvers import Newton, NewtonKrylov
 from .solution import OnFailure, Solution
@@ -83,7 +84,7 @@ def fixed_point(
     if isinstance(gradient, Unrolled):
         solution = _unroll(f, z0, args, solver, gradient, batch_dims)
     else:
-        solution = _solve(solver, FixedPointSolver, f, z0, args, batch_dims, root=False)
+        solution = _solve("fixed_point", solver, f, z0, args, batch_dims)
     solution.check(on_failure, "fixed point")
     if isinstance(gradient, Implicit):
         implicit = ImplicitFunction(
@@ -136,7 +137,7 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
-    solution = _solve(Newton() if solver is None else solver, FixedPointSolver, f, y0, args, batch_dims, root=True)
+    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims)
     solution.check(on_failure, "root")
     implicit = ImplicitFunction(
         solve=_already_solved,
@@ -181,7 +182,7 @@ def argmin(
     >>> torch.autograd.grad(mean, x)[0]
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    solution = _solve(LBFGS() if solver is None else solver, Minimizer, objective, y0, args, batch_dims, root=True)
+    solution = _solve("argmin", LBFGS() if solver is None else solver, objective, y0, args, batch_dims)
     solution.check(on_failure, "argmin")
     implicit = ImplicitFunction(
         solve=_already_solved,
@@ -233,20 +234,19 @@ def _already_solved(*args: Any) -> Any:
 
 
 def _solve(
+    problem: Literal["fixed_point", "root", "argmin"],
     solver: Callable[..., Any],
-    expected: type[FixedPointSolver],
     f: Callable[..., Any],
     y0: Any,
     args: tuple[Any, ...],
     batch_dims: int,
-    root: bool,
 ) -> Solution:
     """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
     if isinstance(solver, FixedPointSolver):
-        if (expected is Minimizer) != isinstance(solver, Minimizer):
-            verb, mend = ("minimises", "argmin") if isinstance(solver, Minimizer) else ("solves", "fixed_point or root")
-            raise TypeError(f"{type(solver).__name__} {verb}: pass it to {mend}")
-        return solver(f, y0, *args, batch_dims=batch_dims, root=root)
+        if isinstance(solver, Minimizer) != (problem == "argmin"):
+            mend = "argmin" if isinstance(solver, Minimizer) else "fixed_point or root"
+            raise TypeError(f"{type(solver).__name__} does not serve here: pass it to {mend}")
+        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point")
     if not callable(solver) or isinstance(solver, type | LinearSolver):
         raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
     with no_derivatives():
@@ -263,14 +263,33 @@ def _unroll(
     """The solver's own iterations, recorded."""
     if not isinstance(solver, Picard):
         raise TypeError(f"Unrolled differentiates plain iteration: pass solver=Picard(...), not {solver!r}")
-    if gradient.checkpoint and not in_transform():
-        return solver(lambda z: checkpoint(f, z, *args, use_reentrant=False), z0, batch_dims=batch_dims, record=True)
-    return solver(f, z0, *args, batch_dims=batch_dims, record=True)
+
+    def step(z: Any, *args: Any) -> Any:
+        return (
+            checkpoint(f, z, *args, use_reentrant=False) if gradient.checkpoint and not in_transform() else f(z, *args)
+        )
+
+    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True)
+    idle = solution.steps == 0
+    if needs_derivative() and (solution.steps.numel() == 0 or host_flags(idle)[0][0]):
+        # A system that met the stop rule at its start has nothing on the tape: it takes one step there.
+        value, moved = solution.value, step(solution.value, *args)
+        ravel = Ravel(value, batch_dims)
+        chosen = [
+            torch.where(idle.reshape(idle.shape + (1,) * (a.dim() - idle.dim())), b.to(a.dtype), a)
+            for a, b in zip(tensor_leaves(value), tensor_leaves(moved), strict=True)
+        ]
+        solution.value, solution.nfe = ravel.restore(chosen), solution.nfe + 1
+    return solution
 
 
 def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...], return_solution: bool) -> Any:
+    held = weakref.ref(solution)  # a strong reference would tie the graph into a cycle: solution, value, graph, report
+
     def report(backward: Solution) -> None:
-        solution.backward = backward
+        target = held()
+        if target is not None:
+            target.backward = backward
 
     solution.value = implicit.differentiable(solution.value, *args, report=report)
     return (solution.value, solution) if return_solution else solution.value

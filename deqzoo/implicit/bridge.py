@@ -30,13 +30,24 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils import _pytree
 
-
+from .grads_batched import each_alone
 from .lifting import Lifted, check_complete, lift
 from .linear_solvers import GMRES, LinearSolver
-from .modes import eager, in_transform, is_vmapped, keep_autocast, needs_derivative, no_derivatives, peel, revive, unpack_tangent
-from .operator import LinearOperator, jacobian, pullback, transposed
+from .modes import (
+    eager,
+    in_transform,
+    is_grads_batched,
+    is_vmapped,
+    keep_autocast,
+    needs_derivative,
+    no_derivatives,
+    peel,
+    revive,
+    unpack_tangent,
+)
+from .operator import LinearOperator, check_tags, jacobian, pullback, transposed
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves
-from .solution import OnFailure, Solution
+from .solution import FAILURES, OnFailure, Solution
 
 Pullback = Callable[[Tensors], Tensors]
 Condition = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, other tensors) -> leaves of the residual
@@ -60,6 +71,8 @@ class System:
 
     def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
         """A^-1 b, or A^-T b, at the frozen point (y, inputs)."""
+        if any(is_grads_batched(t) for t in b):
+            return each_alone(lambda b: self.solve(y, inputs, b, transpose), b)
         ravel = Ravel(y, self.batch_dims)
         with no_derivatives():
             y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
@@ -68,8 +81,8 @@ class System:
             solution.check(self.on_failure, "adjoint solve" if transpose else "tangent solve")
         value = ravel.unflatten_leaves(solution.value)
         if self.report is not None and not in_transform():
-            statistics = (ravel.per_system(x) for x in (solution.status, solution.residual, solution.steps))
-            self.report(Solution(None, *statistics, nfe=solution.nfe))
+            status, residual, steps = map(ravel.per_system, (solution.status, solution.residual, solution.steps))
+            self.report(Solution(None, status, residual, steps, solution.nfe))
         return value
 
     def _operator(self, ravel: Ravel, y: Tensors, inputs: Tensors, transpose: bool) -> LinearOperator:
@@ -117,7 +130,7 @@ def attach(system: System, y: Tensors, inputs: Tensors, residual: Tensors | None
     if residual is None:
         residual = system.condition(y, inputs)
     if not any(t.requires_grad for t in residual):
-        return y
+        return tuple(t.clone() for t in y)
     return _Attach.apply(system, len(y), len(y), *y, *residual, *inputs)
 
 
@@ -165,6 +178,11 @@ class _Attach(torch.autograd.Function):
             u = system.solve(y, () if own else inputs, minus_g, transpose=True)
             u = tuple(t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True))
             return (None, None, None, *[None] * n, *u, *[None] * len(inputs))
+        if any(is_grads_batched(t) for t in g):
+            raise RuntimeError(
+                "is_grads_batched=True together with create_graph=True does not work through an implicit function; "
+                "use torch.func.vmap or torch.func.jacrev, which do"
+            )
         check_complete(system.condition, y, inputs)
         u = system.solve(y, inputs, minus_g, transpose=True)
         u = attach(system.adjoint(), u, (*y, *g, *inputs))
@@ -179,7 +197,9 @@ class _AttachInTransform(_Attach):
     """The same with forward mode and `vmap`. Apart, because `torch.compile` takes no function that defines `jvp`."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, system: System, n: int, m: int, *tensors: Tensor) -> tuple[Tensors, tuple[int, ...]]:
+    def vmap(
+        info: Any, in_dims: Any, system: System, n: int, m: int, *tensors: Tensor
+    ) -> tuple[Tensors, tuple[int, ...]]:
         """A batch of systems is a system with one more batch axis, whose condition is vmapped."""
         dims = in_dims[3:]
         y = tuple(
@@ -203,6 +223,8 @@ class _AttachInTransform(_Attach):
             vjp = pull_to_inputs(system.condition, y, inputs, moving)
             dF = pullback(vjp, tuple(torch.zeros_like(t) for t in y))[1](tuple(tangents[3 + n + i] for i in moving))
             v = system.solve(y, inputs, tuple(-t for t in dF), transpose=False)
+            if any(is_grads_batched(t) for t in dF):  # gradcheck's batched forward mode, which is first order
+                return v
             return attach(system.tangent(), v, (*y, *dF, *inputs))
 
 
@@ -254,6 +276,11 @@ class ImplicitFunction:
         vectorized: bool = False,
         on_failure: OnFailure = "warn",
     ) -> None:
+        if on_failure not in FAILURES:
+            raise ValueError(f"on_failure must be 'ignore', 'warn' or 'raise', got {on_failure!r}")
+        if batch_dims not in (0, 1):
+            raise ValueError(f"batch_dims must be 0 (one system) or 1 (each leading index a system), got {batch_dims}")
+        check_tags(tags)
         self.solve = solve
         self.conditions = conditions
         self.linear_solver = GMRES() if linear_solver is None else linear_solver
@@ -281,8 +308,10 @@ class ImplicitFunction:
         """A solution y that is at hand, as a differentiable function of `args`. `report` gets each adjoint solve."""
         ravel = Ravel(y, self.batch_dims)
         leaves = tuple(t.detach() for t in tensor_leaves(y))
+        if not torch.is_inference_mode_enabled():  # a solver may return its start, made under inference_mode
+            leaves = tuple(t.clone() if t.is_inference() else t for t in leaves)
         if not needs_derivative():
-            return ravel.restore(leaves)
+            return ravel.restore([t.clone() for t in leaves])  # the solver may have returned a tensor of the caller's
 
         arg_leaves, arg_structure = _pytree.tree_flatten(args)
         slots = [i for i, leaf in enumerate(arg_leaves) if isinstance(leaf, Tensor)]

@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-from .modes import at_level, carries_derivative, current_level, in_transform, is_wrapped, versions
+from .modes import (
+    at_level,
+    carries_derivative,
+    compiled_runs_eagerly,
+    current_level,
+    in_transform,
+    is_wrapped,
+    versions,
+)
 from .operator import reaches_leaf
 from .pytree import Tensors
 
@@ -90,7 +98,10 @@ class Lifted:
     def __call__(self, y: Tensors, inputs: Tensors) -> Tensors:
         if not inputs:
             return self._body(y, self._args)
-        with _Replace({id(old): new for old, new in zip(self.inputs, inputs, strict=True)}):
+        with (
+            compiled_runs_eagerly(),
+            _Replace({id(old): new for old, new in zip(self.inputs, inputs, strict=True)}),
+        ):
             return self._body(y, inputs[: len(self._args)])
 
 
@@ -108,7 +119,7 @@ def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
 def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tensor], Tensors]:
     """The watch, the tensors that the condition captures and that carry derivatives or are batched, and its value."""
     watch = _Watch()
-    with watch:
+    with compiled_runs_eagerly(), watch:
         value = body(y, args)
     given, transformed = {id(t) for t in (*y, *args)}, in_transform()
     read = {
@@ -122,7 +133,7 @@ def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tens
 def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:
     """Raise if the condition reads a tensor with derivatives that is neither y nor among `inputs`."""
     watch = _Watch()
-    with torch.enable_grad(), watch:
+    with torch.enable_grad(), compiled_runs_eagerly(), watch:
         value = condition(tuple(t.detach() for t in y), tuple(t.detach() for t in inputs))
     if in_transform():
         hidden = any(carries_derivative(t) for t in value)

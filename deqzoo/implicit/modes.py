@@ -39,6 +39,11 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def compiled_runs_eagerly() -> contextlib.AbstractContextManager[Any]:
+    """Inside, functions made by `torch.compile` run as written: they are watched, not traced."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+
+
 def in_transform() -> bool:
     """True under a `torch.func` transform or inside a forward-mode level."""
     return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
@@ -83,6 +88,11 @@ def is_vmapped(tensor: Tensor) -> bool:
     return False
 
 
+def is_grads_batched(tensor: Tensor) -> bool:
+    """True if the tensor is batched by `torch.autograd.grad(..., is_grads_batched=True)`."""
+    return bool(_functorch.is_legacy_batchedtensor(tensor))
+
+
 def peel(tensor: Tensor) -> Tensor:
     """The plain tensor below all `torch.func` wrappers, with the axes of every `vmap` visible."""
     while _functorch.is_functorch_wrapped_tensor(tensor):
@@ -122,7 +132,7 @@ def carries_derivative(tensor: Tensor) -> bool:
 
 def revive(tensor: Tensor) -> Tensor:
     """The tensor without the wrappers of `torch.func` levels that have ended (a `vjp` is called after its level)."""
-    while _functorch.is_dead_tensor_wrapper(tensor):
+    while _functorch.is_dead_tensor_wrapper(tensor):  # type: ignore[attr-defined]
         tensor = _functorch.get_unwrapped(tensor)
     return tensor
 
@@ -148,16 +158,16 @@ def no_derivatives() -> Iterator[None]:
 
 
 def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """`f`, always run under the autocast state of this moment: a backward pass runs outside of it otherwise."""
+    """`f`, always run under the autocast state of this moment, which a backward pass need not find again."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    if not enabled:
-        return f
 
-    def under_autocast(*args: Any) -> Any:
-        with torch.autocast(device, dtype=dtype, enabled=True):
+    def as_before(*args: Any) -> Any:
+        if not enabled and not torch.is_autocast_enabled(device):
+            return f(*args)
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
             return f(*args)
 
-    return under_autocast
+    return as_before
 
 
 @contextlib.contextmanager

@@ -20,6 +20,13 @@ Product = Callable[[Tensor], Tensor]
 TAGS = ("symmetric", "positive_definite")
 
 
+def check_tags(tags: Sequence[str]) -> None:
+    """Raise a ValueError that lists the valid tags if there is another."""
+    unknown = set(tags) - set(TAGS)
+    if unknown:
+        raise ValueError(f"unknown operator tag {sorted(unknown)}; valid: {', '.join(TAGS)}")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearOperator:
     """A linear map on matrices of shape (systems, unknowns), one square matrix A a row.
@@ -42,9 +49,7 @@ class LinearOperator:
     preconditioner: Product | None = None
 
     def __post_init__(self) -> None:
-        unknown = set(self.tags) - set(TAGS)
-        if unknown:
-            raise ValueError(f"unknown operator tag {sorted(unknown)}; valid: {', '.join(TAGS)}")
+        check_tags(self.tags)
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
@@ -89,7 +94,7 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
     second-order graph; `torch.func.vjp` serves inside transforms and under `inference_mode`, where no tape exists.
     """
     if in_transform() or torch.is_inference_mode_enabled():
-        value, vjp = torch.func.vjp(lambda *leaves: function(leaves), *point)
+        value, vjp = torch.func.vjp(lambda *leaves: function(leaves), *point)  # type: ignore[misc]
         return value, lambda cotangent: vjp(tuple(cotangent))
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -106,9 +111,7 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
         graph = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
         )
-        return torch.autograd.grad(
-            taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True
-        )
+        return torch.autograd.grad(taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True)
 
     return value, vjp_on_tape
 

@@ -114,7 +114,11 @@ def _check_leaves(leaves: list[Any], batch_dims: int) -> None:
         if not leaf.dtype.is_floating_point:
             raise TypeError(f"the unknown must be real floating point, got {leaf.dtype}; convert it with .float()")
         if leaf.dim() < batch_dims:
-            raise ValueError(f"batch_dims={batch_dims} needs that many leading batch axes on every tensor of the unknown")
+            raise ValueError(
+                f"batch_dims={batch_dims} needs that many leading batch axes on every tensor of the unknown"
+            )
         if leaf.shape[:batch_dims] != leaves[0].shape[:batch_dims]:
             sizes = [tuple(x.shape[:batch_dims]) for x in leaves if isinstance(x, Tensor)]
-            raise ValueError(f"batch_dims={batch_dims} needs the same leading size on every tensor of the unknown, got {sizes}")
+            raise ValueError(
+                f"batch_dims={batch_dims} needs the same leading size on every tensor of the unknown, got {sizes}"
+            )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from .modes import host_flags, in_transform
 
 OnFailure = Literal["ignore", "warn", "raise"]
+FAILURES: tuple[OnFailure, ...] = ("ignore", "warn", "raise")
 
 
 class Status(enum.IntEnum):
@@ -62,7 +65,7 @@ class Solution:
 
     def check(self, on_failure: OnFailure, what: str) -> None:
         """Warn or raise if a system did not converge. `what` names the solve in the message."""
-        if on_failure not in ("ignore", "warn", "raise"):
+        if on_failure not in FAILURES:
             raise ValueError(f"on_failure must be 'ignore', 'warn' or 'raise', got {on_failure!r}")
         if on_failure == "ignore":
             return
@@ -72,7 +75,7 @@ class Solution:
         message = f"{what}: {self.describe()}. Raise max_steps, loosen tol, or try another solver"
         if on_failure == "raise":
             raise NonConvergenceError(message)
-        warnings.warn(message, NonConvergenceWarning, stacklevel=3)
+        warnings.warn(message, NonConvergenceWarning, stacklevel=_level_of_caller())
 
     def describe(self) -> str:
         """A line for people: how many systems ended how, and the worst residual.
@@ -90,3 +93,12 @@ class Solution:
             f"{sum(counts[1:])} of {status.numel()} systems did not converge ({failed or 'none'}), "
             f"worst residual {worst:.1e} after {self.nfe} evaluations"
         )
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel` of the first frame outside of this package and torch: the line that the user wrote."""
+    inside = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    return level

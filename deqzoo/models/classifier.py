@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from deqzoo.implicit import Solution
 from deqzoo.models.equilibria import backward_metrics, forward_metrics
 from deqzoo.models.finite import check_gradients, check_step
+from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.models.optim import make_optimizer, make_schedule
 
 Batch = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ class Classifier(LightningModule):
         warmup: fraction of the steps during which the learning rate rises.
         label_smoothing: of the training loss.
         ema_decay: of the moving average of the weights that is validated, tested and exported; 0: none.
+        jacobian_penalty: factor of `deqzoo.models.jacobian.jacobian_penalty`, summed over the DEQ layers.
 
     It needs no Hydra: ``Trainer().fit(Classifier(network), datamodule)``.
     """
@@ -48,6 +50,7 @@ class Classifier(LightningModule):
         warmup: float = 0.05,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
+        jacobian_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= ema_decay < 1:
@@ -59,6 +62,10 @@ class Classifier(LightningModule):
             average = get_ema_multi_avg_fn(ema_decay)
             self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
+        self._penalties: list[Tensor] = []
+        if jacobian_penalty:
+            for deq in network.equilibria:  # type: ignore[union-attr]
+                deq.register_forward_hook(self._add_penalty)
         self._test: list[dict[str, Tensor]] = []
 
     @property
@@ -77,6 +84,11 @@ class Classifier(LightningModule):
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.hparams["label_smoothing"])
         check_step(loss, images, self._solutions(self.network), self.network, self._when())
         self._log("train", logits, labels, loss, self.network)
+        if self._penalties:
+            penalty = torch.stack(self._penalties).sum()
+            self._penalties.clear()
+            self.log("train/jacobian", penalty.detach())
+            loss = loss + self.hparams["jacobian_penalty"] * penalty
         return loss
 
     def on_after_backward(self) -> None:
@@ -145,6 +157,10 @@ class Classifier(LightningModule):
         self.log_dict(
             named, on_step=training, on_epoch=not training, batch_size=len(labels), sync_dist=not training
         )
+
+    def _add_penalty(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
+        if self.training and torch.is_grad_enabled():
+            self._penalties.append(jacobian_penalty(deq, inputs[0], z))
 
     def _when(self) -> str:
         batch = self.trainer.fit_loop.epoch_loop.batch_idx

@@ -50,6 +50,8 @@ class DEQClassifier(nn.Module):
         if not widths:
             raise ValueError("widths needs at least one stage")
         self.classes = tuple(classes)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         entries, stages = [], []

@@ -54,6 +54,8 @@ class DEQ(nn.Module):
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
+        if self.training:
+            _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
         f = _same_randomness(self.cell, tensor_leaves(z0)[0].device) if self.training else self.cell
@@ -80,16 +82,19 @@ class DEQ(nn.Module):
         """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
         return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> DEQ:
-        """A copy without the last solution, which may hang on a graph."""
-        copy = type(self).__new__(type(self))
-        memo[id(self)] = copy
-        state = {k: v for k, v in self.__dict__.items() if k != "solution"}
-        from copy import deepcopy
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without the last solution, which may hang on a graph."""
+        return {**self.__dict__, "solution": None}
 
-        copy.__dict__.update(deepcopy(state, memo))
-        copy.solution = None
-        return copy
+
+def _refuse_batch_norm(cell: Any) -> None:
+    """Batch statistics couple the samples, whose systems are solved, and differentiated, each on its own."""
+    for name, module in cell.named_modules() if isinstance(cell, nn.Module) else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(
+                f"the cell's {name or 'module'} is a {type(module).__name__} in training mode, which couples the "
+                "samples of a batch; use GroupNorm or LayerNorm inside a DEQ, or put it into eval mode"
+            )
 
 
 def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

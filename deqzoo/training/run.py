@@ -47,7 +47,7 @@ class Run:
         info = ImageInfo(self.data.shape[0], self.data.classes, self.data.mean, self.data.std)
         network = build_network(self.settings.model, info)
         self.module = Classifier(network, **_training_options(self.settings.model))
-        if self.settings.ckpt is not None:
+        if self.settings.ckpt is not None and self.settings.resume is None:
             initial_weights(self.module, self.settings.ckpt, self.settings.entry)
         for part in {self.module.network, self.module.trained_network}:
             speed_up(part, self.settings.model, self.settings.trainer)
@@ -89,7 +89,7 @@ class Run:
                 if trainer.interrupted:
                     raise KeyboardInterrupt from None
                 raise
-        self.metrics["val"] = _of_stage("val", trainer.callback_metrics)
+        self.metrics["val"] = _of_stage("val", trainer.callback_metrics)  # empty if training was done already
         self.metrics["steps"] = trainer.global_step
 
     def test(self) -> None:
@@ -209,7 +209,7 @@ def _data(settings: RunConfig) -> ImageData:
 
 
 def _training_options(model: Any) -> dict[str, Any]:
-    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay")
+    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay", "jacobian_penalty")
     options = {name: getattr(model, name) for name in names}
     return options | {"optimizer": model.optimizer.value, "schedule": model.schedule.value}
 

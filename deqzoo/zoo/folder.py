@@ -74,6 +74,8 @@ def write_folder(
         write_json(part / CONFIG, {"format": FORMAT, **config, "weights": fingerprint(part / WEIGHTS)})
         write_json(part / METRICS, metrics)
         (part / CARD).write_text(card)
+        for path in part.iterdir():
+            path.chmod(0o644)  # safetensors writes files that others may not read
 
 
 def read_golden(folder: Path) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
 from deqzoo.models import Classifier, ImageInfo, build_network
 from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
+from deqzoo.models.jacobian import jacobian_penalty
+from deqzoo.nn import DEQ
 
 QUIET = {
     "enable_progress_bar": False,
@@ -72,6 +74,39 @@ def test_hyperparameters_are_plain():
     assert saved["lr"] == 0.2
     assert "network" not in saved
     assert all(isinstance(value, str | float) for value in saved.values())
+
+
+def test_jacobian_penalty_is_the_mean_square_of_the_jacobian():
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(0.3 * torch.randn(5, 5))
+
+        def forward(self, z, x):
+            return z @ self.weight.T + x
+
+    deq = DEQ(Linear())
+    x = torch.zeros(20_000, 5)
+    penalty = jacobian_penalty(deq, x, deq(x))
+    expected = deq.cell.weight.square().sum() / 5
+    torch.testing.assert_close(penalty, expected, rtol=0.02, atol=0)
+    (gradient,) = torch.autograd.grad(penalty, deq.cell.weight)
+    torch.testing.assert_close(gradient, 2 * deq.cell.weight.detach() / 5, rtol=0.1, atol=0.02)
+
+
+def test_jacobian_penalty_joins_the_training_loss(tmp_path):
+    module = Classifier(network(widths=[8, 8]), jacobian_penalty=0.5)
+    plain = Classifier(network(widths=[8, 8]))
+    for trained in (module, plain):
+        trained.log = trained.log_dict = lambda *args, **kwargs: None
+        trained._when = str
+    images, labels = batch()
+    loss, without = module.training_step((images, labels), 0), plain.training_step((images, labels), 0)
+    assert loss > without
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters())
+    module.eval()(images)
+    assert module._penalties == []
 
 
 def test_shares_of_the_equilibrium():

@@ -175,9 +175,7 @@ class _Judge:
             target = torch.maximum(target, 10 * self.eps * row_norm(z))
         return torch.where(norm == 0, norm, norm / self.root_scale), (norm <= target) & torch.isfinite(target)
 
-    def look(
-        self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool
-    ) -> tuple[bool, bool]:
+    def look(self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
         norm = row_norm(g.detach())
         residual, reached = self.residual(z.detach(), norm, scale.detach(), method)

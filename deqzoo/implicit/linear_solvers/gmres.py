@@ -35,6 +35,7 @@ class GMRES(LinearSolver):
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.restart < 1:
             raise ValueError(f"GMRES needs restart >= 1 Krylov vectors, got {self.restart}")
 
@@ -50,12 +51,15 @@ class GMRES(LinearSolver):
         norm = row_norm(r)
         active = norm > target
         while host_flags(active)[0][0] and nfe < limit:
-            dx, estimate, taken = self._cycle(operator.mv, precondition, r, target, min(self.restart, limit - nfe))
+            dx, estimate, noise, taken = self._cycle(
+                operator.mv, precondition, r, target, min(self.restart, limit - nfe)
+            )
             x = torch.where(active.unsqueeze(1), x + dx, x)
             steps = steps + taken
             nfe += host_max(taken)
             before, norm = norm, torch.where(active, estimate, norm)
-            if not host_flags(norm > target)[0][0] or nfe >= limit:
+            doubtful = active & ((norm > target) | (noise > target))
+            if not host_flags(doubtful)[0][0] or nfe >= limit:
                 break
             r = b - operator.mv(x)
             nfe += 1
@@ -69,8 +73,8 @@ class GMRES(LinearSolver):
     @staticmethod
     def _cycle(
         mv: Product, precondition: Product, r: Tensor, target: Tensor, restart: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One Arnoldi cycle from residual r: the correction, the residual norm left, the steps of each system."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One Arnoldi cycle from residual r: the correction, the residual norm left, its round-off, the steps."""
         arnoldi = Arnoldi(r, min(restart, r.shape[1]))
         beta = norm_left = arnoldi.start_norm
         weights = torch.zeros_like(beta).unsqueeze(1)[:, :0]
@@ -85,7 +89,8 @@ class GMRES(LinearSolver):
             active = active & (residual > target) & (new > 0)  # new = 0 ends the Krylov space of a system
             if not host_flags(active)[0][0]:
                 break
-        return precondition(arnoldi.combine(weights)), norm_left, steps
+        size = torch.linalg.vector_norm(arnoldi.h, dim=(1, 2)) * row_norm(weights)
+        return precondition(arnoldi.combine(weights)), norm_left, 4 * torch.finfo(r.dtype).eps * size, steps
 
 
 def _small_least_squares(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

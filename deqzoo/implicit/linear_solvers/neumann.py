@@ -34,6 +34,7 @@ class Neumann(LinearSolver):
     truncated = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.k < 0:
             raise ValueError(f"Neumann needs k >= 0 products, got {self.k}")
 

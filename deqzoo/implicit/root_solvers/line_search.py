@@ -45,9 +45,7 @@ class NewtonMethod(Method):
             size = row_norm(solution.value)
             short = self.tol if self.exact else 10 * torch.finfo(z.dtype).eps
             regular = torch.isfinite(size) & (size > 0)
-            self.direction = torch.where(
-                keep, torch.where(regular.unsqueeze(1), solution.value, g), self.direction
-            )
+            self.direction = torch.where(keep, torch.where(regular.unsqueeze(1), solution.value, g), self.direction)
             self._settled = accept & regular & (size <= short * row_norm(self.base))
         # Far from the root many steps in a row are short: start the next search near the length that served.
         self.t = torch.where(accept, (4 * self.t).clamp(max=1.0), self.t / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..fixed_point_solvers.base import Function, FixedPointSolver, Method
+from ..fixed_point_solvers.base import FixedPointSolver, Function, Method
 from ..linear_solvers import Dense
 from .line_search import NewtonMethod
 

@@ -1,4 +1,4 @@
-"""What the tests of the solvers share: problems with known answers, and counters of calls, host reads and memory."""
+"""What the tests of the solvers share: known answers; counters of calls, host reads and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ FIXED_POINT_SOLVERS = {
 }
 ITERATIONS = {name: FIXED_POINT_SOLVERS[name] for name in ("picard", "anderson", "broyden")}  # one f a step
 
-_HOST_READS = {"tolist", "item", "__bool__", "__int__", "__float__", "__index__", "numpy", "cpu", "equal", "allclose"}
+_HOST_READS = {
+    "tolist",
+    "item",
+    "numpy",
+    "cpu",
+    "equal",
+    "allclose",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+}
 _HIDDEN_READS = {"aten::_linalg_check_errors", "aten::nonzero", "aten::masked_select", "aten::equal"}
 
 

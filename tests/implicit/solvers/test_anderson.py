@@ -51,7 +51,8 @@ def test_a_batch_of_systems_has_a_history_each():
     f = Recorded(lambda z: torch.tanh(z @ matrix.T + x))
     Anderson(depth=3, tol=0.0, max_steps=7)(f, torch.zeros_like(x), batch_dims=1)
     for i in range(3):
-        expected = reference(lambda z, i=i: torch.tanh(matrix @ z + x[i]), torch.zeros(6, dtype=F64), 3, 1.0, 7)
+        alone = lambda z, i=i: torch.tanh(matrix @ z + x[i])  # noqa: E731
+        expected = reference(alone, torch.zeros(6, dtype=F64), depth=3, damping=1.0, steps=7)
         assert_close(f.points[-1][i], expected[-1], 1e-6)
 
 

@@ -20,27 +20,30 @@ from tests.implicit.solvers.helpers import (
 )
 
 
-def reference(f, z, steps: int):
-    """The textbook's method: the inverse Jacobian of g(z) = f(z) - z as a matrix, from -I, Sherman-Morrison updates."""
-    inverse = -torch.eye(z.numel(), dtype=z.dtype)
-    zs, g = [z], f(z) - z
+def reference(f, z, steps: int, memory: int | None = None):
+    """The textbook's method: the inverse Jacobian of f(z) - z by Sherman-Morrison updates of -I."""
+    zs, g, pairs = [z], f(z) - z, []
     for _ in range(steps):
+        inverse = -torch.eye(z.numel(), dtype=z.dtype)
+        for s, y in pairs:
+            moved = inverse @ y
+            inverse = inverse + torch.outer(s - moved, s @ inverse) / (s @ moved)
         s = -inverse @ g
-        z = z + s
-        g_next = f(z) - z
-        y = g_next - g
-        moved = inverse @ y
-        inverse = inverse + torch.outer(s - moved, s @ inverse) / (s @ moved)
+        zs.append(zs[-1] + s)
+        g_next = f(zs[-1]) - zs[-1]
+        pairs = [*pairs, (s, g_next - g)]
+        pairs = pairs if memory is None else pairs[-memory:]
         g = g_next
-        zs.append(z)
     return zs
 
 
-def test_the_iterates_are_those_of_the_rank_one_updates():
+@pytest.mark.parametrize("memory", [None, 1, 3, 5])
+def test_the_iterates_are_those_of_the_rank_one_updates(memory):
+    """With a memory, those of the updates by the last pairs alone, in the order in which they came."""
     matrix, x = matrix_of_norm(8, 0.9), randn(8, seed=1)
     f = Recorded(lambda z: torch.tanh(matrix @ z + x))
-    Broyden(tol=0.0, max_steps=9)(f, torch.zeros(8, dtype=F64))
-    expected = reference(f.f, torch.zeros(8, dtype=F64), steps=9)
+    Broyden(tol=0.0, max_steps=9, memory=memory)(f, torch.zeros(8, dtype=F64))
+    expected = reference(f.f, torch.zeros(8, dtype=F64), steps=9, memory=memory)
     for z, e in zip(f.points, expected, strict=True):
         assert_close(z, e, 1e-8)
 

@@ -1,4 +1,4 @@
-"""What the solvers report and do besides the answer: status, residual, NFE, trace, freezing, when the host looks."""
+"""What the solvers report and do besides the answer: status, residual, NFE, trace, freezing, host reads."""
 
 import math
 
@@ -207,7 +207,7 @@ def test_a_tolerance_below_round_off_stalls_at_the_answer(solver, dtype):
     solution = solver(tol=0.0, max_steps=5000, patience=20)(
         lambda z: 0.4 * torch.sin(z.roll(1, 1)) + x, x, batch_dims=1
     )
-    assert set(solution.status.tolist()) <= {Status.STALLED, Status.CONVERGED}  # a residual of 0 meets a tol of 0
+    assert set(solution.status.tolist()) <= {Status.STALLED, Status.CONVERGED}  # 0 <= 0 converges
     assert (solution.residual <= 10 * torch.finfo(dtype).eps).all()
     assert solution.nfe < 2000
 
@@ -220,7 +220,8 @@ def test_a_cycle_stalls():
 
 def test_an_iterate_mapped_to_zero_is_not_the_best():
     """Its relative residual, ||g|| / 0, is infinite and not zero."""
-    solution = Picard(max_steps=5)(lambda z: torch.relu(0.9 * z - 1) + 0.9 * (z <= 0), torch.ones(1, 2), batch_dims=1)
+    f = lambda z: torch.relu(0.9 * z - 1) + 0.9 * (z <= 0)  # noqa: E731
+    solution = Picard(max_steps=5)(f, torch.ones(1, 2), batch_dims=1)
     assert (solution.residual > 0.01).all()
     assert not solution.converged.any()
 
@@ -256,7 +257,8 @@ def test_one_batch_may_end_in_four_ways():
     def f(z, kind):
         converges, cycles = 0.5 * z + 1, -z + 1
         diverges, slow = z * z + 2, 0.9999 * z + 1
-        return torch.where(kind == 0, converges, torch.where(kind == 1, cycles, torch.where(kind == 2, diverges, slow)))
+        rest = torch.where(kind == 2, diverges, slow)
+        return torch.where(kind == 0, converges, torch.where(kind == 1, cycles, rest))
 
     solution = Picard(max_steps=120, patience=60)(f, torch.zeros(4, 2, dtype=F64), kind, batch_dims=1)
     assert solution.status.tolist() == [Status.CONVERGED, Status.STALLED, Status.DIVERGED, Status.MAX_STEPS]
@@ -292,7 +294,8 @@ def test_the_default_tolerance_follows_the_dtype(solver):
 def test_the_relative_stop_does_not_depend_on_the_scale_of_the_unknown(solver):
     nfe = set()
     for scale in (1e-20, 1.0, 1e20):
-        solution = solver(tol=1e-6)(lambda z: scale * torch.cos(z / scale), torch.full((2,), 0.5 * scale, dtype=F64))
+        f = lambda z, s=scale: s * torch.cos(z / s)  # noqa: E731
+        solution = solver(tol=1e-6)(f, torch.full((2,), 0.5 * scale, dtype=F64))
         assert solution.converged
         nfe.add(solution.nfe)
     assert len(nfe) == 1

@@ -1,4 +1,4 @@
-"""The map between a pytree and a matrix (systems, unknowns): a round trip for any structure, and clear errors."""
+"""The map between a pytree and a matrix (systems, unknowns): round trips for any structure, clear errors."""
 
 from collections import namedtuple
 
@@ -41,7 +41,12 @@ def test_a_row_holds_the_leaves_of_one_system_in_order():
 
 
 def test_structures_of_every_kind_come_back_as_they_were():
-    for tree in (torch.zeros(2), [torch.zeros(2)], Pair(torch.zeros(2), (torch.zeros(1),)), {"a": {"b": torch.zeros(())}}):
+    for tree in (
+        torch.zeros(2),
+        [torch.zeros(2)],
+        Pair(torch.zeros(2), (torch.zeros(1),)),
+        {"a": {"b": torch.zeros(())}},
+    ):
         ravel = Ravel(tree)
         back = ravel.unflatten(ravel.flatten(tree))
         assert type(back) is type(tree)
@@ -54,7 +59,11 @@ def test_dtypes_are_promoted_for_the_solve_and_restored():
     tree["double"] = torch.ones(1, dtype=F64)
     ravel = Ravel(tree)
     assert ravel.flatten(tree).dtype == F64
-    assert [t.dtype for t in tensor_leaves(ravel.unflatten(ravel.flatten(tree)))] == [torch.float16, torch.float32, F64]
+    assert [t.dtype for t in tensor_leaves(ravel.unflatten(ravel.flatten(tree)))] == [
+        torch.float16,
+        torch.float32,
+        F64,
+    ]
 
 
 def test_a_single_contiguous_leaf_is_not_copied():

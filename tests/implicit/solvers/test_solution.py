@@ -7,6 +7,8 @@ import torch
 
 from deqzoo.implicit import (
     LBFGS,
+    Implicit,
+    Neumann,
     Newton,
     NonConvergenceError,
     NonConvergenceWarning,
@@ -55,7 +57,7 @@ def test_non_convergence_is_ignored_when_asked_and_stands_in_the_solution(face):
 
 @each_face
 def test_an_unknown_choice_is_an_error_that_lists_the_valid_ones(face):
-    with pytest.raises(ValueError, match="'ignore', 'warn' or 'raise'"):
+    with pytest.raises(ValueError, match="ignore, warn, raise"):
         face(on_failure="explode")
 
 
@@ -85,10 +87,35 @@ def test_an_adjoint_solve_that_fails_is_reported():
         z.sum().backward()
 
 
+def test_a_truncated_series_is_no_failure_and_one_that_diverges_is():
+    x = torch.zeros(2, dtype=F64, requires_grad=True)
+
+    def gradient(factor, k):
+        z = fixed_point(
+            lambda z, x: factor * z + x,
+            torch.zeros(2, dtype=F64),
+            x,
+            solver=Newton(),
+            gradient=Implicit(Neumann(k=k)),
+            on_failure="raise",
+        )
+        return torch.autograd.grad(z.sum(), x)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.allclose(gradient(0.5, k=2), torch.full((2,), 1.75, dtype=F64))
+    with pytest.raises(NonConvergenceError, match="diverged"):
+        gradient(3.0, k=1000)
+
+
 def test_the_backward_solution_is_filled_by_the_backward():
     x = torch.zeros(3, 2, dtype=F64, requires_grad=True)
     z, solution = fixed_point(
-        lambda z, x: 0.5 * torch.cos(z) + x, torch.zeros(3, 2, dtype=F64), x, batch_dims=1, return_solution=True
+        lambda z, x: 0.5 * torch.cos(z) + x,
+        torch.zeros(3, 2, dtype=F64),
+        x,
+        batch_dims=1,
+        return_solution=True,
     )
     assert solution.backward is None
     z.sum().backward()
@@ -100,7 +127,14 @@ def test_the_backward_solution_is_filled_by_the_backward():
 
 
 def test_describe_counts_each_way_of_failing():
-    codes = [Status.CONVERGED, Status.STALLED, Status.DIVERGED, Status.MAX_STEPS, Status.BAD_CURVATURE, Status.STALLED]
+    codes = [
+        Status.CONVERGED,
+        Status.STALLED,
+        Status.DIVERGED,
+        Status.MAX_STEPS,
+        Status.BAD_CURVATURE,
+        Status.STALLED,
+    ]
     solution = Solution(None, torch.tensor(codes), torch.linspace(0, 1, 6), torch.arange(6), nfe=7)
     text = solution.describe()
     assert text.startswith("5 of 6 systems")

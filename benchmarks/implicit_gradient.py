@@ -1,0 +1,357 @@
+"""Implicit gradients beside the peers': `python benchmarks/implicit_gradient.py [--json FILE] [--quick]`.
+
+Three tables: a DEQ's forward and backward pass against torchdeq (same map, tolerance and budget both ways), bytes kept
+for the backward pass after 10, 100 and 1,000 forward iterations, and a ridge hypergradient against TorchOpt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import CountCalls, SavedBytes, environment, interleaved_medians, keep_freed_memory, write_json
+from problems import Affine, Classifier, Ridge, classifier_problem, ridge_problem, seeded, symmetric_matrix
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from deqzoo.implicit import (
+    CG,
+    GMRES,
+    Anderson,
+    Implicit,
+    ImplicitFunction,
+    OneStep,
+    Phantom,
+    Picard,
+    Unrolled,
+    fixed_point,
+)
+
+try:
+    import torchdeq
+    from torchdeq.solver import get_solver, register_solver
+except ImportError:
+    torchdeq = None
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchopt
+        from torchopt.diff.implicit import custom_root
+except ImportError:
+    torchopt = None
+
+TOL, STEPS = 1e-4, 50  # of the DEQ's forward and backward solve, relative; of both libraries
+CG_TOL = 1e-6
+
+
+@dataclasses.dataclass
+class DeqRow:
+    """One way to differentiate the DEQ classifier."""
+
+    library: str
+    method: str
+    nfe: int  # calls of f, those for the tape included
+    vjps: int  # products with the transposed Jacobian in the backward solve
+    seconds: float  # forward, loss and backward
+    over_peer: float  # over torchdeq's fastest implicit gradient
+    saved_bytes: int  # kept by autograd for the backward pass
+    error: float  # relative, all parameter gradients as one vector, against float64
+
+
+@dataclasses.dataclass
+class SavedRow:
+    """Bytes that autograd keeps between the forward and the backward pass, by forward iterations."""
+
+    library: str
+    method: str
+    bytes_after: dict[int, int]
+
+
+@dataclasses.dataclass
+class RidgeRow:
+    """One way to differentiate the ridge regression."""
+
+    library: str
+    method: str
+    dtype: str
+    seconds: float
+    error: float  # relative, against the closed form
+    error_tiny: float  # the same with the outer loss scaled by 1e-30
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """|found - exact| / |exact|."""
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+# --- the DEQ classifier ---
+
+
+def gradient_of(model: Classifier, loss: Tensor) -> Tensor:
+    """Gradients of all parameters as one vector."""
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def exact_gradient(model: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """The gradient in float64 by plain iterations to round-off, forward and adjoint; no library takes part."""
+    model, x = copy.deepcopy(model).double(), x.double()
+
+    def iterate(step: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        for _ in range(1000):
+            last, z = z, step(z)
+            if (z - last).norm() <= 1e-13 * z.norm():
+                return z
+        raise RuntimeError("the reference did not converge: the map contracts too slowly")
+
+    with torch.no_grad():
+        z = iterate(lambda z: model.block(z, x), torch.zeros_like(x))
+    z.requires_grad_()
+    image = model.block(z, x)
+    cotangent = torch.autograd.grad(model.loss(z, labels), z)[0]
+    adjoint = iterate(lambda u: cotangent + torch.autograd.grad(image, z, u, retain_graph=True)[0], cotangent)
+    # d loss = head part + adjoint . df, each parameter being in one of the two
+    return gradient_of(model, model.loss(z.detach(), labels) + (image * adjoint).sum())
+
+
+Forward = Callable[[Any], tuple[Tensor, Callable[[], int]]]  # map -> loss, and what counts the vjps after the backward
+
+
+def our_forwards(model: Classifier, x: Tensor, labels: Tensor) -> dict[str, Forward]:
+    """Our ways, by name."""
+
+    def run(f: Any, gradient: Any) -> tuple[Tensor, Callable[[], int]]:
+        z, solution = fixed_point(
+            f, torch.zeros_like(x), x, solver=Anderson(tol=TOL, max_steps=STEPS), gradient=gradient,
+            batch_dims=1, on_failure="ignore", return_solution=True,
+        )  # fmt: skip
+        return model.loss(z, labels), lambda: solution.backward.nfe if solution.backward else 0
+
+    choices = {
+        "Anderson, Implicit(GMRES)": Implicit(GMRES(tol=TOL, max_steps=STEPS)),
+        "Anderson, Phantom(5)": Phantom(5),
+        "Anderson, OneStep": OneStep(),
+    }
+    return {name: lambda f, gradient=gradient: run(f, gradient) for name, gradient in choices.items()}
+
+
+def their_forwards(model: Classifier, x: Tensor, labels: Tensor) -> dict[str, Forward]:
+    """torchdeq's ways, by name: the same solver forward and backward, and its phantom gradient."""
+    calls: list[int] = []  # of the backward solves so far
+
+    def counted(key: str) -> str:
+        def solve(function: Any, x0: Tensor, **options: Any) -> Any:
+            product = CountCalls(function)
+            result = get_solver(key)(product, x0, **options)
+            calls.append(product.calls)
+            return result
+
+        register_solver(f"counted {key}", solve)
+        return f"counted {key}"
+
+    def run(f: Any, deq: Any) -> tuple[Tensor, Callable[[], int]]:
+        calls.clear()
+        z = deq(lambda z: f(z, x), torch.zeros_like(x))[0][-1]
+        return model.loss(z, labels), lambda: sum(calls)
+
+    common = {"f_max_iter": STEPS, "f_tol": TOL, "f_stop_mode": "rel"}
+    ways: dict[str, Forward] = {}
+    for key in ("fixed_point_iter", "anderson", "broyden"):
+        backward = {"b_solver": counted(key), "b_max_iter": STEPS, "b_tol": TOL, "b_stop_mode": "rel"}
+        deq = torchdeq.get_deq(ift=True, f_solver=key, **common, **backward)
+        ways[f"{key} both ways"] = lambda f, deq=deq: run(f, deq)
+    phantom = torchdeq.get_deq(ift=False, grad=5, tau=1.0, f_solver="anderson", **common)
+    ways["anderson, phantom 5"] = lambda f: run(f, phantom)
+    return ways
+
+
+def deq_table(quick: bool) -> list[DeqRow]:
+    """Forward and backward pass of the classifier, each way."""
+    model, x, labels = classifier_problem(quick)
+    exact = exact_gradient(model, x, labels)
+    forwards = {("deqzoo", name): run for name, run in our_forwards(model, x, labels).items()}
+    if torchdeq is not None:
+        forwards |= {("torchdeq", name): run for name, run in their_forwards(model, x, labels).items()}
+    rows = {}
+    for (library, name), forward in forwards.items():
+        f = CountCalls(model.block)
+        with SavedBytes() as saved:
+            loss, vjps = forward(f)
+        kept = saved.total
+        error = relative_error(gradient_of(model, loss), exact)
+        rows[library, name] = DeqRow(library, name, f.calls, vjps(), math.nan, math.nan, kept, error)
+    calls: dict[Any, Callable[[], Any]] = {
+        key: lambda forward=forward: gradient_of(model, forward(model.block)[0]) for key, forward in forwards.items()
+    }
+    for key, seconds in interleaved_medians(calls, 1 if quick else 5).items():
+        rows[key].seconds = seconds
+    implicit = [row.seconds for row in rows.values() if row.library == "torchdeq" and row.vjps]
+    for row in rows.values():
+        row.over_peer = row.seconds / min(implicit) if implicit else math.nan
+    return list(rows.values())
+
+
+# --- bytes kept for the backward pass ---
+
+
+def saved_table(quick: bool) -> list[SavedRow]:
+    """Bytes kept after 10, 100 and 1,000 iterations on a map so slow that each iteration is taken."""
+    counts = (3, 10, 30) if quick else (10, 100, 1000)
+    with seeded():
+        f = Affine(symmetric_matrix(64, 0.9999))
+        x = torch.randn(32, 64, dtype=torch.float64)
+
+    def ours(solver: Any, gradient: Any) -> Callable[[int], Tensor]:
+        return lambda steps: fixed_point(
+            f, torch.zeros_like(x), x, solver=solver(tol=0.0, max_steps=steps, patience=steps + 1),
+            gradient=gradient, batch_dims=1, on_failure="ignore",
+        )  # fmt: skip
+
+    ways = {
+        ("deqzoo", "Picard, Implicit"): ours(Picard, Implicit()),
+        ("deqzoo", "Anderson, Implicit"): ours(Anderson, Implicit()),
+        ("deqzoo", "Picard, Unrolled"): ours(Picard, Unrolled()),
+    }
+    if torchdeq is not None:
+
+        def theirs(steps: int) -> Tensor:
+            deq = torchdeq.get_deq(ift=True, f_solver="fixed_point_iter", f_max_iter=steps, f_tol=0.0)
+            return deq(lambda z: f(z, x), torch.zeros_like(x))[0][-1]
+
+        ways["torchdeq", "fixed_point_iter, ift"] = theirs
+    rows = []
+    for (library, name), run in ways.items():
+        found = {}
+        for steps in counts:
+            with SavedBytes() as saved:
+                loss = run(steps).square().sum()
+            found[steps] = saved.total
+            del loss  # the tape, until here
+        rows.append(SavedRow(library, name, found))
+    return rows
+
+
+# --- the ridge hypergradient ---
+
+
+def ridge_ways(ridge: Ridge) -> dict[tuple[str, str], Callable[[Tensor], Tensor]]:
+    """t -> w(t), differentiable, by library and linear solver; the forward solve is the closed form for all."""
+    ways: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
+        ("deqzoo", "CG"): ImplicitFunction(
+            lambda t: ridge.solve(t), lambda w, t: ridge.stationarity(w, t),
+            linear_solver=CG(tol=CG_TOL), tags=("symmetric", "positive_definite"),
+        ),
+        ("deqzoo", "GMRES"): ImplicitFunction(
+            lambda t: ridge.solve(t), lambda w, t: ridge.stationarity(w, t), linear_solver=GMRES(tol=CG_TOL, restart=100)
+        ),
+    }  # fmt: skip
+    if torchopt is not None:
+        start = torch.zeros_like(ridge.x[0])
+        for name, linear in (
+            ("CG", torchopt.linear_solve.solve_cg(rtol=CG_TOL)),
+            ("CG on the normal equations (default)", torchopt.linear_solve.solve_normal_cg(rtol=CG_TOL)),
+        ):
+            solver = custom_root(ridge.stationarity, argnums=1, solve=linear)(lambda w, t: ridge.solve(t))
+            ways["torchopt", name] = lambda t, solver=solver: solver(start, t)
+    return ways
+
+
+def ridge_table(quick: bool) -> list[RidgeRow]:
+    """The hypergradient in both precisions, each way."""
+    rows = []
+    for dtype in (torch.float32, torch.float64):
+        ridge = ridge_problem(quick).to(dtype)
+        t = torch.zeros(ridge.x.shape[1], dtype=dtype, requires_grad=True)
+        exact = ridge.hypergradient(t)
+        ways = ridge_ways(ridge)
+
+        def hypergradient(way: Any, scale: float, ridge: Ridge = ridge, t: Tensor = t) -> Tensor:
+            return torch.autograd.grad(scale * ridge.outer(way(t)), t)[0]
+
+        found = []
+        for (library, name), way in ways.items():
+            error = relative_error(hypergradient(way, 1.0), exact)
+            tiny = relative_error(hypergradient(way, 1e-30).double() * 1e30, exact)
+            found.append(RidgeRow(library, name, str(dtype)[6:], math.nan, error, tiny))
+        calls = {key: lambda way=way: hypergradient(way, 1.0) for key, way in ways.items()}
+        for row, seconds in zip(found, interleaved_medians(calls, 1 if quick else 15).values(), strict=True):
+            row.seconds = seconds
+        rows += found
+    return rows
+
+
+# --- report ---
+
+
+def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], ridge: list[RidgeRow]) -> None:
+    """The three tables."""
+
+    def table(title: str, left: list[str], right: list[str], rows: list[tuple[str, ...]]) -> None:
+        out = Table(title=title)
+        for column in left:
+            out.add_column(column, no_wrap=True)
+        for column in right:
+            out.add_column(column, justify="right")
+        for row in rows:
+            out.add_row(*row)
+        console.print(out)
+
+    table(
+        f"DEQ classifier, forward and backward, relative {TOL:g} both ways",
+        ["library", "method"],
+        ["NFE", "vjps", "ms", "over torchdeq's best", "MiB kept", "gradient error"],
+        [
+            (r.library, r.method, f"{r.nfe}", f"{r.vjps}", f"{r.seconds * 1e3:.0f}", f"{r.over_peer:.2f}",
+             f"{r.saved_bytes / 2**20:.1f}", f"{r.error:.1e}")
+            for r in deq
+        ],  # fmt: skip
+    )
+    table(
+        "KiB kept for the backward pass, by forward iterations",
+        ["library", "method"],
+        [f"{steps:,}" for steps in saved[0].bytes_after],
+        [(r.library, r.method, *(f"{size / 1024:,.0f}" for size in r.bytes_after.values())) for r in saved],
+    )
+    table(
+        "Ridge hypergradient, 100 penalties",
+        ["library", "linear solver", "precision"],
+        ["ms", "error", "error, loss times 1e-30"],
+        [
+            (r.library, r.method, r.dtype, f"{r.seconds * 1e3:.1f}", f"{r.error:.1e}", f"{r.error_tiny:.1e}")
+            for r in ridge
+        ],
+    )
+
+
+def main() -> int:
+    """Run, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and environment to FILE")
+    parser.add_argument("--quick", action="store_true", help="small problems, one round: a smoke run, times mean little")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
+    console = Console()
+    for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt)):
+        if module is None:
+            console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+    deq, saved, ridge = deq_table(options.quick), saved_table(options.quick), ridge_table(options.quick)
+    print_tables(console, deq, saved, ridge)
+    if options.json:
+        content: dict[str, Any] = {"environment": environment(["deqzoo", "torchdeq", "torchopt"]), "quick": options.quick}
+        content |= {name: [dataclasses.asdict(r) for r in rows] for name, rows in
+                    (("deq", deq), ("saved", saved), ("ridge", ridge))}  # fmt: skip
+        write_json(options.json, content)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
