@@ -49,7 +49,7 @@ except ImportError:
     torchopt = None
 
 TOL, STEPS = 1e-4, 50  # of the DEQ's forward and backward solve, relative; of both libraries
-CG_TOL = 1e-6
+LINEAR_TOL = 1e-6  # of the ridge's linear solves, relative; of both libraries
 
 
 @dataclasses.dataclass
@@ -61,7 +61,7 @@ class DeqRow:
     nfe: int  # calls of f, those for the tape included
     vjps: int  # products with the transposed Jacobian in the backward solve
     seconds: float  # forward, loss and backward
-    over_peer: float  # over torchdeq's fastest implicit gradient
+    over_peer: float | None  # over torchdeq's fastest implicit gradient
     saved_bytes: int  # kept by autograd for the backward pass
     error: float  # relative, all parameter gradients as one vector, against float64
 
@@ -186,7 +186,7 @@ def deq_table(quick: bool) -> list[DeqRow]:
             loss, vjps = forward(f)
         kept = saved.total
         error = relative_error(gradient_of(model, loss), exact)
-        rows[library, name] = DeqRow(library, name, f.calls, vjps(), math.nan, math.nan, kept, error)
+        rows[library, name] = DeqRow(library, name, f.calls, vjps(), math.nan, None, kept, error)
     calls: dict[Any, Callable[[], Any]] = {
         key: lambda forward=forward: gradient_of(model, forward(model.block)[0]) for key, forward in forwards.items()
     }
@@ -194,7 +194,7 @@ def deq_table(quick: bool) -> list[DeqRow]:
         rows[key].seconds = seconds
     implicit = [row.seconds for row in rows.values() if row.library == "torchdeq" and row.vjps]
     for row in rows.values():
-        row.over_peer = row.seconds / min(implicit) if implicit else math.nan
+        row.over_peer = row.seconds / min(implicit) if implicit else None
     return list(rows.values())
 
 
@@ -245,18 +245,17 @@ def ridge_ways(ridge: Ridge) -> dict[tuple[str, str], Callable[[Tensor], Tensor]
     """t -> w(t), differentiable, by library and linear solver; the forward solve is the closed form for all."""
     ways: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
         ("deqzoo", "CG"): ImplicitFunction(
-            lambda t: ridge.solve(t), lambda w, t: ridge.stationarity(w, t),
-            linear_solver=CG(tol=CG_TOL), tags=("symmetric", "positive_definite"),
+            ridge.solve, ridge.stationarity, linear_solver=CG(tol=LINEAR_TOL), tags=("symmetric", "positive_definite")
         ),
         ("deqzoo", "GMRES"): ImplicitFunction(
-            lambda t: ridge.solve(t), lambda w, t: ridge.stationarity(w, t), linear_solver=GMRES(tol=CG_TOL, restart=100)
+            ridge.solve, ridge.stationarity, linear_solver=GMRES(tol=LINEAR_TOL, restart=100)
         ),
-    }  # fmt: skip
+    }
     if torchopt is not None:
         start = torch.zeros_like(ridge.x[0])
         for name, linear in (
-            ("CG", torchopt.linear_solve.solve_cg(rtol=CG_TOL)),
-            ("CG on the normal equations (default)", torchopt.linear_solve.solve_normal_cg(rtol=CG_TOL)),
+            ("CG", torchopt.linear_solve.solve_cg(rtol=LINEAR_TOL)),
+            ("CG on the normal equations (default)", torchopt.linear_solve.solve_normal_cg(rtol=LINEAR_TOL)),
         ):
             solver = custom_root(ridge.stationarity, argnums=1, solve=linear)(lambda w, t: ridge.solve(t))
             ways["torchopt", name] = lambda t, solver=solver: solver(start, t)
@@ -308,10 +307,18 @@ def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], rid
         ["library", "method"],
         ["NFE", "vjps", "ms", "over torchdeq's best", "MiB kept", "gradient error"],
         [
-            (r.library, r.method, f"{r.nfe}", f"{r.vjps}", f"{r.seconds * 1e3:.0f}", f"{r.over_peer:.2f}",
-             f"{r.saved_bytes / 2**20:.1f}", f"{r.error:.1e}")
+            (
+                r.library,
+                r.method,
+                f"{r.nfe}",
+                f"{r.vjps}",
+                f"{r.seconds * 1e3:.0f}",
+                "" if r.over_peer is None else f"{r.over_peer:.2f}",
+                f"{r.saved_bytes / 2**20:.1f}",
+                f"{r.error:.1e}",
+            )
             for r in deq
-        ],  # fmt: skip
+        ],
     )
     table(
         "KiB kept for the backward pass, by forward iterations",
@@ -334,7 +341,7 @@ def main() -> int:
     """Run, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and environment to FILE")
-    parser.add_argument("--quick", action="store_true", help="small problems, one round: a smoke run, times mean little")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small problems, one round")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -346,9 +353,10 @@ def main() -> int:
     deq, saved, ridge = deq_table(options.quick), saved_table(options.quick), ridge_table(options.quick)
     print_tables(console, deq, saved, ridge)
     if options.json:
-        content: dict[str, Any] = {"environment": environment(["deqzoo", "torchdeq", "torchopt"]), "quick": options.quick}
-        content |= {name: [dataclasses.asdict(r) for r in rows] for name, rows in
-                    (("deq", deq), ("saved", saved), ("ridge", ridge))}  # fmt: skip
+        content: dict[str, Any] = {"quick": options.quick}
+        content["environment"] = environment(["deqzoo", "torchdeq", "torchopt"])
+        for name, rows in (("deq", deq), ("saved", saved), ("ridge", ridge)):
+            content[name] = [dataclasses.asdict(row) for row in rows]
         write_json(options.json, content)
     return 0
 

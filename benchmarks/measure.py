@@ -142,9 +142,9 @@ def environment(packages: Iterable[str] = ()) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    found["processor"] = models[0].split(":", 1)[1].strip() if models else platform.machine()
-    return found
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return found | {"processor": models[0] if models else platform.machine()}
 
 
 def write_json(path: Path, content: Any) -> None:

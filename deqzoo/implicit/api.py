@@ -170,8 +170,8 @@ def argmin(
     Args:
         objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value a system, shape (systems,).
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
-        solver: `LBFGS()` by default; `NewtonCG`, `GradientDescent`; or any callable `solver(objective, y0, *args) -> y`,
-            SciPy inside allowed.
+        solver: `LBFGS()` by default; `NewtonCG`, `GradientDescent`; or any callable
+            `solver(objective, y0, *args) -> y`, SciPy inside allowed.
         linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
             where it is not. `GMRES()` and `Dense()` also take an indefinite H.
 
@@ -244,8 +244,10 @@ def _solve(
     """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
     if isinstance(solver, FixedPointSolver):
         if isinstance(solver, Minimizer) != (problem == "argmin"):
-            mend = "argmin" if isinstance(solver, Minimizer) else "fixed_point or root"
-            raise TypeError(f"{type(solver).__name__} does not serve here: pass it to {mend}")
+            mend = "minimises: pass it to argmin"
+            if problem == "argmin":
+                mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
+            raise TypeError(f"{type(solver).__name__} {mend}")
         return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point")
     if not callable(solver) or isinstance(solver, type | LinearSolver):
         raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")

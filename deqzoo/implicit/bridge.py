@@ -77,8 +77,8 @@ class System:
         with no_derivatives():
             y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
             solution = self.linear_solver(self._operator(ravel, y, inputs, transpose), ravel.flatten_leaves(b))
-        if not self.linear_solver.truncated:
-            solution.check(self.on_failure, "adjoint solve" if transpose else "tangent solve")
+        what = "adjoint solve" if transpose else "tangent solve"
+        solution.check(self.on_failure, what, truncated=self.linear_solver.truncated)
         value = ravel.unflatten_leaves(solution.value)
         if self.report is not None and not in_transform():
             status, residual, steps = map(ravel.per_system, (solution.status, solution.residual, solution.steps))
@@ -236,8 +236,8 @@ class ImplicitFunction:
     Args:
         solve: `solve(*args) -> y`, or `(y, aux)` with `has_aux`. Runs without autograd, on detached tensors: NumPy,
             SciPy or C inside are fine.
-        conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution. Written
-            in torch, differentiable in y and in whatever needs a gradient. Tensors that it captures get theirs as well.
+        conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution.
+            Written in torch, differentiable in y and in whatever needs a gradient. Tensors that it captures get theirs as well.
         linear_solver: for systems with A or A^T (`GMRES`, `CG`, `Neumann`, `Dense`).
         has_aux: `solve` also returns something that is handed on as it is, without derivatives.
         batch_dims: 0: all of y is one system; 1: each leading index of y is a system of its own.
@@ -277,9 +277,7 @@ class ImplicitFunction:
         on_failure: OnFailure = "warn",
     ) -> None:
         if on_failure not in FAILURES:
-            raise ValueError(f"on_failure must be 'ignore', 'warn' or 'raise', got {on_failure!r}")
-        if batch_dims not in (0, 1):
-            raise ValueError(f"batch_dims must be 0 (one system) or 1 (each leading index a system), got {batch_dims}")
+            raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
         check_tags(tags)
         self.solve = solve
         self.conditions = conditions

@@ -96,6 +96,7 @@ class Lifted:
         self.inputs = (*args, *captured)
 
     def __call__(self, y: Tensors, inputs: Tensors) -> Tensors:
+        """F(y, inputs)."""
         if not inputs:
             return self._body(y, self._args)
         with (

@@ -63,14 +63,18 @@ class Solution:
         """True for each system that met its tolerance."""
         return self.status == Status.CONVERGED
 
-    def check(self, on_failure: OnFailure, what: str) -> None:
-        """Warn or raise if a system did not converge. `what` names the solve in the message."""
+    def check(self, on_failure: OnFailure, what: str, truncated: bool = False) -> None:
+        """Warn or raise if a system did not converge. `what` names the solve in the message.
+
+        A `truncated` solve stops on purpose before its tolerance: only divergence is a failure there.
+        """
         if on_failure not in FAILURES:
-            raise ValueError(f"on_failure must be 'ignore', 'warn' or 'raise', got {on_failure!r}")
+            raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
         if on_failure == "ignore":
             return
-        ((_, all_converged),) = host_flags(self.converged.reshape(-1))
-        if all_converged:
+        good = self.converged | (self.status == Status.MAX_STEPS) if truncated else self.converged
+        ((_, all_good),) = host_flags(good)
+        if all_good:
             return
         message = f"{what}: {self.describe()}. Raise max_steps, loosen tol, or try another solver"
         if on_failure == "raise":

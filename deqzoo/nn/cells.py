@@ -18,7 +18,7 @@ class ConvCell(nn.Module):
         channels: channels of z and x, (batch, channels, height, width).
         expansion: width of the hidden layer over `channels`.
         groups: groups of the normalisations; must divide both widths.
-        dropout: probability that a hidden channel is dropped; the mask is the same for all steps of a solve (see `DEQ`).
+        dropout: probability that a hidden channel is dropped; one mask for all steps of a solve (see `DEQ`).
 
     Source: Kolter, Duvenaud, Johnson, "Deep Implicit Layers" (NeurIPS 2020 tutorial), chapter 4.
 

@@ -52,6 +52,7 @@ class Run:
         for part in {self.module.network, self.module.trained_network}:
             speed_up(part, self.settings.model, self.settings.trainer)
         self.timer = Timer()
+        self.device = torch.device("cpu")
         self.metrics: dict[str, Any] = {}
 
     @classmethod
@@ -101,6 +102,7 @@ class Run:
             trainer = self._trainer(False, [], "32-true" if asked == "auto" else asked)
             trainer.test(self.module, datamodule=self.data, verbose=False)
         test = _of_stage("test", trainer.callback_metrics)
+        self.device = trainer.strategy.root_device
         self.metrics |= {
             "entry": self.settings.entry,
             "data": self.settings.data.name,
@@ -109,7 +111,7 @@ class Run:
             "command": self._command(),
             "overrides": self.settings.overrides,
             "time": round(self.timer.time_elapsed("train"), 1),
-            "hardware": hardware(trainer.strategy.root_device),
+            "hardware": hardware(self.device),
             "precision": str(precision(self.settings.trainer)),
             "parameters": sum(p.numel() for p in self.module.network.parameters()),
             "versions": versions(),
@@ -122,10 +124,10 @@ class Run:
         """Write plots, the checkpoint folder, and last ``metrics.json``, which marks the run as finished."""
         if self.settings.mode is not Mode.fit:
             return
-        network = self.module.trained_network.eval()
-        device = next(self.module.parameters()).device
-        batches = [(images.to(device), labels.to(device)) for images, labels in self.data.test_dataloader()]
-        limit = 10_000 if device.type == "cuda" else CHECKED_ON_CPU
+        network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
+        test = self.data.test_dataloader()
+        batches = [(images.to(self.device), labels.to(self.device)) for images, labels in test]
+        limit = 10_000 if self.device.type == "cuda" else CHECKED_ON_CPU
         self.metrics["deq_check"] = deq_check(network, batches, limit=limit)
         images = batches[0][0]
         traces = residual_traces(network, images[:100])

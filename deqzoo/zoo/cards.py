@@ -93,7 +93,7 @@ def _check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             f"accuracy at tol 1e-4, {n}",
             f"{100 * check['accuracy_tight']:.2f} %",
-            "within .2 points of the next",
+            "within .2 points (or one image) of the next",
         ),
         (f"accuracy at 12 NFE, {n}", f"{100 * check['accuracy_12_nfe']:.2f} %", ""),
         (

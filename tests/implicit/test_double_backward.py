@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from deqzoo.implicit import CG, GMRES, Dense, Implicit, ImplicitFunction, Neumann, argmin, fixed_point, root
 from tests.implicit import problems
-from tests.implicit.problems import PROBLEMS, draw, flat_of, loss, unroll
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, contraction, draw, flat_of, loss, unroll
+from tests.implicit.test_backward import Cell, looped
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -36,7 +36,7 @@ def test_derivatives_equal_the_exact_ones(problem, order):
 
 def test_scalar_cosine_against_the_closed_form_to_third_order():
     """With y = cos(t y): all derivatives of y(t) by hand, from g(t, y) = -y sin(t y) / (1 + t sin(t y))."""
-    t = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     found = [problems.cosine(t)]
     for _ in range(3):
         found.append(torch.autograd.grad(found[-1], t, create_graph=True)[0])
@@ -99,6 +99,38 @@ def test_second_order_between_two_captured_tensors():
 
     z0 = torch.zeros(3, dtype=torch.float64)
     assert_close(mixed(fixed_point(f, z0)), mixed(unroll(f, z0)), rtol=1e-7, atol=1e-8)
+
+
+def test_second_order_of_a_complex_tensor():
+    """A real state with a complex weight inside: a circular convolution by FFT."""
+    w = (0.1 * torch.fft.rfft(draw(8))).requires_grad_()
+    x = draw(8, seed=1).requires_grad_()
+
+    def f(z):
+        return torch.tanh(torch.fft.irfft(torch.fft.rfft(z) * w, n=8) + x)
+
+    def second(solve):
+        slopes = torch.autograd.grad(loss(solve(f, torch.zeros_like(x))), (w, x), create_graph=True)
+        return torch.autograd.grad(sum(s.abs().square().sum() for s in slopes), (w, x))
+
+    assert_close(second(fixed_point), second(unroll), rtol=1e-7, atol=1e-8)
+
+
+def test_closures_of_a_loop_to_second_order():
+    """Late binding: what the lambdas read has changed when backward comes. Right or refused, never wrong."""
+    weights = [contraction(3, seed=i).requires_grad_() for i in range(3)]
+    x = draw(2, 3).requires_grad_()
+
+    def penalty(solve):
+        (slope,) = torch.autograd.grad(loss(looped(solve, weights, x)), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), weights)
+
+    try:
+        found = penalty(fixed_point)
+    except RuntimeError as error:
+        assert "the condition reads" in str(error)
+    else:
+        assert_close(found, penalty(unroll), rtol=1e-7, atol=1e-8)
 
 
 def test_second_order_with_aux_and_several_outputs():

@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from deqzoo.implicit import Anderson, Broyden, ImplicitFunction, Newton, NewtonKrylov, Picard, argmin, fixed_point, root
+from deqzoo.nn import DEQ
 from tests.implicit import problems
 from tests.implicit.problems import PROBLEMS, draw, flat_of, loss, loss_of, unroll
 from tests.implicit.test_backward import Cell
@@ -158,6 +160,36 @@ def test_functional_call_of_a_module():
     assert_close(hvp(train_loss(fixed_point)), hvp(train_loss(unroll)), rtol=1e-7, atol=1e-8)
 
 
+def layer_and_reference():
+    """A network around a DEQ as a function of parameters and one sample, by torch.func, and the same unrolled."""
+    net = nn.Sequential(nn.Linear(3, 3).double(), DEQ(Cell(), solver=Anderson()), nn.Linear(3, 1).double())
+    parameters = {name: 0.8 * p.detach() for name, p in net.named_parameters()}  # not what the module itself holds
+
+    def by_layer(parameters, x):
+        return functional_call(net, parameters, (x[None],)).sum()
+
+    def by_unrolling(parameters, x):
+        below = net[0]
+        h = functional_call(below, {n: parameters[f"0.{n}"] for n in ("weight", "bias")}, (x[None],))
+        cell = {n.removeprefix("1.cell."): p for n, p in parameters.items() if n.startswith("1.cell.")}
+        z = unroll(lambda z: functional_call(net[1].cell, cell, (z, h)), torch.zeros_like(h))
+        return functional_call(net[2], {n: parameters[f"2.{n}"] for n in ("weight", "bias")}, (z,)).sum()
+
+    return by_layer, by_unrolling, parameters
+
+
+def test_layer_in_torch_func():
+    found, exact, parameters = layer_and_reference()
+    x = draw(4, 3)
+    assert_close(grad(found)(parameters, x[0]), grad(exact)(parameters, x[0]), rtol=1e-8, atol=1e-9)
+    each = [vmap(grad(f), in_dims=(None, 0))(parameters, x) for f in (found, exact)]
+    assert_close(*each, rtol=1e-8, atol=1e-9)
+    assert_close(hessian(found, argnums=1)(parameters, x[0]), hessian(exact, argnums=1)(parameters, x[0]))
+    direction = {name: torch.ones_like(p) for name, p in parameters.items()}
+    products = [jvp(grad(lambda p, f=f: f(p, x[0])), (parameters,), (direction,))[1] for f in (found, exact)]
+    assert_close(*products, rtol=1e-7, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "solver", [Picard(), Anderson(), Broyden(), Newton(), NewtonKrylov()], ids=lambda s: type(s).__name__
 )
@@ -172,19 +204,18 @@ def test_every_solver_under_a_transform(solver):
 
 
 def test_two_implicit_functions_in_a_bilevel_problem():
-    """A hypergradient: ridge weights of a training set, their loss on a held-out set, minimised over s by a root."""
-    X, t, _ = PROBLEMS["ridge"].args
+    """The outer condition is a gradient through the inner fixed point: d/dt (y(t)^2 + t^2) = c, solved for t."""
 
-    def outer_slope(solve):
-        return grad(lambda s: ((X @ solve(X, t, s) - 1.3 * t) ** 2).sum() + 0.01 * s**2)
+    def outer_slope(inner):
+        return grad(lambda t: inner(t) ** 2 + t**2)
 
-    def stationary(slope):
-        return lambda c: root(lambda s, c: slope(s) - c, torch.zeros_like(c), c)
+    def stationary(inner):
+        return lambda c: root(lambda t, c: outer_slope(inner)(t) - c, 0.2 + 0 * c, c)
 
     c = torch.tensor(0.1, dtype=torch.float64)
-    found, exact = stationary(outer_slope(problems.ridge)), stationary(outer_slope(problems.ridge_exact))
+    found, exact = stationary(problems.cosine), stationary(problems.cosine_exact)
     assert_close(found(c), exact(c), rtol=1e-7, atol=1e-8)
-    assert_close(grad(found)(c), 1 / grad(outer_slope(problems.ridge_exact))(exact(c)), rtol=1e-6, atol=1e-8)
+    assert_close(grad(found)(c), 1 / grad(outer_slope(problems.cosine_exact))(exact(c)), rtol=1e-6, atol=1e-8)
 
 
 def test_has_aux_of_torch_func():

@@ -15,7 +15,7 @@ class Cell(nn.Module):
 
     def __init__(self, p=0.5):
         super().__init__()
-        self.W = nn.Parameter(contraction(6, 0.4))
+        self.W = nn.Parameter(contraction(6, 0.2))
         self.dropout = nn.Dropout(p)
         self.masks = []
 

@@ -45,10 +45,10 @@ class FixedPointSolver(ABC):
 
     Each system has converged when its residual g = f(z) - z meets
 
-        ||g|| <= tol ||f(z)||    for stop="rel"        ||g|| <= tol    for stop="abs"
+        ||g|| <= tol ||f(z)||  for stop="rel"        ||g|| <= tol    for stop="abs"
 
-    with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never change
-    its answer. The best iterate is returned, and its residual with it.
+    with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never
+    change its answer. The best iterate is returned, and its residual with it.
 
     Args:
         tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
@@ -199,8 +199,11 @@ class _Judge:
         if not host:
             self.best_z = torch.where(better.unsqueeze(1), z, self.best_z)
             return True, False
-        (any_active, all_active), (_, all_better) = host_flags(self.active, better)
-        self.best_z = z if all_better else torch.where(better.unsqueeze(1), z, self.best_z)
+        (any_active, all_active), (any_better, all_better) = host_flags(self.active, better)
+        if all_better:
+            self.best_z = z
+        elif any_better:
+            self.best_z = torch.where(better.unsqueeze(1), z, self.best_z)
         return any_active, all_active
 
     def _better(self, merit: Tensor | None, norm: Tensor) -> Tensor:

@@ -64,9 +64,10 @@ class _Broyden(Method):
         self._add_pair(z - z_last, g, g_last)
         rows = self.s.first(self.k.shape[1])
         weights, _ = torch.linalg.solve_ex(self.k, self.sg.unsqueeze(2))
-        step = g + combine(self.d.first(rows.shape[1]), weights.squeeze(2))
-        # A singular K (a step that changed nothing) has no inverse update: take the plain step.
-        return z + torch.where(torch.isfinite(step).all(dim=1, keepdim=True), step, g)
+        # A singular K (a step that changed nothing) has no inverse update: then g alone, the plain step.
+        regular = torch.isfinite(weights).all(dim=1, keepdim=True)
+        weights = torch.where(regular, weights, torch.zeros_like(weights)).squeeze(2)
+        return z + g + combine(self.d.first(rows.shape[1]), weights)
 
     def _add_pair(self, s: Tensor, g: Tensor, g_last: Tensor) -> None:
         slot = self.count % self.memory

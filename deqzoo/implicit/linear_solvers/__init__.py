@@ -1,4 +1,4 @@
-"""Solvers of A x = b on lazy operators, one a file: `GMRES` for any A, `CG` by tag, `Neumann` truncated, `Dense` exact."""
+"""Solvers of A x = b on lazy operators: `GMRES` for any A, `CG` by tag, `Neumann` truncated, `Dense` exact."""
 
 from .base import LinearSolver
 from .cg import CG

@@ -108,9 +108,11 @@ class LineSearch(Method):
         return torch.ones_like(descent[:, :1])
 
     def merit(self) -> Tensor:
+        """The objective at the latest point."""
         return self.values[0]
 
     def step(self, z: Tensor, g: Tensor) -> Tensor:
+        """The next trial: further along the present path, or the first along a new one."""
         value = self.values[0].unsqueeze(1)
         if self.base is None:
             self.base, self.base_value, self.descent = z, value, g

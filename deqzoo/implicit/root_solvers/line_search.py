@@ -22,12 +22,13 @@ class NewtonMethod(Method):
 
     def __init__(self, g: Function, tol: float, linear_solver: LinearSolver) -> None:
         self.g, self.tol, self.linear_solver = g, tol, linear_solver
-        # An inexact step may miss the slow components of the error: only at round-off does it tell that the root is met.
+        # An inexact step may miss the slow components of the error: only at round-off it tells of a root.
         self.exact = isinstance(linear_solver, Dense)
         self.base: Tensor | None = None
         self._settled: Tensor | None = None
 
     def step(self, z: Tensor, g: Tensor) -> Tensor:
+        """The next trial: a shorter step where the residual did not fall, a new direction where it did."""
         norm = row_norm(g)
         if self.base is None:
             accept = torch.ones_like(norm, dtype=torch.bool)
@@ -52,4 +53,5 @@ class NewtonMethod(Method):
         return self.base + self.t.unsqueeze(1) * self.direction
 
     def settled(self) -> Tensor | None:
+        """As `Method.settled`."""
         return self._settled

@@ -301,6 +301,17 @@ def test_the_relative_stop_does_not_depend_on_the_scale_of_the_unknown(solver):
     assert len(nfe) == 1
 
 
+@every_solver
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-20, 1e20, 1e25, 1e30])
+def test_converged_is_never_said_of_a_wrong_answer_at_extreme_sizes(solver, size):
+    """In float32 the squares of such numbers under- and overflow."""
+    x = size * torch.tensor([[1.0, 0.3, -0.2]])
+    solution = solver()(lambda z: 0.5 * torch.sin(z / size) * size + x, torch.zeros(1, 3), batch_dims=1)
+    right = torch.tensor([[1.4987012, 0.5696811, -0.3901756]])
+    assert torch.isfinite(solution.value).all()
+    assert not solution.converged or torch.allclose(solution.value / size, right, rtol=1e-3)
+
+
 @every_iteration
 def test_the_absolute_stop_is_absolute(solver):
     matrix, x = matrix_of_norm(40, 0.8), 1e6 * randn(2, 40, seed=4)

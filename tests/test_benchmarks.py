@@ -1,0 +1,239 @@
+"""The benchmarks' problems are what they say, their instruments count right, and the scripts run (small)."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
+
+import fixed_point
+import implicit_gradient
+from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved_medians
+from problems import classifier_problem, ridge_problem, solver_problems
+
+PROBLEMS = solver_problems(quick=True)
+linear_problems = pytest.mark.parametrize("problem", PROBLEMS[3:], ids=lambda problem: problem.name)
+
+
+# --- problems ---
+
+
+@linear_problems
+def test_the_spectrum_is_as_named(problem):
+    matrix = problem.f.matrix.detach()
+    size = torch.linalg.matrix_norm(matrix, 2) if "norm" in problem.name else torch.linalg.eigvalsh(matrix).abs().max()
+    assert size == pytest.approx(float(problem.name.split()[-1]))
+
+
+@linear_problems
+def test_residual_and_solved_against_a_direct_solve(problem):
+    matrix = problem.f.matrix.detach()
+    exact = torch.linalg.solve(torch.eye(len(matrix)).to(matrix) - matrix, problem.x.T).T
+    assert problem.residual(exact) < 1e-11
+    assert problem.solved(exact)
+    assert problem.residual(problem.z0) == pytest.approx(problem.x.norm(dim=1).max().item())  # f(0) - 0 = x
+    assert not problem.solved(problem.z0)
+
+
+def test_a_relative_residual_is_that_of_the_worst_system():
+    problem = PROBLEMS[0]
+    z = torch.randn_like(problem.z0)
+    with torch.no_grad():
+        image = problem.f(z, problem.x)
+    one_by_one = [((a - b).norm() / a.norm()).item() for a, b in zip(image, z, strict=True)]
+    assert problem.residual(z) == pytest.approx(max(one_by_one), rel=1e-4)
+
+
+def test_problems_are_the_same_each_time_and_leave_the_random_state_alone():
+    torch.manual_seed(5)
+    again = solver_problems(quick=True)
+    after = torch.rand(())
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(()))
+    for old, new in zip(PROBLEMS, again, strict=True):
+        assert torch.equal(old.x, new.x)
+        assert all(torch.equal(a, b) for a, b in zip(old.f.parameters(), new.f.parameters(), strict=True))
+
+
+def test_the_closed_form_of_the_ridge_regression():
+    ridge, t = ridge_problem(quick=True), torch.full((10,), 0.3, dtype=torch.float64)
+    assert ridge.stationarity(ridge.solve(t), t).norm() < 1e-10
+    step, exact = 1e-5, ridge.hypergradient(t)
+    for i in (0, 7):
+        shift = torch.zeros_like(t)
+        shift[i] = step
+        difference = ridge.outer(ridge.solve(t + shift)) - ridge.outer(ridge.solve(t - shift))
+        assert exact[i] == pytest.approx(difference.item() / (2 * step), rel=1e-6)
+
+
+# --- instruments ---
+
+
+def test_peak_bytes_counts_what_is_alive_at_once():
+    old = torch.zeros(1000)
+    with PeakBytes() as memory:
+        first = old + 1
+        del first
+        second = old + 1  # 4,000 bytes
+        third = second + 1  # 4,000 more
+        second.add_(third)
+        view = third.view(10, 100)
+        old.mul_(2)
+        fourth = torch.empty(500)  # 2,000 more
+    assert memory.peak == 10_000
+    assert view.shape == (10, 100)
+    assert fourth.shape == (500,)
+
+
+def test_host_reads_counts_each_look():
+    a = torch.arange(3.0)
+    with HostReads() as reads:
+        _ = a + 1
+        assert reads.count == 0
+        _ = a.sum().item()
+        _ = a.tolist()
+        _ = bool((a > 5).any())
+        _ = float(a[0])
+    assert reads.count == 4
+
+
+def test_saved_bytes_counts_the_tape_once_and_until_it_dies():
+    w = torch.ones(10, requires_grad=True)
+    with SavedBytes() as saved:
+        y = w.exp().exp()  # exp keeps its result
+    assert saved.total == 80
+    del y
+    assert saved.total == 0
+
+
+def test_interleaved_medians_runs_the_calls_in_turn():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    medians = interleaved_medians(calls, 3)
+    assert order == list("ababab")
+    assert set(medians) == {"a", "b"}
+    assert min(medians.values()) >= 0
+
+
+def test_count_calls():
+    f = CountCalls(lambda x: x + 1)
+    assert f(f(1)) == 3
+    assert f.calls == 2
+
+
+# --- the tables ---
+
+
+@pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[2], PROBLEMS[4]], ids=lambda problem: problem.name)
+def test_our_solvers_solve_and_are_measured(problem):
+    with torch.no_grad():
+        rows = fixed_point.measure(problem, repeats=1)
+    ours = [row for row in rows if row.library == "deqzoo"]
+    assert [row.solver for row in ours] == ["Picard", "Anderson", "Anderson, depth 30", "Broyden"]
+    for row in ours:
+        assert row.solved
+        assert row.residual <= 1.05 * problem.tol
+        assert row.host_reads <= row.nfe + 2
+        assert row.peak_bytes > problem.z0.nbytes
+        assert row.over_bare > 0
+
+
+def row(library, solver, nfe, over_bare, over_peer, solved=True):
+    return fixed_point.Row("p", library, solver, nfe, over_peer, over_bare, over_peer, 1, 1e-4, solved, nfe)
+
+
+SAME_MEMORY = {"deqzoo": {50: 100, 500: 100}}
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "kept"),
+    [
+        (row("deqzoo", "A", 10, 3.0, 0.7), row("torchdeq", "a", 10, 2.5, 1.0), [True, True]),
+        (row("deqzoo", "A", 11, 1.0, 0.71), row("torchdeq", "a", 10, 2.5, 1.0), [False, False]),
+        (row("deqzoo", "A", 9, 1.25, 0.9), row("torchdeq", "a", 10, 1.5, 1.0), [True, True]),
+        (row("deqzoo", "A", 9, 1.26, 0.5), row("torchdeq", "a", 10, 1.5, 1.0), [True, False]),
+        (row("deqzoo", "A", 9, 1.2, 0.5, solved=False), row("torchdeq", "a", 10, 1.5, 1.0), [False]),
+    ],
+    ids=["fast enough", "slow and more calls", "lean", "too much overhead", "unsolved"],
+)
+def test_the_promises_are_judged_by_their_numbers(ours, peer, kept):
+    found = fixed_point.checks([ours, peer], SAME_MEMORY)
+    assert [check.kept for check in found] == [*kept, True]
+
+
+def test_growing_memory_breaks_the_promise():
+    *_, memory = fixed_point.checks([], {"deqzoo": {50: 100, 500: 900}})
+    assert not memory.kept
+
+
+def test_broydens_memory_follows_the_steps_taken():
+    with torch.no_grad():
+        few, many = fixed_point.broyden_memory(PROBLEMS[3])["deqzoo"].values()
+    assert few == many
+
+
+def test_deq_gradient_is_near_the_independent_reference():
+    rows = {r.method: r for r in implicit_gradient.deq_table(quick=True) if r.library == "deqzoo"}
+    assert rows["Anderson, Implicit(GMRES)"].error < 5e-3
+    assert rows["Anderson, Implicit(GMRES)"].vjps > 0
+    assert rows["Anderson, OneStep"].error > 0.1  # so the reference is not trivially met
+    assert all(r.saved_bytes > 0 and r.seconds > 0 for r in rows.values())
+
+
+def test_the_reference_gradient_is_that_of_an_unrolled_solve():
+    model, x, labels = classifier_problem(quick=True)
+    exact = implicit_gradient.exact_gradient(model, x, labels)
+    unrolled, x = model.double(), x.double()
+    z = torch.zeros_like(x)
+    for _ in range(150):
+        z = unrolled.block(z, x)
+    assert implicit_gradient.relative_error(implicit_gradient.gradient_of(model, model.loss(z, labels)), exact) < 1e-10
+
+
+def test_implicit_gradients_keep_the_same_bytes_however_many_iterations():
+    rows = {r.method: list(r.bytes_after.values()) for r in implicit_gradient.saved_table(quick=True)}
+    assert len(set(rows["Picard, Implicit"])) == 1
+    assert len(set(rows["Anderson, Implicit"])) == 1
+    assert rows["Picard, Unrolled"][2] > 2 * rows["Picard, Unrolled"][1]
+
+
+def test_ridge_hypergradient_at_any_scale_of_the_loss():
+    for r in implicit_gradient.ridge_table(quick=True):
+        if r.library == "deqzoo":
+            assert r.error < 1e-4
+            assert r.error_tiny < 1e-4
+
+
+def test_the_scripts_write_json_and_print_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fixed_point, "solver_problems", lambda quick: PROBLEMS[:4] if quick else None)
+    monkeypatch.setattr(sys, "argv", ["fixed_point.py", "--quick", "--json", str(tmp_path / "a.json")])
+    assert fixed_point.main() == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert {r["problem"] for r in content["rows"]} == {problem.name for problem in PROBLEMS[:4]}
+    assert content["environment"]["torch"] == torch.__version__
+    assert "Fixed-point solvers" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # and no half-written file beside it
+
+
+# --- beside the peers, where they are installed ---
+
+
+def test_torchdeq_is_given_the_same_problem():
+    pytest.importorskip("torchdeq")
+    with torch.no_grad():
+        rows = fixed_point.measure(PROBLEMS[3], repeats=1)
+    theirs = {r.solver: r for r in rows if r.library == "torchdeq"}
+    assert set(theirs) == {"fixed_point_iter", "anderson", "broyden"}
+    assert all(r.solved for r in theirs.values())
+    plain = next(r for r in rows if r.solver == "Picard")
+    assert theirs["fixed_point_iter"].nfe == plain.nfe
+
+
+def test_torchopt_finds_the_same_hypergradient():
+    pytest.importorskip("torchopt")
+    rows = [r for r in implicit_gradient.ridge_table(quick=True) if r.library == "torchopt"]
+    assert len(rows) == 4
+    assert all(r.error < 1e-4 for r in rows)
