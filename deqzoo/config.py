@@ -70,9 +70,7 @@ class DEQClassifierConfig:
     solver: str = "anderson"
     solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
     gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(
-        default_factory=dict
-    )  # also linear_solver, linear_solver_options
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
     # The training.
     optimizer: Optimizer = Optimizer.adamw
     lr: float = 1e-3  # the highest of the schedule
@@ -289,9 +287,7 @@ def _run_folder(entry: str, resume: str | None) -> str:
         path = Path(resume)
         return str(path.parent if path.is_file() else path)
     runs = Path("outputs", entry)
-    cut_off = [
-        path.parent for path in runs.glob("*/last.ckpt") if not path.with_name("metrics.json").exists()
-    ]
+    cut_off = [path.parent for path in runs.glob("*/last.ckpt") if not path.with_name("metrics.json").exists()]
     if not cut_off:
         raise ConfigError(f"resume=last: no unfinished run with a last.ckpt lies in {runs}/; start one anew.")
     return str(max(cut_off, key=lambda folder: folder.name))

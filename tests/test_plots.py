@@ -11,9 +11,7 @@ def drawn(monkeypatch):
     figures = []
     save = figure.save
     for module in ("residuals", "training"):
-        monkeypatch.setattr(
-            f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path)
-        )
+        monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 
 

@@ -46,6 +46,4 @@ def test_bash_blocks_are_the_two_commands():
 def test_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert len(targets) > 5
-    assert [
-        target for target in targets if not target.startswith("http") and not (ROOT / target).exists()
-    ] == []
+    assert [target for target in targets if not target.startswith("http") and not (ROOT / target).exists()] == []

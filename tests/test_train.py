@@ -92,9 +92,7 @@ def test_nan_stops_the_run_with_its_cause_and_spares_the_checkpoint(tmp_path, mo
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", poison)
-    with pytest.raises(
-        NonFiniteError, match=r"epoch 1, batch 2 \(step 11\).*input: sample.*\[3\].*last.ckpt"
-    ):
+    with pytest.raises(NonFiniteError, match=r"epoch 1, batch 2 \(step 11\).*input: sample.*\[3\].*last.ckpt"):
         run(tmp_path, *TWO_EPOCHS, "save_every_n_steps=5")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 10
@@ -116,9 +114,7 @@ def test_bad_loss_and_bad_gradient_are_told_apart(tmp_path, monkeypatch):
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", lambda *args: Poison.apply(step(*args)))
-    with pytest.raises(
-        NonFiniteError, match=r"gradient is not.*solver: the backward solve diverged of DEQ layer 0"
-    ):
+    with pytest.raises(NonFiniteError, match=r"gradient is not.*solver: the backward solve diverged of DEQ layer 0"):
         run(tmp_path / "gradient", *TWO_EPOCHS)
     monkeypatch.setattr(Classifier, "training_step", step)
     with torch.no_grad():

@@ -68,8 +68,7 @@ def _cutout(images: Tensor, side: int, generator: Generator, colour: Tensor) -> 
     n, channels, height, width = images.shape
     device = images.device
     top, left = (
-        _send(torch.randint(0, size, (n, 1), generator=generator), device) - side // 2
-        for size in (height, width)
+        _send(torch.randint(0, size, (n, 1), generator=generator), device) - side // 2 for size in (height, width)
     )
     rows, columns = torch.arange(height, device=device) - top, torch.arange(width, device=device) - left
     in_rows, in_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)

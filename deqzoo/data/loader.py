@@ -57,9 +57,7 @@ class ImageLoader:
         self._announced: int | None = None
         if shuffle and len(self) == 0:
             n = len(indices) // world_size
-            raise ValueError(
-                f"a batch of {batch_size} is more than the {n} images there are: lower batch_size"
-            )
+            raise ValueError(f"a batch of {batch_size} is more than the {n} images there are: lower batch_size")
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""

@@ -99,9 +99,7 @@ DATASETS: dict[str, ImageSet] = {
             "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
         },
         archives=(
-            Archive(
-                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
-            ),
+            Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
         ),
     ),
     "mnist": ImageSet(

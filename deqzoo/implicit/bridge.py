@@ -237,7 +237,7 @@ class ImplicitFunction:
         solve: `solve(*args) -> y`, or `(y, aux)` with `has_aux`. Runs without autograd, on detached tensors: NumPy,
             SciPy or C inside are fine.
         conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution.
-            Written in torch, differentiable in y and in whatever needs a gradient. Tensors that it captures get theirs as well.
+            Written in torch, differentiable in y and in whatever needs a gradient; tensors that it captures get theirs.
         linear_solver: for systems with A or A^T (`GMRES`, `CG`, `Neumann`, `Dense`).
         has_aux: `solve` also returns something that is handed on as it is, without derivatives.
         batch_dims: 0: all of y is one system; 1: each leading index of y is a system of its own.

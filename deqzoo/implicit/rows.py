@@ -5,21 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .modes import in_transform
+
 
 class Rows:
     """Up to `limit` vectors a system, as one tensor (systems, capacity, unknowns) that doubles when it is full."""
 
     def __init__(self, like: Tensor, limit: int) -> None:
         self.limit = limit
-        self._data = like.new_zeros(like.shape[0], min(4, limit), like.shape[1])
+        self._data = like.new_empty(like.shape[0], min(8, limit), like.shape[1])
 
     def put(self, slot: int, row: Tensor) -> None:
         """Write `row` (systems, unknowns) at `slot`."""
+        self._grow(slot)
+        self._data[:, slot] = row
+
+    def put_difference(self, slot: int, new: Tensor, old: Tensor) -> Tensor:
+        """Write new - old at `slot`, without a temporary, and return it as a view."""
+        self._grow(slot)
+        row = self._data[:, slot]
+        if in_transform():
+            row.copy_(new - old)  # vmap knows no out=
+        else:
+            torch.sub(new, old, out=row)
+        return row
+
+    def _grow(self, slot: int) -> None:
         capacity = self._data.shape[1]
         if slot >= capacity:
-            extra = torch.zeros_like(self._data[:, : min(capacity, self.limit - capacity)])
+            extra = torch.empty_like(self._data[:, : min(capacity, self.limit - capacity)])
             self._data = torch.cat([self._data, extra], dim=1)
-        self._data[:, slot] = row
 
     def first(self, count: int) -> Tensor:
         """The first `count` slots, (systems, count, unknowns), a view."""
@@ -34,3 +49,8 @@ def products(rows: Tensor, vector: Tensor) -> Tensor:
 def combine(rows: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of the stored rows: (systems, k, n), (systems, k) -> (systems, n)."""
     return torch.bmm(weights.unsqueeze(1), rows).squeeze(1)
+
+
+def add_combination(vector: Tensor, rows: Tensor, weights: Tensor, alpha: float = 1.0) -> Tensor:
+    """vector + alpha * combine(rows, weights), in one pass."""
+    return torch.baddbmm(vector.unsqueeze(1), weights.unsqueeze(1), rows, alpha=alpha).squeeze(1)

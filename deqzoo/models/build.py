@@ -33,12 +33,8 @@ class ImageInfo:
         valid = {item.name for item in dataclasses.fields(cls)}
         if set(values) != valid:
             wrong = ", ".join(sorted(set(values) ^ valid))
-            raise ConfigError(
-                f"data has unknown or missing keys: {wrong}; it has {', '.join(sorted(valid))}."
-            )
-        return cls(
-            int(values["in_channels"]), tuple(values["classes"]), tuple(values["mean"]), tuple(values["std"])
-        )
+            raise ConfigError(f"data has unknown or missing keys: {wrong}; it has {', '.join(sorted(valid))}.")
+        return cls(int(values["in_channels"]), tuple(values["classes"]), tuple(values["mean"]), tuple(values["std"]))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""

@@ -134,9 +134,7 @@ class Classifier(LightningModule):
             momentum=recipe["momentum"],
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(
-            optimizer, recipe["schedule"], total_steps=total_steps, warmup=recipe["warmup"]
-        )
+        schedule = make_schedule(optimizer, recipe["schedule"], total_steps=total_steps, warmup=recipe["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _evaluate(self, stage: str, batch: Batch) -> nn.Module:
@@ -154,9 +152,7 @@ class Classifier(LightningModule):
             metrics.pop("residual")  # its median is taken over the whole set
         training = stage == "train"
         named = {f"{stage}/{name}": value for name, value in metrics.items()}
-        self.log_dict(
-            named, on_step=training, on_epoch=not training, batch_size=len(labels), sync_dist=not training
-        )
+        self.log_dict(named, on_step=training, on_epoch=not training, batch_size=len(labels), sync_dist=not training)
 
     def _add_penalty(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
         if self.training and torch.is_grad_enabled():

@@ -12,9 +12,7 @@ class NonFiniteError(RuntimeError):
     """A NaN or Inf in training; the message says in which batch, and whether input, solver or loss had it."""
 
 
-def check_step(
-    loss: Tensor, inputs: Tensor, solutions: Sequence[Solution], module: nn.Module, when: str
-) -> None:
+def check_step(loss: Tensor, inputs: Tensor, solutions: Sequence[Solution], module: nn.Module, when: str) -> None:
     """Raise `NonFiniteError` if ``loss`` or ``inputs`` hold a NaN or Inf, with its cause.
 
     The inputs are looked at too: a solver keeps its last finite iterate, which would hide a fault in them.
@@ -30,9 +28,7 @@ def check_step(
         cause = f"the solver: {diverged}; lower the learning rate"
     else:
         cause = "the loss: input, parameters and fixed points are finite; lower the learning rate"
-    raise NonFiniteError(
-        f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}."
-    )
+    raise NonFiniteError(f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}.")
 
 
 def check_gradients(module: nn.Module, solutions: Sequence[Solution], when: str) -> None:

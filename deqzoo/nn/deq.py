@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, Solution, fixed_point, spectral_radius
+from ..implicit.modes import in_transform
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
 
@@ -58,11 +60,13 @@ class DEQ(nn.Module):
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
-        f = _same_randomness(self.cell, tensor_leaves(z0)[0].device) if self.training else self.cell
+        f, args = _with_parameters(self.cell, x)
+        if self.training:
+            f = _same_randomness(f, tensor_leaves(z0)[0].device)
         z, self.solution = fixed_point(
             f,
             z0,
-            x,
+            *args,
             solver=self.solver,
             gradient=self.gradient,
             batch_dims=1,
@@ -95,6 +99,27 @@ def _refuse_batch_norm(cell: Any) -> None:
                 f"the cell's {name or 'module'} is a {type(module).__name__} in training mode, which couples the "
                 "samples of a batch; use GroupNorm or LayerNorm inside a DEQ, or put it into eval mode"
             )
+
+
+def _with_parameters(cell: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The cell with the parameters of this moment, and its arguments besides z.
+
+    Under `torch.func.functional_call` a module holds other parameters only while it is called; the backward evaluates
+    the cell later. Inside transforms they become arguments, so that each level sees its own version of them.
+    """
+    if not isinstance(cell, nn.Module):
+        return cell, (x,)
+    state = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
+    if in_transform():
+        return lambda z, x, state: functional_call(cell, state, (z, x)), (x, state)
+    parameters = list(cell.parameters())
+
+    def call(z: Any, x: Any) -> Any:
+        if all(now is then for now, then in zip(cell.parameters(), parameters, strict=True)):
+            return cell(z, x)
+        return functional_call(cell, state, (z, x))
+
+    return call, (x,)
 
 
 def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

@@ -32,8 +32,6 @@ def _lines(axis: "Axes", rows: Rows, names: Mapping[str, str], label: str) -> No
     for color, (name, legend) in zip(COLORS, names.items(), strict=False):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
-            axis.plot(
-                *zip(*points, strict=True), label=legend, color=color, marker="o" if len(points) < 30 else ""
-            )
+            axis.plot(*zip(*points, strict=True), label=legend, color=color, marker="o" if len(points) < 30 else "")
             axis.legend(frameon=False)
     axis.set(xlabel="step", ylabel=label)

@@ -39,9 +39,7 @@ class LastCheckpoint(Checkpoint):
         """Write ``last.ckpt``, if all parameters are finite; else raise `NonFiniteError`."""
         finite = torch.stack([torch.isfinite(p).all() for p in pl_module.parameters()]).all()
         if not finite:
-            raise NonFiniteError(
-                f"Training stopped at step {trainer.global_step}: a parameter is NaN or Inf."
-            )
+            raise NonFiniteError(f"Training stopped at step {trainer.global_step}: a parameter is NaN or Inf.")
         if trainer.is_global_zero:
             with whole_file(self.path) as part:
                 trainer.save_checkpoint(part)
@@ -107,9 +105,7 @@ class RunProgress(ProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Without a terminal: a line."""
         if self._shown and self._bar is None and trainer.is_global_zero:
-            console.print(
-                f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {_summary(trainer)}"
-            )
+            console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {_summary(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it stands."""

@@ -26,7 +26,7 @@ from deqzoo.training.weights import initial_weights
 from deqzoo.zoo import export
 from deqzoo.zoo.loading import round_weights
 
-CHECKED_ON_CPU = 500  # images of the test set on which a CPU measures the `deq_check`; a GPU takes them all
+LARGE, CHECKED_ON_CPU = 200_000, 100  # above so many parameters, a CPU measures `deq_check` on so many images
 
 
 class Run:
@@ -127,10 +127,10 @@ class Run:
         network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
         test = self.data.test_dataloader()
         batches = [(images.to(self.device), labels.to(self.device)) for images, labels in test]
-        limit = 10_000 if self.device.type == "cuda" else CHECKED_ON_CPU
-        self.metrics["deq_check"] = deq_check(network, batches, limit=limit)
+        slow = self.device.type == "cpu" and self.metrics["parameters"] > LARGE
+        self.metrics["deq_check"] = deq_check(network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
         images = batches[0][0]
-        traces = residual_traces(network, images[:100])
+        traces = residual_traces(network, images[:32])
         tol = self.settings.model.solver_options.get("tol")
         plot_residuals(traces, tol, self.folder / "plots" / "residuals.png")
         plot_training(read_history(self.folder / "metrics.csv"), self.folder / "plots" / "training.png")

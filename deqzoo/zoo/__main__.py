@@ -18,9 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     tables = commands.add_parser("tables", help="write the generated pages: tables and model cards")
     tables.add_argument("--check", action="store_true", help="only say which are stale; exit 1 if some are")
     publishing = commands.add_parser("publish", help="ship a run's weights: copy its export to checkpoints/")
-    publishing.add_argument(
-        "runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it"
-    )
+    publishing.add_argument("runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it")
     chosen = parser.parse_args(arguments)
     if chosen.command == "list":
         trained = list_models(pretrained=True)

@@ -41,9 +41,7 @@ class Contents:
 def read_folder(folder: Path) -> Contents:
     """Read and check a checkpoint folder. Anything wrong with it is a `CheckpointError`."""
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a checkpoint folder. Give the folder that a run writes to its export/."
-        )
+        raise CheckpointError(f"{folder} is not a checkpoint folder. Give the folder that a run writes to its export/.")
     if missing := [name for name in (WEIGHTS, CONFIG, METRICS) if not (folder / name).is_file()]:
         hint = f" There is {folder / 'export'}: load that." if (folder / "export").is_dir() else ""
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}: it is no whole checkpoint folder.{hint}")

@@ -118,9 +118,7 @@ def export(
     network = getattr(module, "trained_network", module)
     recipe = getattr(network, "recipe", None)
     if recipe is None:
-        raise CheckpointError(
-            "export needs a network of deqzoo.models.build_network, which knows its recipe."
-        )
+        raise CheckpointError("export needs a network of deqzoo.models.build_network, which knows its recipe.")
     model, data = recipe
     config = {
         "name": str(metrics.get("entry", folder.name)),

@@ -57,9 +57,7 @@ def test_crop_and_flip_give_each_window_of_the_padded_image(pad, flip):
     image = torch.rand(1, 2, size, size + 1)
     out = apply(image.expand(n, -1, -1, -1), crop=pad, flip=flip)
     padded = F.pad(image, (pad,) * 4)
-    windows = [
-        padded[0, :, i : i + size, j : j + size + 1] for i in range(2 * pad + 1) for j in range(2 * pad + 1)
-    ]
+    windows = [padded[0, :, i : i + size, j : j + size + 1] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
     if flip:
         windows += [window.flip(-1) for window in windows]
     hits = torch.stack([(out == window).flatten(1).all(1) for window in windows])

@@ -122,9 +122,7 @@ def test_processes_share_the_images_among_them(shuffle):
 
 
 def test_processes_draw_different_noise():
-    parts = [
-        make(rank=rank, world_size=2, transform=lambda x, g: torch.rand(3, generator=g)) for rank in (0, 1)
-    ]
+    parts = [make(rank=rank, world_size=2, transform=lambda x, g: torch.rand(3, generator=g)) for rank in (0, 1)]
     first, second = (next(iter(part))[0] for part in parts)
     assert not torch.equal(first, second)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from deqzoo.implicit import CG, GMRES, Dense, ImplicitFunction, argmin, fixed_point, root
@@ -70,6 +70,29 @@ def unroll(f: Callable[..., Any], z: Any, *args: Any) -> Any:
     return z
 
 
+class Cell(nn.Module):
+    """A layer's f(z, x) = tanh(A z + b + C x) with parameters, float64."""
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.state, self.input = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        with torch.no_grad():
+            self.state.weight *= 0.2
+        self.double()
+
+    def forward(self, z, x):
+        return torch.tanh(self.state(z) + self.input(x))
+
+
+def looped(solve, weights, x):
+    """Layers in a loop: every lambda reads the loop's variables, which have moved on when backward comes."""
+    z = x
+    for W in weights:
+        below = z
+        z = solve(lambda z: torch.tanh(z @ W + below), torch.zeros_like(x))  # noqa: B023
+    return z
+
+
 # z = tanh(z W + x), rows are samples
 
 
@@ -86,9 +109,7 @@ def tanh_captured(W: Tensor, x: Tensor) -> Tensor:
 
 
 def tanh_batch(W: Tensor, x: Tensor) -> Tensor:
-    return fixed_point(
-        lambda z, x: tanh_map(z, W, x), torch.zeros_like(x), x, batch_dims=1, on_failure="raise"
-    )
+    return fixed_point(lambda z, x: tanh_map(z, W, x), torch.zeros_like(x), x, batch_dims=1, on_failure="raise")
 
 
 def tanh_exact(W: Tensor, x: Tensor) -> Tensor:

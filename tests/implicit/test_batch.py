@@ -261,6 +261,17 @@ def test_pytree_with_a_batch_axis():
         assert_close(solve(a[i], b[i], 0), [[t[i] for t in part] for part in together], rtol=1e-9, atol=1e-10)
 
 
+def test_two_batch_axes():
+    W, x = contraction(3, 0.7), draw(2, 3, 3)
+    z, solution = fixed_point(
+        lambda z, x: torch.tanh(z @ W) + x, torch.zeros_like(x), x, batch_dims=2, return_solution=True
+    )
+    assert solution.status.shape == solution.steps.shape == solution.residual.shape == (2, 3)
+    for i in range(2):
+        row = fixed_point(lambda z, x: torch.tanh(z @ W) + x, torch.zeros_like(x[i]), x[i], batch_dims=1)
+        assert_close(z[i], row, rtol=1e-9, atol=1e-10)
+
+
 def test_a_coupled_system_is_one_system():
     """z mixes its rows: as one system it is solved; its axis is not a batch."""
     W, x = contraction(6, 0.9), draw(6, 2)

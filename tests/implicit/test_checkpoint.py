@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from deqzoo.implicit import Anderson, Implicit, OneStep, Phantom, Picard, Unrolled, fixed_point
 from deqzoo.nn import DEQ
 from tests.implicit import problems
-from tests.implicit.problems import PROBLEMS, draw, loss
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, Cell, draw, loss
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

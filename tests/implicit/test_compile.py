@@ -7,8 +7,7 @@ from torch.testing import assert_close
 
 from deqzoo.implicit import Anderson, Broyden, Implicit, OneStep, Phantom, Picard, Unrolled, fixed_point
 from deqzoo.nn import DEQ
-from tests.implicit.problems import draw, loss
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import Cell, draw, loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -88,7 +87,7 @@ def train(net, step, steps=3):
 
 @pytest.mark.parametrize("gradient", [Implicit(), Phantom()], ids=lambda g: type(g).__name__)
 def test_training_step(gradient):
-    """Forward, loss and backward in one compiled function; the solver's loop breaks the graph, and all is as in eager."""
+    """Forward, loss and backward in one compiled function: as in eager, breaks in the graph and all."""
 
     def run(compile):
         torch.manual_seed(0)

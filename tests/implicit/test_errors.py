@@ -94,7 +94,7 @@ def test_bad_values_of_other_options():
         Phantom(damping=0.0)
     with pytest.raises(ValueError, match="restart"):
         GMRES(restart=0)
-    with pytest.raises(ValueError, match="symetric.*symmetric"):
+    with pytest.raises(ValueError, match=r"symetric.*symmetric"):
         LinearOperator.from_matrix(torch.eye(2), tags=["symetric"])
 
 
@@ -172,8 +172,6 @@ def test_black_box_that_returns_an_array():
 
 
 def test_batch_axes_that_do_not_fit():
-    with pytest.raises(ValueError, match="batch_dims must be 0 .* or 1"):
-        fixed_point(torch.cos, torch.zeros(2, 2, 2), batch_dims=2)
     with pytest.raises(ValueError, match="leading"):
         fixed_point(torch.cos, torch.tensor(1.0), batch_dims=1)
     with pytest.raises(ValueError, match="same leading size"):
@@ -257,9 +255,7 @@ def test_singular_jacobian_is_reported(name):
 
 
 def singular_of(a, name):
-    return ImplicitFunction(
-        torch.sqrt, lambda y, a: y**2 - a, linear_solver=make_solver(name), on_failure="raise"
-    )(a)
+    return ImplicitFunction(torch.sqrt, lambda y, a: y**2 - a, linear_solver=make_solver(name), on_failure="raise")(a)
 
 
 def test_saddle_point_is_not_a_minimum():
@@ -353,9 +349,11 @@ def test_tensor_hidden_in_a_transform_of_the_condition_raises(transform):
 
     a = torch.full((2,) if transform == "vmap of grad" else (), 8.0, dtype=torch.float64)
     try:
-        found = transforms[transform](cube_root)(a)
+        found, refusal = transforms[transform](cube_root)(a), ""
     except RuntimeError as error:
-        assert "pass that tensor as one of the arguments" in str(error)
+        found, refusal = None, str(error)
+    if found is None:
+        assert "pass that tensor as one of the arguments" in refusal
     else:
         assert_close(found, torch.full_like(a, 1 / 12))
 

@@ -8,8 +8,7 @@ from torch.testing import assert_close
 
 from deqzoo.implicit import CG, GMRES, Dense, Implicit, ImplicitFunction, Neumann, argmin, fixed_point, root
 from tests.implicit import problems
-from tests.implicit.problems import PROBLEMS, draw, flat, flat_of, loss, loss_of, unroll
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, Cell, draw, flat, flat_of, loss, loss_of, unroll
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -114,9 +113,7 @@ def test_dual_and_tape_together(problem):
 
     def hvp(function):
         with forward_ad.dual_level():
-            duals = [
-                forward_ad.make_dual(t, v) for t, v in zip(problem.leaves(), tangents(problem.args), strict=True)
-            ]
+            duals = [forward_ad.make_dual(t, v) for t, v in zip(problem.leaves(), tangents(problem.args), strict=True)]
             grads = torch.autograd.grad(loss(function(*duals)), duals)
             return [forward_ad.unpack_dual(g).tangent for g in grads]
 

@@ -5,14 +5,14 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from deqzoo.implicit import Anderson, Broyden, ImplicitFunction, Newton, NewtonKrylov, Picard, argmin, fixed_point, root
 from deqzoo.nn import DEQ
 from tests.implicit import problems
-from tests.implicit.problems import PROBLEMS, draw, flat_of, loss, loss_of, unroll
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, Cell, draw, flat_of, loss, loss_of, unroll
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -62,7 +62,11 @@ def test_hessian_of_a_pytree_of_outputs():
     assert_close(found, hessian(lambda a: problems.pair_exact(a, b))(a), rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("transforms", list(itertools.product([jacrev, jacfwd], repeat=3)), ids=lambda three: "-".join(t.__name__ for t in three))
+@pytest.mark.parametrize(
+    "transforms",
+    list(itertools.product([jacrev, jacfwd], repeat=3)),
+    ids=lambda three: "-".join(t.__name__ for t in three),
+)
 def test_third_order_of_a_scalar(transforms):
     found, exact = problems.cosine, problems.cosine_exact
     for transform in transforms:
@@ -104,7 +108,10 @@ def test_closure_over_a_traced_value(transform):
     theta = PROBLEMS["cosine"].args[0]
     assert_close(transform(outer(captured))(theta), transform(outer(problems.cosine_exact))(theta))
     assert_close(
-        transform(grad(outer(captured)))(theta), transform(grad(outer(problems.cosine_exact)))(theta), rtol=1e-7, atol=1e-8
+        transform(grad(outer(captured)))(theta),
+        transform(grad(outer(problems.cosine_exact)))(theta),
+        rtol=1e-7,
+        atol=1e-8,
     )
 
 
@@ -233,6 +240,45 @@ def test_transforms_and_the_tape_together():
         return theta.grad
 
     assert_close(slope(problems.cosine), slope(problems.cosine_exact), rtol=1e-7, atol=1e-8)
+
+
+def test_pull_after_its_transform_has_ended():
+    """`vjp` hands out a function that runs later: on the outer level, batched, and on the tape."""
+
+    def later(function):
+        def of(theta):
+            _, pull = vjp(function, theta)
+            return pull(theta**2)[0] + vmap(lambda v: pull(v)[0])(torch.stack([theta, theta**3])).sum()
+
+        theta = PROBLEMS["cosine"].leaves()[0]
+        return grad(of)(theta.detach()), jacfwd(of)(theta.detach()), torch.autograd.grad(of(theta), theta)
+
+    assert_close(later(problems.cosine), later(problems.cosine_exact), rtol=1e-7, atol=1e-8)
+
+
+def test_transforms_inside_a_dual_level():
+    def tangents(function):
+        theta = PROBLEMS["cosine"].args[0]
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(theta, torch.ones_like(theta))
+            slopes = grad(function)(dual), vmap(jacrev(function))(torch.stack([dual, 0.5 * dual]))
+            return [forward_ad.unpack_dual(slope).tangent for slope in slopes]
+
+    assert_close(tangents(problems.cosine), tangents(problems.cosine_exact), rtol=1e-7, atol=1e-8)
+
+
+def test_what_is_held_constant():
+    """`no_grad` and `detach` inside a transform mean here what they mean for any function."""
+    theta = PROBLEMS["cosine"].args[0]
+
+    def without_grad(function, x):
+        with torch.no_grad():
+            return x * function(x)
+
+    for of in (lambda f: lambda x: x * f(x.detach()), lambda f: lambda x: without_grad(f, x) + x):
+        found, exact = of(problems.cosine), of(problems.cosine_exact)
+        for transform in (grad, jacfwd, hessian):
+            assert_close(transform(found)(theta), transform(exact)(theta), rtol=1e-8, atol=1e-9)
 
 
 def test_hessian_by_hand_over_argmin():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.func import hessian, jacfwd, jacrev, vmap
 from torch.testing import assert_close
 
 from deqzoo.implicit import (
@@ -54,7 +55,10 @@ def exact_gradients(factor):
 
 
 def error(found, exact):
-    return max((torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)).item() for a, b in zip(found, exact, strict=True))
+    return max(
+        (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)).item()
+        for a, b in zip(found, exact, strict=True)
+    )
 
 
 @pytest.mark.parametrize("batch_dims", [0, 1])
@@ -139,9 +143,7 @@ def test_unrolled_is_exact_for_the_iterate(checkpoint, damping):
     for _ in range(5):
         state = state + damping * (problems.tanh_map(state, W, x) - state)
     assert_close(z, state, rtol=1e-12, atol=1e-13)
-    assert_close(
-        torch.autograd.grad(loss(z), (W, x)), torch.autograd.grad(loss(state), (W, x)), rtol=1e-10, atol=1e-12
-    )
+    assert_close(torch.autograd.grad(loss(z), (W, x)), torch.autograd.grad(loss(state), (W, x)), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -236,6 +238,21 @@ def test_unrolled_gradients_to_second_order(gradient):
         assert_close(torch.autograd.grad(slope, theta), torch.autograd.grad(exact, theta), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("gradient", [Phantom(steps=20), Unrolled(), Unrolled(checkpoint=True)], ids=repr)
+@pytest.mark.parametrize("transform", ["vmap of jacrev", "jacfwd", "hessian"])
+def test_transforms_of_unrolled_gradients(gradient, transform):
+    transforms = {"vmap of jacrev": lambda f: vmap(jacrev(f)), "jacfwd": jacfwd, "hessian": hessian}
+
+    def f(theta):
+        start = torch.ones_like(theta)
+        return fixed_point(lambda y: torch.cos(theta * y), start, solver=Picard(), gradient=gradient)
+
+    theta = torch.tensor([0.4, 0.2], dtype=torch.float64)
+    theta = theta if transform == "vmap of jacrev" else theta[0]
+    found, exact = (transforms[transform](function)(theta) for function in (f, problems.cosine_exact))
+    assert_close(found, exact, rtol=1e-7, atol=1e-8)
+
+
 def test_preconditioner_changes_the_cost_alone():
     """A = I - df/dz near a known matrix: with its inverse as preconditioner one product is enough."""
     W, b = contraction(6, 0.9, seed=3), draw(6).requires_grad_()
@@ -278,7 +295,7 @@ def test_preconditioner_to_second_order_and_in_forward_mode():
         return torch.autograd.grad(slope @ draw(6, seed=4), leaf)
 
     assert_close(hvp(run), hvp(exact), rtol=1e-7, atol=1e-8)
-    assert_close(torch.func.jacfwd(run)(b), torch.func.jacfwd(exact)(b), rtol=1e-7, atol=1e-8)
+    assert_close(jacfwd(run)(b), jacfwd(exact)(b), rtol=1e-7, atol=1e-8)
 
 
 def test_adjoint_that_does_not_converge_is_reported():

@@ -18,8 +18,7 @@ from deqzoo.implicit import (
     spectral_radius,
 )
 from deqzoo.nn import DEQ
-from tests.implicit.problems import PROBLEMS, contraction, draw, flat
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, Cell, contraction, draw, flat
 
 
 @pytest.fixture(params=[torch.inference_mode, torch.no_grad], ids=lambda mode: mode.__name__)
@@ -123,7 +122,9 @@ def test_radius_of_non_normal_matrices(mode, seed):
 def test_radius_of_each_system(mode):
     matrices = torch.stack([0.3 * contraction(5, 1.0, seed=1), contraction(5, 1.0, seed=2), torch.zeros(5, 5).double()])
     with mode():
-        radius = spectral_radius(lambda z: (matrices @ z.unsqueeze(2)).squeeze(2), torch.ones(3, 5).double(), batch_dims=1)
+        radius = spectral_radius(
+            lambda z: (matrices @ z.unsqueeze(2)).squeeze(2), torch.ones(3, 5).double(), batch_dims=1
+        )
     assert_close(radius, torch.linalg.eigvals(matrices).abs().amax(1), rtol=1e-6, atol=1e-8)
 
 

@@ -96,7 +96,9 @@ def test_live_bytes_do_not_depend_on_the_iterations(solver, gradient):
     few, more = (live_bytes(endless(solver, steps), gradient) for steps in (15, 60))
     assert few[0] == more[0]
     for a, b in zip(few[1:], more[1:], strict=True):
-        assert b <= a + 2 * STATE
+        assert (
+            b <= a + 4 * STATE
+        )  # the best iterate may be another than the present one; 1,000 steps would be 1,000 states
 
 
 def test_the_counts_see_what_an_unrolled_solve_keeps():

@@ -23,8 +23,7 @@ from deqzoo.implicit import (
     root,
 )
 from tests.implicit import problems
-from tests.implicit.problems import PROBLEMS, contraction, draw, flat_of, loss, loss_of, unroll
-from tests.implicit.test_backward import Cell
+from tests.implicit.problems import PROBLEMS, Cell, contraction, draw, flat_of, loss, loss_of, unroll
 
 B = 3
 
@@ -75,7 +74,9 @@ def test_transform_of_vmap(problem, name):
 
     transform = {"grad": grad, "jacfwd": jacfwd}[name]
     args = batched(problem)
-    assert_close(transform(total(problem.implicit))(*args), transform(total(problem.exact))(*args), rtol=1e-7, atol=1e-8)
+    assert_close(
+        transform(total(problem.implicit))(*args), transform(total(problem.exact))(*args), rtol=1e-7, atol=1e-8
+    )
 
 
 def test_hessian_of_vmap():
@@ -111,10 +112,14 @@ def test_forward_mode_through_vmap():
 @pytest.mark.parametrize("name", ["tanh_by_arguments", "tanh_captured", "tanh_batch", "linear", "linear_vectorized"])
 def test_in_dims(name, in_dims):
     problem = PROBLEMS[name]
-    args = [t if d is None else torch.stack([t, 0.9 * t, 0.8 * t], d) for t, d in zip(problem.args, in_dims, strict=True)]
+    args = [
+        t if d is None else torch.stack([t, 0.9 * t, 0.8 * t], d) for t, d in zip(problem.args, in_dims, strict=True)
+    ]
 
     def run(function):
-        return vmap(lambda *args: (function(*args), grad(loss_of(function))(*args)), in_dims=in_dims, out_dims=-1)(*args)
+        return vmap(lambda *args: (function(*args), grad(loss_of(function))(*args)), in_dims=in_dims, out_dims=-1)(
+            *args
+        )
 
     assert_close(run(problem.implicit), run(problem.exact), rtol=1e-8, atol=1e-9)
 
@@ -317,7 +322,10 @@ def test_vectorized_jacobian_and_hessian_of_autograd():
     assert_close(jacobian(of(fixed_point), theta, vectorize=True), jacobian(of(unroll), theta), rtol=1e-8, atol=1e-9)
     second = torch.autograd.functional.hessian
     assert_close(
-        second(loss_of(of(fixed_point)), theta, vectorize=True), second(loss_of(of(unroll)), theta), rtol=1e-7, atol=1e-8
+        second(loss_of(of(fixed_point)), theta, vectorize=True),
+        second(loss_of(of(unroll)), theta),
+        rtol=1e-7,
+        atol=1e-8,
     )
 
 

@@ -89,9 +89,7 @@ def test_large_networks_are_stored_as_half(folder, monkeypatch):
 
 def test_half_finished_export_leaves_the_old_folder(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(
-        "deqzoo.zoo.folder.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
-    )
+    monkeypatch.setattr("deqzoo.zoo.folder.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         export(network(), folder, METRICS, images=torch.rand(3, 1, 8, 8))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -34,9 +34,7 @@ def metrics(name):
 
 def test_default_entry_is_shipped():
     assert "deq_digits" in deqzoo.list_models("deq*", pretrained=True)
-    assert set(deqzoo.list_models(pretrained=True)) | set(deqzoo.list_models(pretrained=False)) == set(
-        names("models")
-    )
+    assert set(deqzoo.list_models(pretrained=True)) | set(deqzoo.list_models(pretrained=False)) == set(names("models"))
     assert deqzoo.list_models("no such*") == []
 
 

@@ -7,8 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..linear_solvers.base import safe_divide
-from ..rows import Rows, combine, products
+from ..rows import Rows, add_combination, products
 from .base import FixedPointSolver, Function, Method
 
 
@@ -53,34 +52,32 @@ class _Anderson(Method):
     def __init__(self, options: Anderson) -> None:
         self.options = options
         self.count = 0  # differences seen; slot = count % depth is overwritten next
-        self.last: tuple[Tensor, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None  # (z + damping g, g)
 
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
         depth, damping = self.options.depth, self.options.damping
-        if self.last is None:
-            self.last = (z, g)
-            self.dg, self.moves = Rows(g, depth), Rows(g, depth)
+        mixed = image if damping == 1.0 else z.add(g, alpha=damping)
+        last, self.last = self.last, (mixed, g)
+        if last is None:
+            self.dg, self.dmixed = Rows(g, depth), Rows(g, depth)
             self.gram = g.new_zeros(g.shape[0], depth, depth)
-            return z.add(g, alpha=damping)
-        z_last, g_last = self.last
+            return mixed
         slot = self.count % depth
         self.count += 1
         kept = min(self.count, depth)
-        dg = g - g_last
-        self.dg.put(slot, dg)
-        self.moves.put(slot, (z - z_last).add(dg, alpha=damping))
+        self.dmixed.put_difference(slot, mixed, last[0])
+        dg = self.dg.put_difference(slot, g, last[1])
         rows = self.dg.first(kept)
         column = products(rows, dg)
         self.gram[:, slot, :kept] = column
         self.gram[:, :kept, slot] = column
         weights = self._weights(self.gram[:, :kept, :kept], products(rows, g))
-        self.last = (z, g)
-        return z.add(g, alpha=damping) - combine(self.moves.first(kept), weights)
+        return add_combination(mixed, self.dmixed.first(kept), weights, alpha=-1)
 
     def _weights(self, gram: Tensor, rhs: Tensor) -> Tensor:
         ridge = self.options.ridge if self.options.ridge is not None else 10 * torch.finfo(gram.dtype).eps
-        scale = safe_divide(torch.ones_like(rhs), gram.diagonal(dim1=1, dim2=2).sqrt())
+        scale = gram.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
         scaled = gram * scale.unsqueeze(1) * scale.unsqueeze(2)
-        scaled = scaled + ridge * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+        scaled.diagonal(dim1=1, dim2=2).add_(ridge)
         weights, _ = torch.linalg.solve_ex(scaled, (rhs * scale).unsqueeze(2))
         return weights.squeeze(2) * scale

@@ -27,8 +27,8 @@ class Method(ABC):
     products = 0  # products with the Jacobian so far, counted into the NFE
 
     @abstractmethod
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
-        """The next iterate, given z and g(z) = f(z) - z, both (systems, unknowns)."""
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
+        """The next iterate, given z, g(z) = f(z) - z and z + g, all (systems, unknowns)."""
 
     def settled(self) -> Tensor | None:
         """Systems whose last full step was below the tolerance (Newton), (systems,); None where this says nothing."""
@@ -48,7 +48,8 @@ class FixedPointSolver(ABC):
         ||g|| <= tol ||f(z)||  for stop="rel"        ||g|| <= tol    for stop="abs"
 
     with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never
-    change its answer. The best iterate is returned, and its residual with it.
+    change its answer. The best iterate is returned, and its residual with it. Norms
+    are taken in the state's precision: float32 states should lie between 1e-18 and 1e18.
 
     Args:
         tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
@@ -118,31 +119,31 @@ def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> So
     tol = default_tolerance(z.dtype) if options.tol is None else options.tol
     evaluate = _Evaluate(f, root)
     method = options.method(lambda x: evaluate(x)[0], tol)
-    g, scale = evaluate(z)
+    g, image = evaluate(z)
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
     judge = _Judge(options, tol, z, row_norm(g) if root else None)
     for step in range(options.max_steps + 1):
         last = step == options.max_steps
-        more, all_active = judge.look(step, z, g, scale, method, last or step % options.check_every == 0)
+        more, all_active = judge.look(step, z, g, image, method, last or step % options.check_every == 0)
         if last or not more:
             break
-        z_next = method.step(z, g)
+        z_next = method.step(z, g, image)
         z = z_next if all_active else torch.where(judge.active.unsqueeze(1), z_next, z)
-        g, scale = evaluate(z)
+        g, image = evaluate(z)
     return judge.solution(evaluate.calls + method.products)
 
 
 class _Evaluate:
-    """z -> (g, ||f(z)||): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
+    """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
 
     def __init__(self, f: Function, root: bool) -> None:
         self.f, self.root, self.calls = f, root, 0
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        fz = self.f(z)
-        return (-fz if self.root else fz - z), row_norm(fz)
+        value = self.f(z)
+        return (-value, z - value) if self.root else (value - z, value)
 
 
 class _Judge:
@@ -153,58 +154,63 @@ class _Judge:
         self.eps = torch.finfo(z.dtype).eps
         like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
         self.best_z = z
-        self.best = self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
+        self.best_scale = torch.ones_like(like)  # the residual of best_z is best_norm / best_scale
+        self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
         self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
         self.steps = torch.zeros_like(like, dtype=torch.long)
         self.improved_at = torch.zeros_like(self.steps)
-        self.first_scale: Tensor | None = None
+        self.all_improved_at = 0  # as far as the host knows
+        self.floor: Tensor | None = None
         self.trace: list[Tensor] = []
 
-    def residual(self, z: Tensor, norm: Tensor, scale: Tensor, method: Method) -> tuple[Tensor, Tensor]:
-        """The residual as the stop rule measures it, and whether it meets the rule, each (systems,)."""
+    def scale_and_target(self, z: Tensor, image: Tensor, method: Method) -> tuple[Tensor, Tensor | float]:
+        """What the stop rule divides the norm of g by, (systems,), and the norm at which a system has converged."""
         if self.options.stop == "abs":
-            return norm, norm <= self.tol
+            return self.best_scale, self.tol
         if self.root_scale is None:
+            scale = row_norm(image)
             # At a fixed point at zero no ratio to ||f(z)|| falls: there the first one, times eps, is the scale.
-            self.first_scale = scale if self.first_scale is None else self.first_scale
-            scale = torch.maximum(scale, self.eps * self.first_scale)
-            return torch.where(norm == 0, norm, norm / scale), norm <= self.tol * scale
+            self.floor = self.eps * scale if self.floor is None else self.floor
+            scale = torch.maximum(scale, self.floor)
+            return scale, self.tol * scale
         target = self.tol * self.root_scale
         if method.unit_jacobian:  # a root met at the start: below this the residual is round-off
             target = torch.maximum(target, 10 * self.eps * row_norm(z))
-        return torch.where(norm == 0, norm, norm / self.root_scale), (norm <= target) & torch.isfinite(target)
+        return self.root_scale, torch.where(torch.isfinite(target), target, -torch.inf)
 
-    def look(self, step: int, z: Tensor, g: Tensor, scale: Tensor, method: Method, host: bool) -> tuple[bool, bool]:
+    def look(self, step: int, z: Tensor, g: Tensor, image: Tensor, method: Method, host: bool) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
         norm = row_norm(g.detach())
-        residual, reached = self.residual(z.detach(), norm, scale.detach(), method)
+        scale, target = self.scale_and_target(z.detach(), image.detach(), method)
         if self.options.trace:
-            self.trace.append(residual)
+            self.trace.append(_ratio(norm, scale))
         settled = method.settled()
-        reached = reached if settled is None else reached | settled
-        finite = torch.isfinite(norm)
-        reached = reached & finite
-        better = self.active & finite & (self._better(method.merit(), norm) | reached)
+        finite = norm < torch.inf
+        reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
+        at_best = (self._better(method.merit(), norm) | reached) & finite  # what has converged is frozen at its best
+        active = self.active & ~reached if method.backtracks else self.active & ~reached & finite
+        if step - self.all_improved_at >= self.options.patience:  # before that, none can have stalled
+            active = active & (at_best | (norm < self.least_norm) | (step - self.improved_at < self.options.patience))
+        if host:
+            (any_active, all_active), (_, all_at_best) = host_flags(active, at_best)
+            if all_active and all_at_best:  # the common step: all go on from a new best, so there is nothing to mask
+                self.best_z, self.best_norm, self.best_scale = z, norm, scale
+                self.least_norm = torch.minimum(self.least_norm, norm)
+                self.steps = self.improved_at = torch.full_like(self.steps, step)
+                self.all_improved_at = step
+                return any_active, True
+        better = self.active & at_best
+        self.best_z = z if host and all_at_best else torch.where(better.unsqueeze(1), z, self.best_z)
+        self.best_norm = torch.where(better, norm, self.best_norm)
+        self.best_scale = torch.where(better, scale, self.best_scale)
         self.improved_at = self.improved_at.masked_fill(better | (norm < self.least_norm), step)
         self.least_norm = torch.minimum(self.least_norm, torch.where(finite, norm, self.least_norm))
-        stalled = step - self.improved_at >= self.options.patience
-        ended = reached | stalled if method.backtracks else reached | stalled | ~finite
-        self.best_norm = torch.where(better, norm, self.best_norm)
-        self.best = torch.where(better, residual, self.best)
         code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
-        self.status = torch.where(self.active & ended, code, self.status)
+        self.status = torch.where(self.active & ~active, code, self.status)
         self.steps = self.steps.masked_fill(self.active, step)
-        self.active = self.active & ~ended
-        if not host:
-            self.best_z = torch.where(better.unsqueeze(1), z, self.best_z)
-            return True, False
-        (any_active, all_active), (any_better, all_better) = host_flags(self.active, better)
-        if all_better:
-            self.best_z = z
-        elif any_better:
-            self.best_z = torch.where(better.unsqueeze(1), z, self.best_z)
-        return any_active, all_active
+        self.active = active
+        return (any_active, all_active) if host else (True, False)
 
     def _better(self, merit: Tensor | None, norm: Tensor) -> Tensor:
         """Whether an iterate is better than the best so far: by its merit, and by its residual where that is equal."""
@@ -217,4 +223,8 @@ class _Judge:
 
     def solution(self, nfe: int) -> Solution:
         trace = torch.stack(self.trace) if self.options.trace else None
-        return Solution(self.best_z, self.status, self.best, self.steps, nfe, trace)
+        return Solution(self.best_z, self.status, _ratio(self.best_norm, self.best_scale), self.steps, nfe, trace)
+
+
+def _ratio(norm: Tensor, scale: Tensor) -> Tensor:
+    return torch.where(norm == 0, norm, norm / scale)

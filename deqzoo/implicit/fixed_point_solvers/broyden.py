@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linear_solvers.base import row_norm, safe_divide
-from ..rows import Rows, combine, products
+from ..rows import Rows, add_combination, products
 from .base import FixedPointSolver, Function, Method
 
 
@@ -50,37 +50,30 @@ class _Broyden(Method):
     def __init__(self, memory: int) -> None:
         self.memory = memory
         self.count = 0
-        self.last: tuple[Tensor, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None  # (z, z + g)
 
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
-        if self.last is None:
-            self.last = (z, g)
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
+        last, self.last = self.last, (z, image)
+        if last is None:
             self.s, self.d = Rows(g, self.memory), Rows(g, self.memory)
             self.k = g.new_zeros(g.shape[0], 0, 0)
-            self.sg = g[:, :0]  # S g of the last step
-            return z + g
-        z_last, g_last = self.last
-        self.last = (z, g)
-        self._add_pair(z - z_last, g, g_last)
-        rows = self.s.first(self.k.shape[1])
-        weights, _ = torch.linalg.solve_ex(self.k, self.sg.unsqueeze(2))
-        # A singular K (a step that changed nothing) has no inverse update: then g alone, the plain step.
-        regular = torch.isfinite(weights).all(dim=1, keepdim=True)
-        weights = torch.where(regular, weights, torch.zeros_like(weights)).squeeze(2)
-        return z + g + combine(self.d.first(rows.shape[1]), weights)
-
-    def _add_pair(self, s: Tensor, g: Tensor, g_last: Tensor) -> None:
+            return image
         slot = self.count % self.memory
         self.count += 1
         kept = min(self.count, self.memory)
+        s = self.s.put_difference(slot, z, last[0])
+        d = self.d.put_difference(slot, image, last[1])  # s + y, as image = z + g
         length = row_norm(s).unsqueeze(1)
-        s = safe_divide(s, length)
-        y = safe_divide(g - g_last, length)
-        self.s.put(slot, s)
-        self.d.put(slot, s + y)
+        inverse = safe_divide(torch.ones_like(length), length)
+        s.mul_(inverse)
+        d.mul_(inverse)
+        rows, pairs = self.s.first(kept), self.d.first(kept)
         if kept > self.k.shape[1]:
             self.k = torch.nn.functional.pad(self.k, (0, 1, 0, 1))
-        rows = self.s.first(kept)
-        self.k[:, slot, :] = -products(self.d.first(kept), s)
-        self.k[:, :, slot] = -products(rows, y)
-        self.sg = products(rows, g)
+        self.k[:, slot, :] = -products(pairs, s)
+        self.k[:, :, slot] = products(rows, s - d)
+        weights, _ = torch.linalg.solve_ex(self.k, products(rows, g).unsqueeze(2))
+        # A singular K (a step that changed nothing) has no inverse update: then g alone, the plain step.
+        regular = torch.isfinite(weights).all(dim=1, keepdim=True)
+        weights = torch.where(regular, weights, torch.zeros_like(weights)).squeeze(2)
+        return add_combination(image, pairs, weights)

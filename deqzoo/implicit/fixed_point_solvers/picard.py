@@ -34,5 +34,5 @@ class _Picard(Method):
     def __init__(self, damping: float) -> None:
         self.damping = damping
 
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
-        return z.add(g, alpha=self.damping)
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
+        return image if self.damping == 1.0 else z.add(g, alpha=self.damping)

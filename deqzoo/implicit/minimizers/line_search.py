@@ -111,7 +111,7 @@ class LineSearch(Method):
         """The objective at the latest point."""
         return self.values[0]
 
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
         """The next trial: further along the present path, or the first along a new one."""
         value = self.values[0].unsqueeze(1)
         if self.base is None:

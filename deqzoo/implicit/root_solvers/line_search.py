@@ -27,7 +27,7 @@ class NewtonMethod(Method):
         self.base: Tensor | None = None
         self._settled: Tensor | None = None
 
-    def step(self, z: Tensor, g: Tensor) -> Tensor:
+    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
         """The next trial: a shorter step where the residual did not fall, a new direction where it did."""
         norm = row_norm(g)
         if self.base is None:

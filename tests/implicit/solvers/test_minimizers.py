@@ -306,7 +306,7 @@ def test_lbfgs_keeps_no_more_than_its_memory():
             LBFGS(memory=4, max_steps=max_steps, tol=0.0)(rosenbrock, randn(300, seed=1))
         peaks.append(peak.peak)
     state = 300 * 8
-    assert abs(peaks[1] - peaks[0]) <= 2 * state
+    assert abs(peaks[1] - peaks[0]) <= 4 * state  # temporaries of a step; a pair more a step would be hundreds
     assert max(peaks) < (2 * 4 + 40) * state
 
 
