@@ -20,6 +20,8 @@ Reading order
     gradients.py            cheaper gradients of a fixed point
     api.py                  fixed_point, root, argmin
     spectral.py             the spectral radius of a Jacobian
+    black_box.py            solvers that torch cannot see into, under vmap too
+    grads_batched.py        the older vmap of torch.autograd
     solution.py, pytree.py, rows.py, modes.py    what the others stand on
 
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .bridge import ImplicitFunction, call_black_box
+from .black_box import call_black_box
+from .bridge import ImplicitFunction
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann

@@ -48,7 +48,7 @@ class DEQ(nn.Module):
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell: Any = cell
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
         self.on_failure = on_failure
