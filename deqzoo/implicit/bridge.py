@@ -10,8 +10,8 @@ and dF is the change of F through everything but y. Hence
 the tape, so memory does not depend on their number. It reaches x in two ways:
 
 - First order on the tape, the path of training. The residual F(y, x) is evaluated once with the tape on: there the
-  dependence on x, on captured tensors and on module parameters is recorded without anybody listing them, and the
-  backward hands dL/dF to it.
+  dependence on x, on captured tensors and on module parameters is recorded without anybody listing them. The same
+  tape gives the products u -> A^T u for the linear solve, and carries dL/dF on.
 - Any order, forward mode, `torch.func`. The tensors that F reads are made explicit (`lifting`), and the derivative is
   itself differentiable: the adjoint u = -A^-T g is the solution of the condition A(y, x)^T u + g = 0, so the same
   `attach` makes it a function of y, g and x. Likewise for tangents. That recursion is all there is to higher orders.
@@ -30,7 +30,7 @@ from torch.utils import _pytree
 
 from .black_box import call_black_box
 from .grads_batched import each_alone
-from .lifting import Lifted, check_complete, lift
+from .lifting import check_complete, lift
 from .linear_solvers import GMRES, LinearSolver
 from .modes import (
     eager,
@@ -42,7 +42,7 @@ from .modes import (
     revive,
     unpack_tangent,
 )
-from .operator import LinearOperator, check_tags, jacobian, pullback, transposed
+from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves
 from .solution import FAILURES, OnFailure, Solution
 
@@ -65,15 +65,17 @@ class System:
     transposed: bool = False
     on_failure: OnFailure = "warn"
     report: Callable[[Solution], None] | None = None
+    tape: Pullback | None = None
 
     def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
-        """A^-1 b, or A^-T b, at the frozen point (y, inputs)."""
+        """A^-1 b, or A^-T b, at the frozen point (y, inputs); by the tape's products, where there is a tape."""
         if any(is_grads_batched(t) for t in b):
             return each_alone(lambda b: self.solve(y, inputs, b, transpose), b)
         ravel = Ravel(y, self.batch_dims)
         with no_derivatives():
             y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
-            solution = self.linear_solver(self._operator(ravel, y, inputs, transpose), ravel.flatten_leaves(b))
+            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
+            solution = self.linear_solver(self._operator(ravel, vjp, transpose), ravel.flatten_leaves(b))
         what = "adjoint solve" if transpose else "tangent solve"
         solution.check(self.on_failure, what, truncated=self.linear_solver.truncated)
         value = ravel.unflatten_leaves(solution.value)
@@ -82,15 +84,16 @@ class System:
             self.report(Solution(None, status, residual, steps, solution.nfe))
         return value
 
-    def _operator(self, ravel: Ravel, y: Tensors, inputs: Tensors, transpose: bool) -> LinearOperator:
-        def flat(matrix: Tensor) -> Tensor:
-            return ravel.flatten_leaves(self.condition(ravel.unflatten_leaves(matrix), inputs))
+    def _operator(self, ravel: Ravel, vjp: Pullback, transpose: bool) -> LinearOperator:
+        def rmv(u: Tensor) -> Tensor:
+            return ravel.flatten_leaves(vjp(ravel.unflatten_leaves(u)))
 
         def precondition(v: Tensor) -> Tensor:
             assert self.preconditioner is not None
             return ravel.flatten_leaves(self.preconditioner(ravel.unflatten_leaves(v)))
 
-        operator = jacobian(flat, ravel.flatten_leaves(y), self.tags)
+        like = torch.zeros(ravel.systems, sum(ravel.sizes), dtype=ravel.dtype, device=ravel.device)
+        operator = from_pullback(rmv, like, self.tags)
         if self.preconditioner is not None and not in_transform():
             inverse = (lambda v: transposed(precondition, v)(v)) if self.transposed else precondition
             operator = dataclasses.replace(operator, preconditioner=inverse)
@@ -105,7 +108,7 @@ class System:
             _, vjp = pullback(lambda leaves: self.condition(leaves, inputs), y)
             return tuple(a + b for a, b in zip(vjp(u), g, strict=True))
 
-        return dataclasses.replace(self, condition=condition, transposed=not self.transposed, report=None)
+        return self._derived(condition, transposed=not self.transposed)
 
     def tangent(self) -> System:
         """The condition that defines the tangent v: A(y, inputs) v + dF = 0, with (*y, *dF, *inputs) as its inputs."""
@@ -117,7 +120,10 @@ class System:
             _, jvp = pullback(vjp, tuple(torch.zeros_like(t) for t in dF))
             return tuple(a + b for a, b in zip(jvp(v), dF, strict=True))
 
-        return dataclasses.replace(self, condition=condition, report=None)
+        return self._derived(condition, transposed=self.transposed)
+
+    def _derived(self, condition: Condition, transposed: bool) -> System:
+        return dataclasses.replace(self, condition=condition, transposed=transposed, report=None, tape=None)
 
 
 def attach(system: System, y: Tensors, inputs: Tensors, residual: Tensors | None = None) -> Tensors:
@@ -171,8 +177,7 @@ class _Attach(torch.autograd.Function):
         y, inputs = saved[:n], saved[n:]
         minus_g = tuple(-t for t in g)
         if m and not needs_derivative():
-            own = isinstance(system.condition, Lifted)  # the closure reads its own tensors: no need to replace them
-            u = system.solve(y, () if own else inputs, minus_g, transpose=True)
+            u = system.solve(y, inputs, minus_g, transpose=True)
             u = tuple(t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True))
             return (None, None, None, *[None] * n, *u, *[None] * len(inputs))
         if any(is_grads_batched(t) for t in g):
@@ -181,9 +186,13 @@ class _Attach(torch.autograd.Function):
                 "use torch.func.vmap or torch.func.jacrev, which do"
             )
         check_complete(system.condition, y, inputs)
-        u = system.solve(y, inputs, minus_g, transpose=True)
+        u = dataclasses.replace(system, tape=None).solve(y, inputs, minus_g, transpose=True)
         u = attach(system.adjoint(), u, (*y, *g, *inputs))
-        wanted = [i for i, t in enumerate(inputs) if t.is_floating_point() and ctx.needs_input_grad[3 + n + m + i]]
+        wanted = [
+            i
+            for i, t in enumerate(inputs)
+            if (t.is_floating_point() or t.is_complex()) and ctx.needs_input_grad[3 + n + m + i]
+        ]
         grads: list[Tensor | None] = [None] * len(inputs)
         for i, grad in zip(wanted, pull_to_inputs(system.condition, y, inputs, wanted)(u), strict=True):
             grads[i] = grad
@@ -204,7 +213,9 @@ class _AttachInTransform(_Attach):
             for t, d in zip(tensors[:n], dims[:n], strict=True)
         )
         condition = torch.func.vmap(system.condition, in_dims=((0,) * n, tuple(dims[n:])), randomness="same")
-        batched = dataclasses.replace(system, condition=condition, batch_dims=system.batch_dims + 1, report=None)
+        batched = dataclasses.replace(
+            system, condition=condition, batch_dims=system.batch_dims + 1, report=None, tape=None
+        )
         return _AttachInTransform.apply(batched, n, m, *y, *tensors[n:]), (0,) * n
 
     @staticmethod
@@ -223,6 +234,18 @@ class _AttachInTransform(_Attach):
             if any(is_grads_batched(t) for t in dF):  # gradcheck's batched forward mode, which is first order
                 return v
             return attach(system.tangent(), v, (*y, *dF, *inputs))
+
+
+class _Slot(torch.autograd.Function):
+    """y as the argument of F on the tape: products with A^T end here, and the backward of F's other inputs does too."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> None:
+        return None
 
 
 class ImplicitFunction:
@@ -323,7 +346,16 @@ class ImplicitFunction:
             assert self.preconditioner is not None
             return tuple(tensor_leaves(self.preconditioner(ravel.restore(v), y, *args)))
 
-        lifted, residual = lift(keep_autocast(condition, ravel.device.type), leaves, tuple(tensor_leaves(args)))
+        # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
+        taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
+        slot = tuple(_Slot.apply(t) for t in own) if taped else leaves
+        lifted, residual = lift(
+            keep_autocast(condition, ravel.device.type), slot, tuple(t for t in arg_leaves if isinstance(t, Tensor))
+        )
+        if taped and not any(t.requires_grad for t in lifted.inputs):
+            taped = reaches_leaf([t for t in residual if t.requires_grad], {id(t) for t in own})
+            residual = residual if taped else tuple(t.detach() for t in residual)
         system = System(
             lifted,
             self.linear_solver,
@@ -332,5 +364,6 @@ class ImplicitFunction:
             precondition if self.preconditioner else None,
             on_failure=self.on_failure,
             report=report,
+            tape=pullback_on_tape(residual, slot, leaves) if taped else None,
         )
         return ravel.restore(attach(system, leaves, lifted.inputs, residual))

@@ -101,19 +101,24 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
         # A fresh view: only paths through this argument count, not those through others that depend on the point.
         slot = tuple(t.view_as(t) if create_graph and t.requires_grad else t.detach().requires_grad_() for t in point)
         value = function(slot)
-        taped = [v for v in value if v.requires_grad]
+    return value, pullback_on_tape(value, slot, point)
 
-    def vjp_on_tape(cotangent: Tensors) -> Tensors:
+
+def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[[Tensors], Tensors]:
+    """The map u -> J^T u from a recorded evaluation value = function(slot) at `point`."""
+    taped = [v for v in value if v.requires_grad]
+
+    def vjp(cotangent: Tensors) -> Tensors:
         if not taped:
             return tuple(torch.zeros_like(t) for t in slot)
-        weights = [u for u, v in zip(cotangent, value, strict=True) if v.requires_grad]
+        weights = [u.to(v.dtype) for u, v in zip(cotangent, value, strict=True) if v.requires_grad]
         # Where nothing but our own slot could be differentiated again, the second-order graph would be wasted.
         graph = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
         )
         return torch.autograd.grad(taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True)
 
-    return value, vjp_on_tape
+    return vjp
 
 
 def reaches_leaf(values: Sequence[Tensor], except_for: Container[int]) -> bool:
@@ -139,18 +144,20 @@ def transposed(linear: Callable[..., Tensor], like: Tensor) -> Callable[[Tensor]
 def jacobian(function: Product, point: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
     """The Jacobian of a function on matrices (systems, unknowns), system by system, as products."""
     _, vjp = pullback(lambda x: (function(x[0]),), (point,))
+    return from_pullback(lambda u: vjp((u,))[0], point, tags)
+
+
+def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
+    """The operator A of a pullback u -> A^T u on tensors like `like`."""
 
     @functools.cache
     def jvp() -> Callable[[Tensors], Tensors]:
-        # The transpose of the pullback: u -> J^T u is linear, and the pullback of that is v -> J v.
+        # u -> A^T u is linear, and the pullback of that is v -> A v.
         with torch.enable_grad():
-            return pullback(vjp, (torch.zeros_like(point),))[1]
+            return pullback(lambda u: (rmv(u[0]),), (torch.zeros_like(like),))[1]
 
     def mv(v: Tensor) -> Tensor:
         return jvp()((v,))[0]
-
-    def rmv(u: Tensor) -> Tensor:
-        return vjp((u,))[0]
 
     # A symmetric Jacobian needs the pullback alone, which costs half of the pullback of the pullback.
     return LinearOperator(rmv if tags else mv, rmv, tuple(tags))

@@ -90,7 +90,8 @@ class Run:
                 if trainer.interrupted:
                     raise KeyboardInterrupt from None
                 raise
-        self.metrics["val"] = _of_stage("val", trainer.callback_metrics)  # empty if training was done already
+        if validated := _of_stage("val", trainer.callback_metrics):  # else training had been done already
+            self.metrics["val"] = validated
         self.metrics["steps"] = trainer.global_step
 
     def test(self) -> None:
