@@ -138,7 +138,7 @@ def test_folder_of_another_run_is_not_overwritten(finished):
         ("model.solver=gmres", "model.solver=gmres: valid are anderson"),
         ("model.solver_options.depht=3", "model.solver=anderson: .*depht.*depth"),
         ("model.gradient=exact", "model.gradient=exact: .*implicit"),
-        ("model.gradient_options.steps=3", "model.gradient=implicit: .*steps.*linear_solver"),
+        ("model.gradient=phantom", "model.gradient=phantom: .*linear_solver.*steps.*~model.gradient_options"),
         ("model.gradient_options.linear_solver=lu", "linear_solver=lu: valid are cg"),
         ("data.batch_size=0", "batch_size"),
         ("seed=-1", "seed"),

@@ -87,7 +87,8 @@ def _gradient(name: str, options: dict[str, Any]) -> Any:
     try:
         return make_gradient(name, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.gradient={name}: {error}.") from error
+        hint = "Leave out what the recipe sets with ~model.gradient_options.NAME."
+        raise ConfigError(f"model.gradient={name}: {error}. {hint}") from error
 
 
 _BUILDERS: dict[type, Callable[[Any, ImageInfo], nn.Module]] = {DEQClassifierConfig: _deq_classifier}

@@ -188,7 +188,8 @@ class _Judge:
         settled = method.settled()
         finite = norm < torch.inf
         reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
-        at_best = (self._better(method.merit(), norm) | reached) & finite  # what has converged is frozen at its best
+        # What has converged is frozen at its best; what has diverged or stalled is frozen elsewhere.
+        at_best = reached | (self._better(method.merit(), norm) & finite & self.active)
         active = self.active & ~reached if method.backtracks else self.active & ~reached & finite
         if step - self.all_improved_at >= self.options.patience:  # before that, none can have stalled
             active = active & (at_best | (norm < self.least_norm) | (step - self.improved_at < self.options.patience))

@@ -130,7 +130,7 @@ def test_memory_is_bounded_by_the_depth():
                 affine(matrix), torch.zeros_like(x), x, batch_dims=1
             )
         peaks.append(peak.peak)
-    assert abs(peaks[0] - peaks[1]) <= state
+    assert abs(peaks[0] - peaks[1]) <= 2 * state  # the best iterate may be another than the present one
     assert max(peaks) < (2 * 3 + 20) * state
 
 
