@@ -18,12 +18,16 @@ from deqzoo.training import Run
 from deqzoo.training.history import read_history
 from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run, train_py
 
+# With an exact gradient, so that there is a backward solve to be logged.
+EXACT = ["model.gradient=implicit", "~model.gradient_options.steps"]
+RANDOM = [*EXACT, "model.dropout=0.2", "model.ema_decay=0.9"]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run with dropout, augmentation and a moving average: all that is random or has a state."""
     torch.set_num_threads(1)
-    return run(tmp_path_factory.mktemp("runs") / "a", *TWO_EPOCHS, "model.dropout=0.2", "model.ema_decay=0.9")
+    return run(tmp_path_factory.mktemp("runs") / "a", *TWO_EPOCHS, *RANDOM)
 
 
 def test_run_folder_holds_what_it_should(finished):
@@ -64,7 +68,7 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, tmp_path, monkeypa
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", die)
-    overrides = [*TWO_EPOCHS, "model.dropout=0.2", "model.ema_decay=0.9", "save_every_n_steps=6"]
+    overrides = [*TWO_EPOCHS, *RANDOM, "save_every_n_steps=6"]
     with pytest.raises(OSError, match="killed"):
         run(tmp_path, *overrides)
     assert not (tmp_path / "metrics.json").exists()
@@ -115,7 +119,7 @@ def test_bad_loss_and_bad_gradient_are_told_apart(tmp_path, monkeypatch):
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", lambda *args: Poison.apply(step(*args)))
     with pytest.raises(NonFiniteError, match=r"gradient is not.*solver: the backward solve diverged of DEQ layer 0"):
-        run(tmp_path / "gradient", *TWO_EPOCHS)
+        run(tmp_path / "gradient", *TWO_EPOCHS, *EXACT)
     monkeypatch.setattr(Classifier, "training_step", step)
     with torch.no_grad():
         parameter.fill_(torch.inf)
@@ -138,8 +142,8 @@ def test_folder_of_another_run_is_not_overwritten(finished):
         ("model.solver=gmres", "model.solver=gmres: valid are anderson"),
         ("model.solver_options.depht=3", "model.solver=anderson: .*depht.*depth"),
         ("model.gradient=exact", "model.gradient=exact: .*implicit"),
-        ("model.gradient=phantom", "model.gradient=phantom: .*linear_solver.*steps.*~model.gradient_options"),
-        ("model.gradient_options.linear_solver=lu", "linear_solver=lu: valid are cg"),
+        ("model.gradient=implicit", "model.gradient=implicit: .*steps.*linear_solver.*~model.gradient_options"),
+        ("model.gradient_options={linear_solver:lu}", "linear_solver=lu: valid are cg"),
         ("data.batch_size=0", "batch_size"),
         ("seed=-1", "seed"),
     ],

@@ -41,6 +41,8 @@ def load(
 ) -> nn.Module:
     """A trained model, in eval mode: raw input in (images in [0, 1]), logits out; ``.classes`` names them.
 
+    Gradients with respect to the input are exact, whichever gradient it was trained with.
+
     Args:
         name: a shipped entry (``list_models(pretrained=True)``), or the path of a checkpoint folder.
         device: where it is to run.
@@ -74,6 +76,8 @@ def load_contents(
         if solver is not None and solver != model.solver:  # the others are the old solver's own
             options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
             model.solver = solver
+        # Exact, and unlike the cheaper gradients of training it leaves the output alone.
+        model.gradient, model.gradient_options = "implicit", {}
         changes = {"tol": tol, "max_steps": max_steps}
         model.solver_options = options | {key: value for key, value in changes.items() if value is not None}
         network = build_network(model, ImageInfo.from_json(config["data"]))
