@@ -1,7 +1,7 @@
 """The configuration: typed dataclasses, and the registration of the zoo's YAML files with Hydra.
 
 Every file in ``models/`` is a recipe: the fields of its kind's dataclass (``kind:`` names it), and beside
-them ``data`` (the set it trains on) and ``trainer`` (its defaults). Every file in ``data/`` is a data set.
+them ``data`` (the set it trains on), ``trainer`` (its defaults) and ``threads``. Every file in ``data/`` is a data set.
 `register` merges each onto its dataclass, so that a typo in a file or on the command line is an error that
 lists what is valid. Hydra composes; it instantiates nothing. This file imports no torch.
 """
@@ -126,6 +126,7 @@ class RunConfig:
     logger: Logger = Logger.csv
     ckpt: str | None = None  # pretrained, or a path: the weights to test, or to start training from
     resume: str | None = None  # last, or a run's folder: go on with a run that was cut off
+    threads: int | None = None  # of the CPU; null: as many as torch chooses (a small network is fastest on one)
     save_every_n_steps: int = 100  # last.ckpt is written this often, and after every epoch
     overrides: list[str] = field(default_factory=list)  # the words of the command line, for the record
     model: Any = None
@@ -182,6 +183,8 @@ def load_run(folder: Path, overrides: Iterable[str] = ()) -> DictConfig:
     base.model = model_config(saved.pop("model"), str(path))
     base.data = data_config(saved.pop("data"), str(path))
     changes = [word for word in overrides if not word.startswith(("model=", "data=", "hydra."))]
+    if wrong := [word for word in changes if word.startswith(("~", "+"))]:
+        raise ConfigError(f"{wrong[0]}: a resumed run's settings can be changed, but not added or left out.")
     try:
         config = OmegaConf.merge(base, saved, OmegaConf.from_dotlist(changes))
     except OmegaConfBaseException as error:
@@ -255,6 +258,7 @@ def _recipe(name: str) -> DictConfig:
         {
             "defaults": [{"override /data": data_name}, "_self_"],
             "entry": name,
+            "threads": settings.pop("threads", None),
             "model": model_config(settings, where),
             "data": data,
             "trainer": trainer,

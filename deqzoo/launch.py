@@ -39,6 +39,7 @@ Settings (NAME=VALUE)
   ckpt=pretrained          or a path: the weights to test, or to start training from
   resume=last              or a run's folder: continue there, to the same result
   logger=csv               csv, or wandb beside it (WANDB_MODE=offline works)
+  threads=1                of the CPU
   save_every_n_steps=100   how often last.ckpt is written
   hydra.run.dir=DIR        the run's folder; else outputs/ENTRY/DATE_TIME
 

@@ -57,8 +57,7 @@ def main() -> dict[str, float]:
     """Solve a random problem; relative error of each gradient, and of the constraint's price db."""
     generator = torch.Generator().manual_seed(0)
     root, q, A, b = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64)
-        for shape in ((6, 6), (6,), (3, 6), (3,))
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((6, 6), (6,), (3, 6), (3,))
     )
     problem = {"Q": root @ root.T + torch.eye(6), "q": q, "A": A, "b": b}
     for tensor in problem.values():

@@ -42,6 +42,8 @@ class Run:
         self.config = config
         self.settings: RunConfig = _checked(config, folder)
         self.checkpoint = folder / "last.ckpt"
+        if self.settings.threads is not None:
+            torch.set_num_threads(self.settings.threads)
         self.data = _data(self.settings)
         torch.manual_seed(self.settings.seed)
         info = ImageInfo(self.data.shape[0], self.data.classes, self.data.mean, self.data.std)
