@@ -9,12 +9,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import CountCalls, HostReads, PeakBytes, environment, interleaved_medians, keep_freed_memory, write_json
+from measure import (
+    CountCalls,
+    HostReads,
+    PeakBytes,
+    environment,
+    interleaved,
+    keep_freed_memory,
+    median_ratio,
+    write_json,
+)
 from problems import Problem, solver_problems
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +39,6 @@ except ImportError:
 
 OURS, PEER = "deqzoo", "torchdeq"
 HARDEST = "symmetric, radius .99"
-BARE_CALLS = 20  # calls of f alone in each round
 BROYDEN_STEPS = 200  # torchdeq's Broyden allocates its whole budget before the first step, so both get a modest one
 
 Run = Callable[[Callable[..., Tensor]], Tensor]  # a solver, bound to a problem: map -> solution
@@ -44,7 +53,7 @@ class Row:
     solver: str
     nfe: int
     seconds: float
-    over_bare: float  # time over that of the same number of bare calls of f
+    over_bare: float  # time over that of the same number of bare calls of f, median over the rounds
     over_peer: float | None  # time over that of torchdeq's fastest solver that solved the problem
     peak_bytes: int  # most bytes alive at once, above what was there before; f's own intermediates included
     residual: float  # worst system, evaluated anew in float64
@@ -60,6 +69,7 @@ def contenders(problem: Problem) -> dict[tuple[str, str], Run]:
     for name, solver in {
         "Picard": Picard(max_steps=problem.max_steps, **common),
         "Anderson": Anderson(max_steps=problem.max_steps, **common),
+        "Anderson, depth 3": Anderson(depth=3, max_steps=problem.max_steps, **common),
         "Anderson, depth 30": Anderson(depth=30, max_steps=problem.max_steps, **common),
         "Broyden": Broyden(max_steps=few, **common),
     }.items():
@@ -78,8 +88,8 @@ def contenders(problem: Problem) -> dict[tuple[str, str], Run]:
     return runs
 
 
-def measure(problem: Problem, repeats: int) -> list[Row]:
-    """One row a solver: a run that counts, then timed rounds of all solvers and the bare map."""
+def measure(problem: Problem, rounds: int) -> list[Row]:
+    """One row a solver: a run that counts, then timed rounds in which each solver follows as many bare calls of f."""
     runs = contenders(problem)
     rows = {}
     for (library, name), run in runs.items():
@@ -90,22 +100,25 @@ def measure(problem: Problem, repeats: int) -> list[Row]:
             problem.name, library, name, f.calls, math.nan, math.nan, None, memory.peak,
             problem.residual(z), problem.solved(z), reads.count,
         )  # fmt: skip
-
-    def bare() -> None:
-        z = problem.z0
-        for _ in range(BARE_CALLS):
-            z = problem.f(z, problem.x)
-
-    calls: dict[Any, Callable[[], Any]] = {"bare": bare}
-    calls |= {key: lambda run=run: run(problem.f) for key, run in runs.items()}
-    seconds = interleaved_medians(calls, repeats)
+    calls: dict[Any, Callable[[], Any]] = {}
+    for key, run in runs.items():
+        calls["bare", key] = lambda nfe=rows[key].nfe: iterate_plainly(problem, nfe)
+        calls[key] = lambda run=run: run(problem.f)
+    times = interleaved(calls, rounds)
     for key, row in rows.items():
-        row.seconds = seconds[key]
-        row.over_bare = row.seconds / (row.nfe * seconds["bare"] / BARE_CALLS)
+        row.seconds = statistics.median(times[key])
+        row.over_bare = median_ratio(times[key], times["bare", key])
     peer = fastest(list(rows.values()), PEER)
-    for row in rows.values():
-        row.over_peer = row.seconds / peer.seconds if peer else None
+    for key, row in rows.items():
+        row.over_peer = median_ratio(times[key], times[peer.library, peer.solver]) if peer else None
     return list(rows.values())
+
+
+def iterate_plainly(problem: Problem, calls: int) -> None:
+    """z <- f(z, x), with no solver around it."""
+    z = problem.z0
+    for _ in range(calls):
+        z = problem.f(z, problem.x)
 
 
 def fastest(rows: list[Row], library: str) -> Row | None:

@@ -10,13 +10,14 @@ import argparse
 import copy
 import dataclasses
 import math
+import statistics
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import CountCalls, SavedBytes, environment, interleaved_medians, keep_freed_memory, write_json
+from measure import CountCalls, SavedBytes, environment, interleaved, keep_freed_memory, median_ratio, write_json
 from problems import Affine, Classifier, Ridge, classifier_problem, ridge_problem, seeded, symmetric_matrix
 from rich.console import Console
 from rich.table import Table
@@ -190,11 +191,14 @@ def deq_table(quick: bool) -> list[DeqRow]:
     calls: dict[Any, Callable[[], Any]] = {
         key: lambda forward=forward: gradient_of(model, forward(model.block)[0]) for key, forward in forwards.items()
     }
-    for key, seconds in interleaved_medians(calls, 1 if quick else 5).items():
-        rows[key].seconds = seconds
-    implicit = [row.seconds for row in rows.values() if row.library == "torchdeq" and row.vjps]
-    for row in rows.values():
-        row.over_peer = row.seconds / min(implicit) if implicit else None
+    times = interleaved(calls, 1 if quick else 5)
+    for key, row in rows.items():
+        row.seconds = statistics.median(times[key])
+    implicit = [key for key, row in rows.items() if row.library == "torchdeq" and row.vjps]
+    if implicit:
+        fastest = min(implicit, key=lambda key: rows[key].seconds)
+        for key, row in rows.items():
+            row.over_peer = median_ratio(times[key], times[fastest])
     return list(rows.values())
 
 
@@ -280,8 +284,8 @@ def ridge_table(quick: bool) -> list[RidgeRow]:
             tiny = relative_error(hypergradient(way, 1e-30).double() * 1e30, exact)
             found.append(RidgeRow(library, name, str(dtype)[6:], math.nan, error, tiny))
         calls = {key: lambda way=way: hypergradient(way, 1.0) for key, way in ways.items()}
-        for row, seconds in zip(found, interleaved_medians(calls, 1 if quick else 15).values(), strict=True):
-            row.seconds = seconds
+        for row, times in zip(found, interleaved(calls, 1 if quick else 15).values(), strict=True):
+            row.seconds = statistics.median(times)
         rows += found
     return rows
 

@@ -124,13 +124,18 @@ def cpu_time(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def interleaved_medians(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call: every round runs each call once, so that a slow spell of the machine hits all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+def interleaved(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
+    """Seconds of each call in each round; a round runs each call once, so that a slow spell of the machine hits all."""
+    times: dict[Any, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(cpu_time(call))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def median_ratio(times: Iterable[float], over: Iterable[float]) -> float:
+    """The median over the rounds of one time over the other, both of the same round."""
+    return statistics.median(a / b for a, b in zip(times, over, strict=True))
 
 
 def environment(packages: Iterable[str] = ()) -> dict[str, str]:

@@ -81,9 +81,10 @@ class DEQClassifierConfig:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
-    # How it runs. null: where it pays (on CUDA).
-    channels_last: bool | None = None
-    compile: bool | None = None
+    jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+    # How it runs.
+    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+    compile: bool | None = None  # the cells; null: on CUDA
 
 
 @dataclass

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 
 import fixed_point
 import implicit_gradient
-from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved_medians
+from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
 PROBLEMS = solver_problems(quick=True)
@@ -109,13 +109,16 @@ def test_saved_bytes_counts_the_tape_once_and_until_it_dies():
     assert saved.total == 0
 
 
-def test_interleaved_medians_runs_the_calls_in_turn():
+def test_interleaved_runs_the_calls_in_turn():
     order = []
-    calls = {name: lambda name=name: order.append(name) for name in "ab"}
-    medians = interleaved_medians(calls, 3)
+    times = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 3)
     assert order == list("ababab")
-    assert set(medians) == {"a", "b"}
-    assert min(medians.values()) >= 0
+    assert [len(times[name]) for name in "ab"] == [3, 3]
+    assert min(times["a"]) >= 0
+
+
+def test_ratios_are_taken_within_a_round():
+    assert median_ratio([2.0, 40.0, 9.0], [1.0, 10.0, 3.0]) == 3.0  # of 2, 4 and 3
 
 
 def test_count_calls():
@@ -130,9 +133,9 @@ def test_count_calls():
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[2], PROBLEMS[4]], ids=lambda problem: problem.name)
 def test_our_solvers_solve_and_are_measured(problem):
     with torch.no_grad():
-        rows = fixed_point.measure(problem, repeats=1)
+        rows = fixed_point.measure(problem, rounds=1)
     ours = [row for row in rows if row.library == "deqzoo"]
-    assert [row.solver for row in ours] == ["Picard", "Anderson", "Anderson, depth 30", "Broyden"]
+    assert [row.solver for row in ours] == ["Picard", "Anderson", "Anderson, depth 3", "Anderson, depth 30", "Broyden"]
     for row in ours:
         assert row.solved
         assert row.residual <= 1.05 * problem.tol
@@ -225,7 +228,7 @@ def test_the_scripts_write_json_and_print_a_table(tmp_path, monkeypatch, capsys)
 def test_torchdeq_is_given_the_same_problem():
     pytest.importorskip("torchdeq")
     with torch.no_grad():
-        rows = fixed_point.measure(PROBLEMS[3], repeats=1)
+        rows = fixed_point.measure(PROBLEMS[3], rounds=1)
     theirs = {r.solver: r for r in rows if r.library == "torchdeq"}
     assert set(theirs) == {"fixed_point_iter", "anderson", "broyden"}
     assert all(r.solved for r in theirs.values())

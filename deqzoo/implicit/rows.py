@@ -41,6 +41,23 @@ class Rows:
         return self._data[:, :count]
 
 
+def select(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The rows of `new` where the mask (systems,) is true, else those of `old`."""
+    mask = mask.unsqueeze(1)
+    if new.device.type == "cpu" and not (in_transform() or new.requires_grad or old.requires_grad):
+        # There `where` costs per element, whatever its size: move the rows as the widest elements that fit.
+        for wide in (torch.complex128, torch.float64):
+            if _fits(new, wide) and _fits(old, wide):
+                return torch.where(mask, new.view(wide), old.view(wide)).view(new.dtype)
+    return torch.where(mask, new, old)
+
+
+def _fits(rows: Tensor, wide: torch.dtype) -> bool:
+    ratio = wide.itemsize // rows.dtype.itemsize
+    aligned = rows.shape[1] % ratio == 0 and rows.storage_offset() % ratio == 0
+    return ratio > 1 and aligned and rows.numel() > 0 and rows.is_contiguous()
+
+
 def products(rows: Tensor, vector: Tensor) -> Tensor:
     """Inner product of each stored row with `vector`: (systems, k, n), (systems, n) -> (systems, k)."""
     return torch.bmm(vector.unsqueeze(1), rows.mT).squeeze(1)  # three times as fast as rows @ column

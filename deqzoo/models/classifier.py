@@ -34,6 +34,7 @@ class Classifier(LightningModule):
         label_smoothing: of the training loss.
         ema_decay: of the moving average of the weights that is validated, tested and exported; 0: none.
         jacobian_penalty: factor of `deqzoo.models.jacobian.jacobian_penalty`, summed over the DEQ layers.
+        jacobian_samples: of each batch, on which it is estimated; None: all.
 
     It needs no Hydra: ``Trainer().fit(Classifier(network), datamodule)``.
     """
@@ -51,6 +52,7 @@ class Classifier(LightningModule):
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
         jacobian_penalty: float = 0.0,
+        jacobian_samples: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= ema_decay < 1:
@@ -156,7 +158,7 @@ class Classifier(LightningModule):
 
     def _add_penalty(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
         if self.training and torch.is_grad_enabled():
-            self._penalties.append(jacobian_penalty(deq, inputs[0], z))
+            self._penalties.append(jacobian_penalty(deq, inputs[0], z, self.hparams["jacobian_samples"]))
 
     def _when(self) -> str:
         batch = self.trainer.fit_loop.epoch_loop.batch_idx

@@ -1,5 +1,6 @@
 """What happens beside the training steps: the checkpoint of a run, its random numbers, its progress bar."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from deqzoo.models.finite import NonFiniteError
 
 console = Console(highlight=False, soft_wrap=True)
 _LOG_EVERY = 10  # steps: reading a metric waits for the device
+_LINE_EVERY = 30.0  # seconds: where there is no terminal
 
 
 class LastCheckpoint(Checkpoint):
@@ -63,12 +65,13 @@ class SeedSteps(Callback):
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole training; where there is no terminal, a line for each validation."""
+    """One bar for the whole training and one for the test; where there is no terminal, a line now and then."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bar: Progress | None = None
         self._shown = True
+        self._last_line = time.monotonic()
 
     def disable(self) -> None:
         """Show nothing."""
@@ -80,40 +83,70 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar."""
-        if not (self._shown and console.is_terminal and trainer.is_global_zero):
-            return
-        columns = [
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-        ]
-        self._bar = Progress(*columns, console=console)
-        total = int(trainer.estimated_stepping_batches)
-        self._task = self._bar.add_task("", total=total, epoch=trainer.current_epoch + 1, metrics="")
-        self._bar.start()
+        self._start(trainer, f"epoch {trainer.current_epoch + 1}", int(trainer.estimated_stepping_batches))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Move the bar; its numbers change when they are logged."""
-        if self._bar is None:
-            return
-        self._bar.update(self._task, completed=trainer.global_step, epoch=trainer.current_epoch + 1)
-        if trainer.global_step % _LOG_EVERY == 0:
-            self._bar.update(self._task, metrics=_summary(trainer))
+        summary = _summary(trainer) if trainer.global_step % _LOG_EVERY == 0 else None
+        total = int(trainer.estimated_stepping_batches)
+        self._move(trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, total, summary)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """The bar stands still, and says why."""
+        text = f"validating, batch {batch_idx + 1} of {int(sum(trainer.num_val_batches))}"
+        self._move(trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, None, text)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a terminal: a line."""
-        if self._shown and self._bar is None and trainer.is_global_zero:
-            console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {_summary(trainer)}")
+        """What was reached; without a terminal, a line."""
+        self._move(trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, None, _summary(trainer), True)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar."""
+        self._start(trainer, "test", int(sum(trainer.num_test_batches)))
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Move the bar."""
+        self._move(trainer, "test", batch_idx + 1, int(sum(trainer.num_test_batches)), None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it stands."""
+        self._stop()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it stands."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar as it stands, so that the message comes below it."""
         self._stop()
+
+    def _start(self, trainer: Trainer, phase: str, total: int) -> None:
+        if not (self._shown and console.is_terminal and trainer.is_global_zero):
+            return
+        columns = [
+            TextColumn("{task.fields[phase]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        ]
+        self._bar = Progress(*columns, console=console)
+        self._task = self._bar.add_task("", total=total, phase=phase, text="")
+        self._bar.start()
+
+    def _move(
+        self, trainer: Trainer, phase: str, done: int, total: int | None, text: str | None, line: bool = False
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, phase=phase, **({} if text is None else {"text": text}))
+        elif self._shown and trainer.is_global_zero and (line or time.monotonic() - self._last_line > _LINE_EVERY):
+            self._last_line = time.monotonic()
+            count = f"{done}" if total is None else f"{done} of {total}"
+            console.print(f"{phase}  step {count}  {_summary(trainer) if text is None else text}".rstrip())
 
     def _stop(self) -> None:
         if self._bar is not None:

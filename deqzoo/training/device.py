@@ -34,11 +34,10 @@ def precision(trainer: TrainerConfig) -> str | int:
 
 
 def speed_up(network: nn.Module, model: DEQClassifierConfig, trainer: TrainerConfig) -> None:
-    """Channels-last weights and compiled cells where the recipe says so, or (null) on CUDA; in place."""
-    cuda = uses_cuda(trainer)
-    if cuda if model.channels_last is None else model.channels_last:
+    """Channels-last weights where the recipe says so, compiled cells where it says so or (null) on CUDA; in place."""
+    if model.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if cuda if model.compile is None else model.compile:
+    if uses_cuda(trainer) if model.compile is None else model.compile:
         for deq in network.equilibria:  # type: ignore[union-attr]
             deq.cell.compile()  # in place: names in the state_dict stay
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from lightning.pytorch.loggers import Logger as LightningLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -78,9 +78,8 @@ class Run:
             LastCheckpoint(self.checkpoint, self.settings.save_every_n_steps),
             SeedSteps(self.settings.seed),
             self.timer,
+            *self._progress(),
         ]
-        if self.settings.trainer.enable_progress_bar:
-            callbacks.append(RunProgress())
         with quiet_lightning():
             trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
             resumed = str(self.checkpoint) if self.settings.resume else None
@@ -102,7 +101,7 @@ class Run:
             round_weights(self.module.trained_network)
         asked = self.settings.trainer.precision
         with quiet_lightning():
-            trainer = self._trainer(False, [], "32-true" if asked == "auto" else asked)
+            trainer = self._trainer(False, self._progress(), "32-true" if asked == "auto" else asked)
             trainer.test(self.module, datamodule=self.data, verbose=False)
         test = _of_stage("test", trainer.callback_metrics)
         self.device = trainer.strategy.root_device
@@ -153,15 +152,17 @@ class Run:
 
     def _trainer(self, loggers: Any, callbacks: list[Callback], precision: str | int) -> Trainer:
         chosen = to_plain(OmegaConf.structured(self.settings.trainer)) | {"precision": precision}
-        training = bool(callbacks)
         return Trainer(
-            **chosen | {"enable_progress_bar": training and chosen["enable_progress_bar"]},
+            **chosen,
             logger=loggers,
             callbacks=callbacks,
-            enable_checkpointing=training,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_model_summary=False,
             default_root_dir=self.folder,
         )
+
+    def _progress(self) -> list[Callback]:
+        return [RunProgress()] if self.settings.trainer.enable_progress_bar else []
 
     def _loggers(self) -> list[LightningLogger]:
         loggers: list[LightningLogger] = [History(self.folder / "metrics.csv")]
@@ -214,7 +215,8 @@ def _data(settings: RunConfig) -> ImageData:
 
 
 def _training_options(model: Any) -> dict[str, Any]:
-    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay", "jacobian_penalty")
+    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay")
+    names += ("jacobian_penalty", "jacobian_samples")
     options = {name: getattr(model, name) for name in names}
     return options | {"optimizer": model.optimizer.value, "schedule": model.schedule.value}
 

@@ -73,7 +73,7 @@ def test_hyperparameters_are_plain():
     saved = dict(Classifier(network(), lr=0.2).hparams)
     assert saved["lr"] == 0.2
     assert "network" not in saved
-    assert all(isinstance(value, str | float) for value in saved.values())
+    assert all(isinstance(value, str | float | None) for value in saved.values())
 
 
 def test_jacobian_penalty_is_the_mean_square_of_the_jacobian():
@@ -92,6 +92,15 @@ def test_jacobian_penalty_is_the_mean_square_of_the_jacobian():
     torch.testing.assert_close(penalty, expected, rtol=0.02, atol=0)
     (gradient,) = torch.autograd.grad(penalty, deq.cell.weight)
     torch.testing.assert_close(gradient, 2 * deq.cell.weight.detach() / 5, rtol=0.1, atol=0.02)
+
+
+def test_jacobian_penalty_on_part_of_the_batch_is_that_of_the_part():
+    deq = DEQ(torch.nn.Bilinear(3, 3, 3))
+    x, z = torch.randn(6, 3), torch.randn(6, 3)
+    torch.manual_seed(1)
+    part = jacobian_penalty(deq, x, z, samples=2)
+    torch.manual_seed(1)
+    torch.testing.assert_close(part, jacobian_penalty(deq, x[:2], z[:2]))
 
 
 def test_jacobian_penalty_joins_the_training_loss(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..linear_solvers.base import default_tolerance, row_norm
 from ..modes import eager, full_precision, host_flags, in_transform, keep_autocast, no_derivatives
 from ..pytree import Ravel, map_tensors
+from ..rows import select
 from ..solution import Solution, Status
 
 Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
@@ -129,7 +130,7 @@ def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> So
         if last or not more:
             break
         z_next = method.step(z, g, image)
-        z = z_next if all_active else torch.where(judge.active.unsqueeze(1), z_next, z)
+        z = z_next if all_active else select(judge.active, z_next, z)
         g, image = evaluate(z)
     return judge.solution(evaluate.calls + method.products)
 
@@ -202,7 +203,7 @@ class _Judge:
                 self.all_improved_at = step
                 return any_active, True
         better = self.active & at_best
-        self.best_z = z if host and all_at_best else torch.where(better.unsqueeze(1), z, self.best_z)
+        self.best_z = z if host and all_at_best else select(better, z, self.best_z)
         self.best_norm = torch.where(better, norm, self.best_norm)
         self.best_scale = torch.where(better, scale, self.best_scale)
         self.improved_at = self.improved_at.masked_fill(better | (norm < self.least_norm), step)
