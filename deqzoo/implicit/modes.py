@@ -144,6 +144,12 @@ def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
     return list(zip(flags[::2], flags[1::2], strict=True))
 
 
+def host_counts(*masks: Tensor) -> list[int]:
+    """The number of true entries of each boolean mask of one size, in one device-to-host copy; not for transforms."""
+    counts: list[int] = torch.stack(masks).sum(dim=1).tolist()
+    return counts
+
+
 def host_max(counts: Tensor) -> int:
     """The largest entry, over every `vmap` level too; 0 for none."""
     plain = peel(counts)

@@ -54,6 +54,8 @@ class Ravel:
         for dtype in self.dtypes:
             self.dtype = torch.promote_types(self.dtype, dtype)
         self._channels_last = [batch_dims == 1 and _is_channels_last(leaf) for leaf in leaves]
+        plain = isinstance(tree, Tensor) and not self._channels_last[0] and self.dtypes[0] == self.dtype
+        self._shape = self.shapes[0] if plain else None  # of a tree that is one tensor: the short way
 
     def check(self, tree: Any) -> None:
         """Raise a ValueError that names the difference if `tree` has another structure or other shapes."""
@@ -65,6 +67,8 @@ class Ravel:
 
     def flatten(self, tree: Any) -> Tensor:
         """The tree as a matrix (systems, unknowns)."""
+        if self._shape is not None and isinstance(tree, Tensor) and tree.shape == self._shape:
+            return tree.reshape(self.systems, self.sizes[0]).to(self.dtype)
         self.check(tree)
         return self.flatten_leaves(_pytree.tree_leaves(tree))
 
@@ -88,6 +92,8 @@ class Ravel:
 
     def unflatten(self, matrix: Tensor) -> Any:
         """The matrix as a tree of the original structure."""
+        if self._shape is not None:
+            return matrix.reshape(self._shape)
         return self.restore(self.unflatten_leaves(matrix))
 
     def restore(self, leaves: Sequence[Tensor]) -> Any:

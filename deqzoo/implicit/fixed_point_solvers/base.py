@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance, row_norm
-from ..modes import eager, full_precision, host_flags, in_transform, keep_autocast, no_derivatives
+from ..modes import eager, full_precision, host_counts, host_flags, in_transform, keep_autocast, no_derivatives
 from ..pytree import Ravel, map_tensors
 from ..rows import select
 from ..solution import Solution, Status
@@ -158,10 +158,12 @@ class _Judge:
         self.best_scale = torch.ones_like(like)  # the residual of best_z is best_norm / best_scale
         self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
+        self.all_active = True  # as far as the host knows; likewise the next
         self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
         self.steps = torch.zeros_like(like, dtype=torch.long)
         self.improved_at = torch.zeros_like(self.steps)
-        self.all_improved_at = 0  # as far as the host knows
+        self.all_improved_at = self.looked = 0
+        self.nested = in_transform()
         self.floor: Tensor | None = None
         self.trace: list[Tensor] = []
 
@@ -186,33 +188,40 @@ class _Judge:
         scale, target = self.scale_and_target(z.detach(), image.detach(), method)
         if self.options.trace:
             self.trace.append(_ratio(norm, scale))
-        settled = method.settled()
+        settled, merit = method.settled(), method.merit()
+        patient = step - self.all_improved_at < self.options.patience  # none can have stalled
+        flags: tuple[bool, bool] | None = None
+        self.looked = step
+        if host and patient and self.all_active and settled is merit is None and not (method.backtracks or self.nested):
+            going, better = host_counts((norm > target) & (norm < torch.inf), norm < self.best_norm)
+            if going == better == len(norm) > 0:  # the common step: all go on from a new best
+                self.best_z, self.best_scale = z, scale
+                self.best_norm = self.least_norm = norm
+                self.all_improved_at = step
+                return True, True
+            flags = going > 0, going == len(norm)
         finite = norm < torch.inf
         reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
         # What has converged is frozen at its best; what has diverged or stalled is frozen elsewhere.
-        at_best = reached | (self._better(method.merit(), norm) & finite & self.active)
+        at_best = reached | (self._better(merit, norm) & finite & self.active)
         active = self.active & ~reached if method.backtracks else self.active & ~reached & finite
-        if step - self.all_improved_at >= self.options.patience:  # before that, none can have stalled
-            active = active & (at_best | (norm < self.least_norm) | (step - self.improved_at < self.options.patience))
-        if host:
-            (any_active, all_active), (_, all_at_best) = host_flags(active, at_best)
-            if all_active and all_at_best:  # the common step: all go on from a new best, so there is nothing to mask
-                self.best_z, self.best_norm, self.best_scale = z, norm, scale
-                self.least_norm = torch.minimum(self.least_norm, norm)
-                self.steps = self.improved_at = torch.full_like(self.steps, step)
-                self.all_improved_at = step
-                return any_active, True
-        better = self.active & at_best
-        self.best_z = z if host and all_at_best else select(better, z, self.best_z)
-        self.best_norm = torch.where(better, norm, self.best_norm)
-        self.best_scale = torch.where(better, scale, self.best_scale)
-        self.improved_at = self.improved_at.masked_fill(better | (norm < self.least_norm), step)
+        improved_at = self.improved_at.clamp(min=self.all_improved_at)
+        if not patient:
+            active = active & (at_best | (norm < self.least_norm) | (step - improved_at < self.options.patience))
+        if host and flags is None:
+            (flags,) = host_flags(active)
+        improves = self.active & at_best
+        self.best_z = select(improves, z, self.best_z)
+        self.best_norm = torch.where(improves, norm, self.best_norm)
+        self.best_scale = torch.where(improves, scale, self.best_scale)
+        self.improved_at = improved_at.masked_fill(improves | (norm < self.least_norm), step)
         self.least_norm = torch.minimum(self.least_norm, torch.where(finite, norm, self.least_norm))
         code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
         self.status = torch.where(self.active & ~active, code, self.status)
         self.steps = self.steps.masked_fill(self.active, step)
         self.active = active
-        return (any_active, all_active) if host else (True, False)
+        self.all_active = flags is not None and flags[1]
+        return flags if flags is not None else (True, False)
 
     def _better(self, merit: Tensor | None, norm: Tensor) -> Tensor:
         """Whether an iterate is better than the best so far: by its merit, and by its residual where that is equal."""
@@ -225,7 +234,8 @@ class _Judge:
 
     def solution(self, nfe: int) -> Solution:
         trace = torch.stack(self.trace) if self.options.trace else None
-        return Solution(self.best_z, self.status, _ratio(self.best_norm, self.best_scale), self.steps, nfe, trace)
+        steps = self.steps.masked_fill(self.active, self.looked)
+        return Solution(self.best_z, self.status, _ratio(self.best_norm, self.best_scale), steps, nfe, trace)
 
 
 def _ratio(norm: Tensor, scale: Tensor) -> Tensor:
