@@ -19,7 +19,9 @@ Reading order
     minimizers/             GradientDescent, LBFGS, NewtonCG
     gradients.py            cheaper gradients of a fixed point
     api.py                  fixed_point, root, argmin
+    ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
+    by_name.py              solvers and gradients by name
     black_box.py            solvers that torch cannot see into, under vmap too
     grads_batched.py        the older vmap of torch.autograd
     solution.py, pytree.py, rows.py, modes.py    what the others stand on
@@ -43,29 +45,65 @@ from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
+from .ode import (
+    ADJOINTS,
+    ODE_SOLVERS,
+    RK4,
+    Adjoint,
+    Backsolve,
+    Bosh3,
+    Direct,
+    Discrete,
+    Dopri5,
+    Dopri8,
+    Euler,
+    Heun,
+    Kvaerno3,
+    Midpoint,
+    OdeSolver,
+    TorchDiffEq,
+    Tsit5,
+    make_adjoint,
+    make_ode_solver,
+    odeint,
+)
 from .operator import LinearOperator
 from .root_solvers import Newton, NewtonKrylov
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
 
 __all__ = [
+    "ADJOINTS",
     "CG",
     "GMRES",
     "GRADIENTS",
     "LBFGS",
     "LINEAR_SOLVERS",
     "MINIMIZERS",
+    "ODE_SOLVERS",
+    "RK4",
     "SOLVERS",
+    "Adjoint",
     "Anderson",
+    "Backsolve",
+    "Bosh3",
     "Broyden",
     "Dense",
+    "Direct",
+    "Discrete",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
     "FixedPointSolver",
     "Gradient",
     "GradientDescent",
+    "Heun",
     "Implicit",
     "ImplicitFunction",
+    "Kvaerno3",
     "LinearOperator",
     "LinearSolver",
+    "Midpoint",
     "Minimizer",
     "Neumann",
     "Newton",
@@ -73,16 +111,22 @@ __all__ = [
     "NewtonKrylov",
     "NonConvergenceError",
     "NonConvergenceWarning",
+    "OdeSolver",
     "OneStep",
     "Phantom",
     "Picard",
     "Solution",
     "Status",
+    "TorchDiffEq",
+    "Tsit5",
     "Unrolled",
     "argmin",
     "fixed_point",
+    "make_adjoint",
     "make_gradient",
+    "make_ode_solver",
     "make_solver",
+    "odeint",
     "root",
     "spectral_radius",
 ]

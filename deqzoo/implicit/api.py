@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .black_box import call_black_box
 from .bridge import ImplicitFunction
+from .by_name import make
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
@@ -203,7 +202,7 @@ def make_solver(name: str, **options: Any) -> Any:
     >>> make_solver("picard", tol=1e-3, damping=0.5).damping
     0.5
     """
-    return _make("solver", {**SOLVERS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
+    return make("solver", {**SOLVERS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
 
 
 def make_gradient(name: str, **options: Any) -> Gradient:
@@ -213,21 +212,9 @@ def make_gradient(name: str, **options: Any) -> Gradient:
     Neumann(tol=None, k=10)
     """
     if isinstance(options.get("linear_solver"), str):
-        options["linear_solver"] = _make("linear solver", LINEAR_SOLVERS, options["linear_solver"], {})
-    made: Gradient = _make("gradient", GRADIENTS, name, options)
+        options["linear_solver"] = make("linear solver", LINEAR_SOLVERS, options["linear_solver"], {})
+    made: Gradient = make("gradient", GRADIENTS, name, options)
     return made
-
-
-def _make(kind: str, registry: Mapping[str, Any], name: str, options: dict[str, Any]) -> Any:
-    if name not in registry:
-        close = difflib.get_close_matches(name, registry, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {kind} {name!r}{hint} Valid: {', '.join(sorted(registry))}")
-    valid = [field.name for field in dataclasses.fields(registry[name])]
-    unknown = sorted(set(options) - set(valid))
-    if unknown:
-        raise ValueError(f"{kind} {name!r} has no option {', '.join(unknown)}. Valid: {', '.join(valid) or 'none'}")
-    return registry[name](**options)
 
 
 def _already_solved(*args: Any) -> Any:

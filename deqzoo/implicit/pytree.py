@@ -96,6 +96,16 @@ class Ravel:
             return matrix.reshape(self._shape)
         return self.restore(self.unflatten_leaves(matrix))
 
+    def unflatten_many(self, matrices: Tensor) -> Any:
+        """As `unflatten`, of a stack (n, systems, unknowns): leaves (n, *shape)."""
+        leaves = []
+        parts = matrices.split(self.sizes, dim=2) if len(self.sizes) > 1 else (matrices,)
+        for part, shape, dtype, last in zip(parts, self.shapes, self.dtypes, self._channels_last, strict=True):
+            if last:
+                part = part.reshape(-1, shape[0], shape[2], shape[3], shape[1]).permute(0, 1, 4, 2, 3)
+            leaves.append((part if last else part.reshape(len(part), *shape)).to(dtype))
+        return self.restore(leaves)
+
     def restore(self, leaves: Sequence[Tensor]) -> Any:
         """The tree of the given leaves."""
         return _pytree.tree_unflatten(list(leaves), self.structure)

@@ -22,7 +22,9 @@ class Status(enum.IntEnum):
     """Why a system stopped."""
 
     CONVERGED = 0
-    STALLED = 1  # the residual has not improved for `patience` steps: tolerance below round-off, or a cycle
+    STALLED = (
+        1  # no better residual for `patience` steps (tolerance below round-off, a cycle); an ODE's step underflows
+    )
     DIVERGED = 2  # a non-finite iterate; the best finite one before it is kept
     MAX_STEPS = 3  # the step limit came first
     BAD_CURVATURE = 4  # conjugate gradients met a direction in which the operator is not positive definite
@@ -48,6 +50,7 @@ class Solution:
         nfe: calls of the function for the whole batch, a product with its Jacobian counted as one.
         trace: residual after each step, (steps + 1, *batch), if asked for.
         backward: the `Solution` (without value) of the latest adjoint solve, once a backward pass has run.
+        rejected: steps of an ODE solver that were tried and not taken, of the batch's shape.
     """
 
     value: Any
@@ -57,6 +60,7 @@ class Solution:
     nfe: int
     trace: Tensor | None = None
     backward: Solution | None = None
+    rejected: Tensor | None = None
 
     @property
     def converged(self) -> Tensor:

@@ -1,0 +1,64 @@
+"""Ordinary differential equations, dy/dt = f(t, y): implicit differentiation over time.
+
+Reading order
+    tableaus.py             Runge-Kutta methods as data
+    solvers.py              their options
+    steps.py                one step
+    plans.py                which steps: equal, controlled by the error, or those of an earlier solve
+    times.py                output times, and steps as functions of them
+    integrate.py            the loop over steps, and dense output
+    field.py                the user's function on matrices, and the tensors that it reads
+    discrete.py             the gradient: the discrete adjoint
+    backsolve.py            the gradient: the continuous adjoint
+    odeint.py               the function that users call
+    event.py                until an event
+    torchdiffeq_backend.py  the solvers of torchdiffeq
+
+The states of all samples are a matrix (systems, unknowns), as for the other solvers: one row where all share their
+steps, a row a sample where each has its own.
+"""
+
+from .adjoints import ADJOINTS, Adjoint, Backsolve, Direct, Discrete, make_adjoint
+from .odeint import odeint
+from .solvers import (
+    ODE_SOLVERS,
+    RK4,
+    Adaptive,
+    Bosh3,
+    Dopri5,
+    Dopri8,
+    Euler,
+    FixedStep,
+    Heun,
+    Kvaerno3,
+    Midpoint,
+    OdeSolver,
+    Tsit5,
+    make_ode_solver,
+)
+from .torchdiffeq_backend import TorchDiffEq
+
+__all__ = [
+    "ADJOINTS",
+    "ODE_SOLVERS",
+    "RK4",
+    "Adaptive",
+    "Adjoint",
+    "Backsolve",
+    "Bosh3",
+    "Direct",
+    "Discrete",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
+    "FixedStep",
+    "Heun",
+    "Kvaerno3",
+    "Midpoint",
+    "OdeSolver",
+    "TorchDiffEq",
+    "Tsit5",
+    "make_adjoint",
+    "make_ode_solver",
+    "odeint",
+]

@@ -1,0 +1,119 @@
+"""The continuous adjoint: another differential equation, solved backwards in time, with the state solved along."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modes import eager, full_precision, is_grads_batched, needs_derivative
+from ..pytree import Tensors
+from ..solution import Status
+from .discrete import derivative_of_the_steps
+from .integrate import integrate
+from .plans import Controlled, equal_steps
+from .solvers import Adaptive, FixedStep
+from .steps import Stepper
+from .times import Times
+
+
+class BacksolveAdjoint(torch.autograd.Function):
+    """(y, t, inputs) -> states at the output times; the solve itself is done by `solve`."""
+
+    @staticmethod
+    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+        """Solve."""
+        if solve.solver.tableau.implicit:
+            raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
+        ctx.solve, ctx.trajectory = solve, solve.run(y.detach(), t)
+        ctx.save_for_backward(y, t, ctx.trajectory.values, *inputs)
+        values, ctx.trajectory.values = ctx.trajectory.values, None
+        return values
+
+    @staticmethod
+    @eager
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        """dL/d(y, t, inputs) from dL/dvalues."""
+        y, t, values, *inputs = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:]
+        if is_grads_batched(g):
+            raise RuntimeError("is_grads_batched=True does not work with Backsolve(): use adjoint=Discrete()")
+        with full_precision(y.device.type):
+            if needs_derivative():  # the backward solve is not differentiated again
+                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), g, wanted))
+            with torch.no_grad():
+                return (None, *_backwards(ctx.solve, values, t, tuple(inputs), g, wanted))
+
+
+def _backwards(
+    solve: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
+) -> tuple[Tensor | None, ...]:
+    augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
+    solver, adjoint = solve.solver, solve.adjoint
+    if isinstance(solver, Adaptive):
+        own = {name: x for name in ("rtol", "atol") if (x := getattr(adjoint, name)) is not None}
+        solver = dataclasses.replace(solver, **own, first_step=None)
+    stepper = Stepper(solver, augmented, taped=False)
+    u, sums = torch.zeros_like(values[0]), values.new_zeros(augmented.extra)
+    of_times, length = torch.zeros_like(t), None
+    status = Status.CONVERGED
+    for i in range(len(t) - 1, 0, -1):
+        u = u + g[i]
+        of_times[i] += (g[i] * augmented.plain(t[i], values[i])).sum().to(t.dtype) if wanted[1] else 0.0
+        state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
+        times = Times(t[[i, i - 1]].detach(), state)
+        span = abs(times.host[1] - times.host[0])
+        if isinstance(solver, FixedStep):
+            plan: Any = equal_steps(solver, times.host)
+        else:
+            plan = Controlled(solver, times.host, None if length is None else min(1.0, length / span))
+        controlled = 2 * u.numel() if adjoint.seminorm else None
+        _, u, sums = augmented.split(integrate(stepper, state, times, plan, controlled=controlled).values[-1])
+        status = max(status, Status(plan.report()[0]))
+        length = getattr(plan, "size", 1.0) * span
+    if wanted[1]:
+        of_times[0] -= (u * augmented.plain(t[0], values[0])).sum().to(t.dtype)
+    solve.report(stepper.calls, status)
+    grads = iter(augmented.gradients(sums))
+    return (u + g[0], of_times if wanted[1] else None, *[next(grads) if needed else None for needed in wanted[2:]])
+
+
+class _Augmented:
+    """d(y, u, sums)/dt = (f, -(df/dy)^T u, -(df/dinputs)^T u), on one row."""
+
+    def __init__(self, field: Any, inputs: Tensors, wanted: Any, like: Tensor) -> None:
+        own = tuple(x.detach().requires_grad_(needed) for x, needed in zip(inputs, wanted, strict=True))
+        self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
+        self.extra = sum(x.numel() for x in self.sources)
+        self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
+
+    def plain(self, t: Tensor, y: Tensor) -> Tensor:
+        """f(t, y)."""
+        return self.field(self._time(t.detach().to(y.dtype)), y, None)
+
+    def __call__(self, t: Tensor, state: Tensor, rows: Tensor | None) -> Tensor:
+        """The derivative of the whole."""
+        y, u, _ = self.split(state)
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            value = self.field(self._time(t), y, None)
+        if not value.requires_grad:
+            return torch.cat([value.reshape(-1), state.new_zeros(self.count + self.extra)]).unsqueeze(0)
+        grads = torch.autograd.grad(value, [y, *self.sources], u, materialize_grads=True)
+        parts = [value.detach().reshape(-1), *(-x.reshape(-1).to(value.dtype) for x in grads)]
+        return torch.cat(parts).unsqueeze(0)
+
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y, u, sums."""
+        y, u, sums = state.reshape(-1).split([self.count, self.count, self.extra])
+        return y.view(self.shape), u.view(self.shape), sums
+
+    def gradients(self, sums: Tensor) -> list[Tensor]:
+        """The sums, in the shapes of the inputs."""
+        parts = sums.split([x.numel() for x in self.sources]) if self.sources else []
+        return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, self.sources, strict=True)]
+
+    def _time(self, t: Tensor) -> Tensor:
+        return t.expand(self.shape[0]) if self.shape[0] > 1 else t

@@ -1,0 +1,297 @@
+"""The discrete adjoint: the exact derivative of the computed solution, the accepted steps taken for constants.
+
+A step is y_new = y + h sum_i b_i k_i with k_i = f(t + c_i h, Y_i), Y_i = y + h sum_j a_ij k_j. With the adjoint u of
+y_new (dL/dy_new), that of the stages and of y follows backwards through the stages:
+
+    mu_i = (df/dy)^T h (b_i u + sum_(j > i) a_ji mu_j)  at Y_i,        dL/dy = u + sum_i mu_i
+
+and the same products give dL/dinputs. Only states before some steps are kept; the others are computed anew, and the
+stages always. An implicit stage, or a gradient with respect to the output times, takes the step on the tape instead.
+
+Source: Hager, "Runge-Kutta methods in optimal control and the transformed adjoint system", 2000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..grads_batched import each_alone
+from ..modes import eager, full_precision, is_grads_batched, needs_derivative
+from ..pytree import Tensors
+from .field import UserField
+from .integrate import Points, Trajectory, integrate, interpolate
+from .plans import Recorded, Step
+from .solvers import OdeSolver
+from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
+from .times import Times
+
+
+class DiscreteAdjoint(torch.autograd.Function):
+    """(y, t, inputs) -> states at the output times; the solve itself is done by `solve`."""
+
+    @staticmethod
+    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+        """Solve."""
+        ctx.solve = solve
+        ctx.trajectory = trajectory = solve.run(y.detach(), t)
+        ctx.save_for_backward(y, t, *inputs)
+        return trajectory.values
+
+    @staticmethod
+    @eager
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        """dL/d(y, t, inputs) from dL/dvalues."""
+        y, t, *inputs = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:]
+        if is_grads_batched(g):
+            if needs_derivative():
+                raise RuntimeError(
+                    "is_grads_batched=True together with create_graph=True does not work through odeint; use "
+                    "torch.func.vmap or torch.func.jacrev, which do"
+                )
+            present = [i for i, needed in enumerate(wanted) if needed]
+
+            def one(g: Tensors) -> Tensors:
+                grads = _first_order(ctx, y, t, tuple(inputs), g[0], wanted)
+                return tuple(torch.zeros_like((y, t, *inputs)[i]) if grads[i] is None else grads[i] for i in present)
+
+            found = dict(zip(present, each_alone(one, (g,)), strict=True))
+            return (None, *[found.get(i) for i in range(len(wanted))])
+        with full_precision(y.device.type):
+            if needs_derivative():
+                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), g, wanted))
+            return (None, *_first_order(ctx, y, t, tuple(inputs), g, wanted))
+
+
+def _first_order(
+    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    solve = ctx.solve
+    limit = solve.adjoint.checkpoints
+    sweep = Sweep(solve.solver, solve.field, t, ctx.trajectory, limit, inputs, wanted, y)
+    with torch.no_grad():
+        u = sweep.run(g)
+    solve.report(sweep.calls)
+    return (u if wanted[0] else None, *sweep.grads)
+
+
+def derivative_of_the_steps(
+    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """By the derivative of the same steps taken again, on the tape."""
+    solve = ctx.solve
+    solve.field.check_complete(t[0].detach(), y.detach())
+    # Fresh views: only paths through these arguments count, not those through others that depend on them.
+    own = [x.view_as(x) if x.requires_grad else x for x in (y, t, *inputs)]
+    stepper = Stepper(solve.solver, solve.field.of(tuple(own[2:])), taped=True)
+    times = Times(own[1], own[0])
+    values = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps)).values
+    chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(values, chosen, g, create_graph=True, allow_unused=True))
+    return tuple(next(found) if needed else None for needed in wanted)
+
+
+class Sweep:
+    """One pass backwards over all steps of a solve.
+
+    Args:
+        solver: the method of the solve.
+        field: its field.
+        t: output times.
+        trajectory: what the solve left behind.
+        limit: states to keep at once, on each level of recomputation.
+        inputs: the tensors that the field reads.
+        wanted: whether (y, t, *inputs) need a gradient.
+        like: a state.
+    """
+
+    def __init__(
+        self,
+        solver: OdeSolver,
+        field: UserField,
+        t: Tensor,
+        trajectory: Trajectory,
+        limit: int,
+        inputs: Tensors,
+        wanted: Sequence[bool],
+        like: Tensor,
+    ) -> None:
+        self.tableau, self.trajectory, self.limit = solver.tableau, trajectory, max(limit, 2)
+        self.wanted, self.t = wanted, t.detach()
+        self.times = Times(self.t, like)
+        # Leaves of our own: a captured tensor that depends on an argument must not carry its gradient on to it in here.
+        count = len(field.args)
+        own = [x if i >= count and x.grad_fn is None else x.detach() for i, x in enumerate(inputs)]
+        if any(x.grad_fn is not None for x in inputs[count:]):
+            own = [x.detach() for x in inputs]
+        for x, needed in zip(own, wanted[2:], strict=True):
+            x.requires_grad_(x.requires_grad or needed)
+        self.sources = [x for x, needed in zip(own, wanted[2:], strict=True) if needed]
+        self.sums: list[Tensor | None] = [None] * len(self.sources)
+        self._ours: set[int] = set()  # sums that are in no one else's hands, and may be added to in place
+        self.of_times = torch.zeros_like(self.t)
+        self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
+        self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
+        self.by_stages = not (self.tableau.implicit or wanted[1])
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of f."""
+        return self.plain.calls + self.taped.calls
+
+    @property
+    def grads(self) -> tuple[Tensor | None, ...]:
+        """dL/dt and dL/dinputs, None where they are not wanted, or where f does not depend on the input."""
+        found = iter(self.sums)
+        rest = [next(found) if needed else None for needed in self.wanted[2:]]
+        return (self.of_times if self.wanted[1] else None, *rest)
+
+    def run(self, g: Tensor) -> Tensor:
+        """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns)."""
+        trajectory = self.trajectory
+        missing = trajectory.missing.to(g.device).unsqueeze(2)
+        u = torch.where(missing, g, 0.0).sum(dim=0) if bool(trajectory.missing.any()) else torch.zeros_like(g[0])
+        end = len(trajectory.steps)
+        for begin in sorted(trajectory.checkpoints, reverse=True):
+            u = self._pull_back(begin, end, trajectory.checkpoints[begin], u, g)
+            end = begin
+        return u + g[0]
+
+    def _pull_back(self, begin: int, end: int, y: Tensor, u: Tensor, g: Tensor) -> Tensor:
+        """Through the steps from number `begin` (where the state is y) to `end`; recomputes the states between."""
+        if end - begin == 1:
+            return self._pull_step(begin, y, u, g)
+        stride = -(-(end - begin) // self.limit)
+        states, first = {begin: y}, None
+        for number in range(begin, begin + (end - begin - 1) // stride * stride):
+            y, first = self._advance(self.trajectory.steps[number], y, first)
+            if (number + 1 - begin) % stride == 0:
+                states[number + 1] = y
+        for number in sorted(states, reverse=True):
+            u = self._pull_back(number, min(number + stride, end), states.pop(number), u, g)
+        return u
+
+    def _advance(self, step: Step, y: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A step taken again: the state after it, and f there, where the method has it."""
+        rows = None if step.rows is None else step.rows.to(y.device)
+        t, h = self.times.step(step)
+        before = y if rows is None else y[rows]
+        new, stages = self.plain.step(t, h, before, first if rows is None else None, rows)
+        if rows is not None:
+            return y.index_copy(0, rows, new), None
+        return new, stages.get(self.tableau.stages - 1) if self.tableau.last_is_next else None
+
+    def _pull_step(self, number: int, y: Tensor, u: Tensor, g: Tensor) -> Tensor:
+        """dL/dy before a step, from u = dL/dy after it, the outputs within it included."""
+        step, points = self.trajectory.steps[number], self.trajectory.points[number]
+        rows = None if step.rows is None else step.rows.to(y.device)
+        pull = self._by_stages if self.by_stages else self._by_tape
+        if rows is None:
+            return pull(step, points, y, u, g, None)
+        return u.index_copy(0, rows, pull(step, points, y[rows], u[rows], g, rows))
+
+    def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
+        index = points.index.to(g.device)
+        if points.position is None:
+            return g[index, 0], None
+        position = points.position.to(g.device)
+        return g[index, position if rows is None else rows[position]], position
+
+    def _by_stages(
+        self, step: Step, points: list[Points], y: Tensor, u: Tensor, g: Tensor, rows: Tensor | None
+    ) -> Tensor:
+        co, tableau = coefficients(self.tableau, y), self.tableau
+        t, h = self.times.step(step)
+        inside = [p for p in points if not p.end]
+        for p in points:
+            if p.end:
+                of_value, position = self._cotangent(p, g, rows)
+                u = u + of_value.sum(dim=0, keepdim=True) if position is None else u.index_add(0, position, of_value)
+        count = len(tableau.a) if inside else tableau.stages - tableau.last_is_next
+        tapes = self._tape_stages(count, t, h, y, rows, co)
+        of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
+        mu = Buffer(count, y)
+        for i in reversed(range(count)):
+            # h (b_i u + sum_j a_ji mu_j), the adjoint of k_i
+            v = mu.back(i, co.columns[i][: count - 1 - i], u, co.b_list[i])
+            v = v * h if of_stages is None else v * h + of_stages[i]
+            mu.put(i, self._pull_stage(tapes.pop(), v))
+        return mu.total(u if of_y is None else u + of_y)
+
+    def _tape_stages(
+        self, count: int, t: Tensor, h: Length, y: Tensor, rows: Tensor | None, co: Coefficients
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(Y_i, k_i) of the stages, each with a tape of its own."""
+        values, tapes = Buffer(count, y), []
+        length = h if isinstance(h, float) else h.reshape(t.shape)
+        for i in range(count):
+            at = (values.advance(y, h, co.a[i]) if i else y).detach().requires_grad_()
+            with torch.enable_grad():
+                k = self.taped.evaluate(t + self.tableau.c[i] * length, at, rows)
+            values.put(i, k.detach())
+            tapes.append((at, k))
+        return tapes
+
+    def _through_interpolation(
+        self, inside: list[Points], step: Step, h: Length, g: Tensor, rows: Tensor | None, co: Coefficients, u: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the outputs inside a step add to dL/dk_i, (stages, rows, unknowns), and to dL/dy."""
+        if not inside:
+            return None, None
+        (points,) = inside
+        of_value, position = self._cotangent(points, g, rows)
+        weights = dense_weights(co, self.times.theta(step, points.index, points.position))
+        if position is None:
+            return ((weights * h).T @ of_value).unsqueeze(1), of_value.sum(dim=0, keepdim=True)
+        each = (weights * (h if isinstance(h, float) else h[position])).T.unsqueeze(2) * of_value
+        shape = (weights.shape[1], *u.shape)
+        return u.new_zeros(shape).index_add(1, position, each), torch.zeros_like(u).index_add(0, position, of_value)
+
+    def _pull_stage(self, tape: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
+        """(df/dy)^T v; adds (df/dinputs)^T v to the sums."""
+        at, k = tape
+        if not k.requires_grad:
+            return torch.zeros_like(at)
+        grads = torch.autograd.grad(k, [at, *self.sources], v, allow_unused=True)
+        self._add(grads[1:])
+        return torch.zeros_like(at) if grads[0] is None else grads[0]
+
+    def _by_tape(
+        self, step: Step, points: list[Points], y: Tensor, u: Tensor, g: Tensor, rows: Tensor | None
+    ) -> Tensor:
+        with torch.enable_grad():
+            y, times = y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
+            moving = Times(times, y)
+            t, h = moving.step(step)
+            new, stages = self.taped.step(t, h, y, None, rows)
+            values, weights = [new], [u]
+            if any(not p.end for p in points) and len(self.tableau.a) > self.tableau.stages:
+                self.taped.extend(stages, t, h, y)
+            for p in points:
+                of_value, position = self._cotangent(p, g, rows)
+                if not p.end:
+                    theta = moving.theta(step, p.index, p.position)
+                    values.append(interpolate(self.taped, stages, h, y, theta, position))
+                else:
+                    values.append(new.expand_as(of_value) if position is None else new[position])
+                weights.append(of_value)
+            sources = [y, *([times] if self.wanted[1] else []), *self.sources]
+            of_y, *rest = torch.autograd.grad(values, sources, weights, allow_unused=True)
+        if self.wanted[1] and (of_times := rest.pop(0)) is not None:
+            self.of_times += of_times
+        self._add(rest)
+        return torch.zeros_like(y) if of_y is None else of_y
+
+    def _add(self, grads: Sequence[Tensor | None]) -> None:
+        for i, grad in enumerate(grads):
+            if grad is None:
+                continue
+            total = self.sums[i]
+            self.sums[i] = grad if total is None else total.add_(grad) if i in self._ours else total + grad
+            if total is not None:
+                self._ours.add(i)

@@ -1,0 +1,237 @@
+"""The one loop over steps: explicit and implicit methods, fixed and adaptive, new and replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..linear_solvers.base import row_norm
+from ..modes import in_transform, peel
+from .plans import Plan, Step
+from .solvers import Adaptive
+from .steps import Length, Stages, Stepper, coefficients, dense_weights
+from .times import Times
+
+_ROUNDING = 1e-12  # a fraction of a span
+
+
+@dataclasses.dataclass
+class Points:
+    """Output times within a step.
+
+    Attributes:
+        index: which output times, (points,).
+        position: at which rows of the step, (points,); None: there is one row, with steps for all.
+        end: they lie at the end of the step, where no interpolation is needed.
+    """
+
+    index: Tensor
+    position: Tensor | None
+    end: bool
+
+
+@dataclasses.dataclass
+class Trajectory:
+    """What a solve leaves behind.
+
+    Attributes:
+        values: the state at the output times, (times, systems, unknowns).
+        steps: what was done.
+        points: the output times of each step.
+        missing: (times, systems), true where a failed solve did not get to; there `values` has the last state.
+        checkpoints: states before some of the steps, by the step's number.
+    """
+
+    values: Tensor
+    steps: list[Step]
+    points: list[list[Points]]
+    missing: Tensor
+    checkpoints: dict[int, Tensor]
+
+
+class Checkpoints:
+    """Keeps the state before every step, up to `limit` of them; then before every second, every fourth, ..."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.stride = limit, 1
+        self.states: dict[int, Tensor] = {}
+
+    def offer(self, number: int, state: Tensor) -> None:
+        """The state before step `number`."""
+        if self.limit and len(self.states) == self.limit and number % self.stride == 0:
+            self.stride *= 2
+            self.states = {n: s for n, s in self.states.items() if n % self.stride == 0}
+        if self.limit and number % self.stride == 0:
+            self.states[number] = state
+
+
+def integrate(
+    stepper: Stepper,
+    y: Tensor,
+    times: Times,
+    plan: Plan,
+    *,
+    first: Tensor | None = None,
+    checkpoints: int = 0,
+    controlled: int | None = None,
+) -> Trajectory:
+    """Take the steps of a plan.
+
+    Args:
+        stepper: of the method and the field.
+        y: state at the first output time, (systems, unknowns).
+        times: output times.
+        plan: which steps.
+        first: f there, where it is known.
+        checkpoints: states to keep, see `Checkpoints`.
+        controlled: unknowns, the first ones, whose error counts; None: all.
+    """
+    reuses = stepper.tableau.last_is_next
+    outputs, kept = _Outputs(times, y), Checkpoints(checkpoints)
+    steps: list[Step] = []
+    while (step := plan.next()) is not None:
+        rows = None if step.rows is None else step.rows.to(y.device)
+        t, h = times.step(step)
+        if first is None and reuses:
+            first = stepper.evaluate(t, y)  # of the first step, which all systems take
+        before = y if rows is None else y[rows]
+        new, stages = stepper.step(t, h, before, first if rows is None or first is None else first[rows], rows)
+        accepted = None
+        if plan.needs_error:
+            accepted = plan.judge(step, errors(stepper, stages, h, before, new, controlled))
+        if accepted is not None:
+            if not len(accepted):
+                continue
+            step, accepted = step.only(accepted), accepted.to(y.device)
+        kept.offer(len(steps), y)
+        steps.append(step)
+        outputs.add(stepper, step, t, h, before, new, stages, accepted)
+        last = stages.get(stepper.tableau.stages - 1) if reuses else None
+        if rows is None and accepted is None:
+            y, first = new, last
+            continue
+        rows = accepted if rows is None else rows if accepted is None else rows[accepted]
+        assert rows is not None  # and the method is adaptive
+        assert last is not None
+        assert first is not None
+        chosen = slice(None) if accepted is None else accepted
+        y, first = y.index_copy(0, rows, new[chosen]), first.index_copy(0, rows, last[chosen])
+    values, missing = outputs.finish(y)
+    return Trajectory(values, steps, outputs.points, missing, kept.states)
+
+
+def errors(
+    stepper: Stepper, stages: Stages, h: Length, before: Tensor, new: Tensor, controlled: int | None
+) -> list[float]:
+    """Estimated error over tolerance of each row, in one device-to-host copy; under `vmap`, the largest of all."""
+    options, co = stepper.solver, coefficients(stepper.tableau, before)
+    assert isinstance(options, Adaptive)
+    with torch.no_grad():
+        count = before.shape[1] if controlled is None else controlled
+        scale = torch.maximum(before.abs(), new.abs())[:, :count] * options.rtol + options.atol
+        norm = row_norm(stages.sum(co.error)[:, :count] * h / scale) / max(count, 1) ** 0.5
+        if len(co.error3):
+            other = row_norm(stages.sum(co.error3)[:, :count] * h / scale) / max(count, 1) ** 0.5
+            norm = norm * torch.where(norm > 0, norm / torch.sqrt(norm**2 + 0.01 * other**2), 1.0)
+    if in_transform():
+        norm = peel(norm)
+        return [float(norm.max())] * len(before) if norm.numel() else []
+    result: list[float] = norm.tolist()
+    return result
+
+
+class _Outputs:
+    """Collects the states at the output times."""
+
+    def __init__(self, times: Times, y: Tensor) -> None:
+        self.times, self.systems = times, len(y)
+        self.points: list[list[Points]] = []
+        self._next = torch.ones(self.systems, dtype=torch.long)  # the output time that each system comes to next
+        self._found = [torch.arange(self.systems)]  # index * systems + system
+        self._values = [y]
+
+    def add(
+        self,
+        stepper: Stepper,
+        step: Step,
+        t: Tensor,
+        h: Length,
+        before: Tensor,
+        new: Tensor,
+        stages: Stages,
+        accepted: Tensor | None,
+    ) -> None:
+        """Those within a step; `accepted` are the rows of `before`, `new` and `stages` that took it (None: all)."""
+        self.points.append(self._within(step))
+        for points in self.points[-1]:
+            position = points.position
+            if position is None:
+                self._found.append(points.index)
+            else:
+                self._found.append(
+                    points.index * self.systems + (position if step.rows is None else step.rows[position])
+                )
+                position = position.to(new.device)
+                position = position if accepted is None else accepted[position]
+            if points.end:
+                self._values.append(new if position is None else new[position])
+                continue
+            if len(stepper.tableau.a) > stepper.tableau.stages:
+                stepper.extend(stages, t, h, before)
+            theta = self.times.theta(step, points.index, points.position)
+            self._values.append(interpolate(stepper, stages, h, before, theta, position))
+
+    def finish(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        """The states, (times, systems, unknowns), and which are missing: those are `last`."""
+        missing = torch.arange(len(self.times)).unsqueeze(1) >= self._next
+        index, system = missing.nonzero(as_tuple=True)
+        found = torch.cat([*self._found, index * self.systems + system])
+        values = [*self._values, last[system.to(last.device)]] if len(index) else self._values
+        result = torch.cat(values) if len(values) > 1 else values[0]
+        order = found.argsort()
+        if bool((order.diff() < 0).any()):
+            result = result[order.to(result.device)]
+        return result.view(len(self.times), self.systems, last.shape[1]), missing
+
+    def _within(self, step: Step) -> list[Points]:
+        """The output times in (start, start + size], those at the end apart."""
+        if isinstance(step.start, Tensor):
+            return self._within_each(step)
+        start, size = step.shared()
+        first, last = self.times.host[step.a], self.times.host[step.b]
+        end = first + (start + size) * (last - first)
+        begin = upto = int(self._next[0])
+        while upto <= step.b and (self.times.host[upto] - end) / (last - first) <= _ROUNDING:
+            upto += 1
+        self._next.fill_(upto)
+        inside = upto - 1 if upto > step.b else upto
+        points = [Points(torch.arange(begin, inside), None, end=False)] if inside > begin else []
+        return [*points, Points(torch.arange(inside, upto), None, end=True)] if upto > inside else points
+
+    def _within_each(self, step: Step) -> list[Points]:
+        start, size = step.each()
+        rows = torch.arange(self.systems) if step.rows is None else step.rows
+        begin = self._next[rows]
+        upto = torch.searchsorted(self.times.fractions, start + size + _ROUNDING, right=True)
+        self._next[rows] = torch.maximum(upto, begin)
+        ended = (upto > step.b).long()
+        inside = (upto - ended - begin).clamp(min=0)
+        position = torch.arange(len(rows)).repeat_interleave(inside)
+        offset = torch.arange(len(position)) - (inside.cumsum(0) - inside)[position]
+        points = [Points(begin[position] + offset, position, end=False)] if len(position) else []
+        position = ended.nonzero().squeeze(1)
+        return [*points, Points(upto[position] - 1, position, end=True)] if len(position) else points
+
+
+def interpolate(
+    stepper: Stepper, stages: Stages, h: Length, before: Tensor, theta: Tensor, position: Tensor | None
+) -> Tensor:
+    """Dense output: y at fractions theta (points,) of a step, of its rows `position`; (points, unknowns)."""
+    weights = dense_weights(coefficients(stepper.tableau, before), theta)
+    k = stages.rows(weights.shape[1])
+    if position is None:
+        return before + h * (weights @ k[:, 0])
+    length = h if isinstance(h, float) else h[position]
+    return before[position] + length * torch.einsum("ps,spd->pd", weights, k[:, position])

@@ -1,0 +1,178 @@
+"""`odeint`: the solution of an ordinary differential equation as a differentiable function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
+from ..solution import FAILURES, OnFailure, Solution, Status
+from .adjoints import Adjoint, Backsolve, Direct, Discrete
+from .backsolve import BacksolveAdjoint
+from .discrete import DiscreteAdjoint
+from .field import UserField
+from .integrate import Trajectory, integrate
+from .plans import Controlled, ControlledEach, Plan, equal_steps
+from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5
+from .steps import Stepper
+from .times import Times
+from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
+
+
+@eager
+def odeint(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Tensor | Sequence[float],
+    *args: Any,
+    solver: OdeSolver | None = None,
+    adjoint: Adjoint | None = None,
+    batch_dims: int = 0,
+    compact: bool = False,
+    on_failure: OnFailure = "warn",
+    return_solution: bool = False,
+) -> Any:
+    """The solution of dy/dt = f(t, y, *args), y(t[0]) = y0, at the times t.
+
+    Differentiable in y0, t, `args`, and in captured tensors and module parameters that f reads; to any order, in
+    forward mode and under `torch.func`. (Inside transforms, and in derivatives of gradients, the steps are on the tape,
+    whatever the adjoint.)
+
+    Args:
+        f: `f(t, y, *args)`, of the structure and shapes of y; t is a 0-dim tensor, with batch_dims=1 a vector (batch,).
+        y0: a tensor or a pytree of tensors.
+        t: output times, (n,), increasing or decreasing. Those inside a step of an adaptive method come by
+            interpolation and cost no evaluation of f.
+        solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; `Kvaerno3` for stiff problems; with fixed steps
+            `Euler`, `Midpoint`, `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.
+        adjoint: `Discrete()` by default; `Backsolve`, `Direct`.
+        batch_dims: 0: one sequence of steps for all of y, its error the root mean square over all unknowns: where some
+            samples are harder than others, the easy ones get more steps than they need and the hard ones, hidden in
+            the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
+            the tolerance; costs more evaluations of f, of which each counts for fewer samples. At loose tolerances the
+            batch-wide steps are the more accurate ones on average, by accident: the hardest sample sets them.
+        compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
+            itself, and tensors among `args` with the batch as leading axis are cut likewise (captured ones are not).
+        on_failure: "ignore", "warn" or "raise" when the end of the span is not reached: too many steps (MAX_STEPS), a
+            step too small for the precision of time (STALLED), a value that is not finite (DIVERGED). Output times
+            that were not reached hold the last state.
+        return_solution: also return the `Solution`: its `steps` are those accepted, and `rejected` the others;
+            `residual` is the error of the last step over the tolerance.
+
+    Returns:
+        y at the times t, with leaves (n, *shape), or (y, solution).
+
+    Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", 1993; Chen, Rubanova, Bettencourt,
+    Duvenaud, "Neural Ordinary Differential Equations", 2018.
+
+    >>> a = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    >>> y = odeint(lambda t, y, a: a * y, torch.ones((), dtype=torch.float64), [0.0, 1.0], a, solver=Tsit5(rtol=1e-9))
+    >>> y[-1].backward()
+    >>> y.detach(), a.grad  # exp(a), exp(a)
+    (tensor([1.0000, 0.3679], dtype=torch.float64), tensor(0.3679, dtype=torch.float64))
+    """
+    solver = Tsit5() if solver is None else solver
+    if on_failure not in FAILURES:
+        raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
+    if batch_dims not in (0, 1):
+        raise ValueError(f"batch_dims must be 0 or 1, got {batch_dims}")
+    if isinstance(solver, TorchDiffEq):
+        result, solution = solve_by_torchdiffeq(f, y0, t, args, solver, adjoint, batch_dims)
+        return (result, solution) if return_solution else result
+    adjoint = Discrete() if adjoint is None else adjoint
+    if not isinstance(solver, OdeSolver) or not isinstance(adjoint, Adjoint):
+        raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
+    if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
+        raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
+    solve = _Solve(f, y0, args, solver, adjoint, batch_dims, compact)
+    ravel = solve.field.ravel
+    t = _times(t, ravel.dtype, ravel.device)
+    with full_precision(ravel.device.type):
+        values = solve(ravel.flatten(y0), t)
+    solve.solution.check(on_failure, "odeint")
+    solve.on_failure = on_failure
+    result = ravel.unflatten_many(values)
+    solve.solution.value = result
+    return (result, solve.solution) if return_solution else result
+
+
+class _Solve:
+    """One solve: what the autograd functions need to know of it."""
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        y0: Any,
+        args: tuple[Any, ...],
+        solver: OdeSolver,
+        adjoint: Adjoint,
+        batch_dims: int,
+        compact: bool,
+    ) -> None:
+        self.solver, self.adjoint, self.compact = solver, adjoint, compact
+        self.each = batch_dims == 1 and isinstance(solver, Adaptive)
+        self.field = UserField(f, y0, args, systems=self.each, each_time=batch_dims == 1, compact=compact)
+        self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
+        self.first: Tensor | None = None
+        self.found = 0  # evaluations of f before the first step
+        self.on_failure: OnFailure = "ignore"
+        self.solution: Solution
+
+    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
+        """The states at the times t, (times, systems, unknowns)."""
+        if not needs_derivative():
+            with no_derivatives():
+                return self.run(y, t).values
+        if in_transform() or isinstance(self.adjoint, Direct):
+            return self.run(y, t, taped=True).values
+        self.first = self.field.lift(self._time(t), y)
+        self.found = 1
+        if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
+            with no_derivatives():
+                return self.run(y, t).values
+        function = BacksolveAdjoint if isinstance(self.adjoint, Backsolve) else DiscreteAdjoint
+        values: Tensor = function.apply(self, y, t, *self.field.inputs)  # type: ignore[no-untyped-call]
+        return values
+
+    def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
+        """Solve from y."""
+        stepper = Stepper(self.solver, self.field, taped)
+        times = Times(t, y)
+        plan = self.plan(times.host, len(y))
+        kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
+        trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept)
+        status, accepted, rejected = (self._per_system(x, y.device) for x in plan.report())
+        error = self._per_system(plan.error, y.device)
+        self.solution = Solution(None, status, error, accepted, stepper.calls + self.found, rejected=rejected)
+        return trajectory
+
+    def plan(self, times: Sequence[float], systems: int) -> Plan:
+        """The steps to take."""
+        if isinstance(self.solver, FixedStep):
+            return equal_steps(self.solver, times)
+        assert isinstance(self.solver, Adaptive)
+        if self.each:
+            return ControlledEach(self.solver, times, systems, self.compact)
+        return Controlled(self.solver, times)
+
+    def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
+        """Note what a backward pass cost."""
+        forward = self.solution
+        ended = torch.full_like(forward.status, int(status))
+        self.solution.backward = Solution(None, ended, torch.zeros_like(forward.residual), forward.steps, calls)
+        self.solution.backward.check(self.on_failure, "adjoint solve")
+
+    def _per_system(self, value: Any, device: torch.device) -> Tensor:
+        return torch.as_tensor(value, device=device).expand(self.batch_shape)
+
+    def _time(self, t: Tensor) -> Tensor:
+        start = t[0].detach().to(self.field.ravel.dtype)
+        return start.expand(self.field.ravel.systems) if self.each else start
+
+
+def _times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    t = torch.as_tensor(t, device=device) if not isinstance(t, Tensor) else t.to(device)
+    return t if t.is_floating_point() else t.to(dtype)

@@ -1,0 +1,253 @@
+"""Which steps are taken: equal ones, those that the error allows, or those of an earlier solve."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from ..solution import Status
+from .solvers import Adaptive, FixedStep
+
+_LEAST = 16 * torch.finfo(torch.float64).eps  # shortest step, as a fraction of the span
+_LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
+_SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
+_NO_ROWS = torch.empty(0, dtype=torch.long)
+
+
+@dataclasses.dataclass
+class Step:
+    """A step of some systems, in the interval from output time `a` to output time `b`.
+
+    Attributes:
+        start, size: as fractions of the interval; a number for all, or (rows,), float64 on the host.
+        rows: the systems that take it, on the host; None: all.
+    """
+
+    a: int
+    b: int
+    start: float | Tensor
+    size: float | Tensor
+    rows: Tensor | None = None
+
+    def shared(self) -> tuple[float, float]:
+        """Start and size, where there is one for all."""
+        assert isinstance(self.start, float)
+        assert isinstance(self.size, float)
+        return self.start, self.size
+
+    def each(self) -> tuple[Tensor, Tensor]:
+        """Start and size, where each row has its own."""
+        assert isinstance(self.start, Tensor)
+        assert isinstance(self.size, Tensor)
+        return self.start, self.size
+
+    def only(self, chosen: Tensor) -> Step:
+        """The step of some of its rows."""
+        start, size = self.each()
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return Step(self.a, self.b, start[chosen], size[chosen], rows)
+
+
+class Plan(ABC):
+    """Hands out steps, one after the other. `judge` says for which rows a step counts."""
+
+    needs_error = False
+
+    @abstractmethod
+    def next(self) -> Step | None:
+        """The next step to try; None when all is done, or cannot go on."""
+
+    def judge(self, step: Step, error: list[float]) -> Tensor | None:
+        """Rows (positions in the step) that are accepted, given the error of each; None: all."""
+        return None
+
+    @property
+    def error(self) -> Any:
+        """Error over tolerance of the last accepted step, of each system; NaN where it is not estimated."""
+        return math.nan
+
+    def report(self) -> tuple[Any, Any, Any]:
+        """Status, accepted and rejected steps of each system; numbers, where all systems share them."""
+        return int(Status.CONVERGED), 0, 0
+
+
+class Recorded(Plan):
+    """Steps that are known: those of an earlier solve."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps, self._taken = steps, 0
+
+    def next(self) -> Step | None:
+        """As `Plan.next`."""
+        self._taken += 1
+        return self._steps[self._taken - 1] if self._taken <= len(self._steps) else None
+
+    def report(self) -> tuple[Any, Any, Any]:
+        """As `Plan.report`."""
+        return int(Status.CONVERGED), len(self._steps), 0
+
+
+def equal_steps(solver: FixedStep, times: Sequence[float]) -> Recorded:
+    """Equal steps within each interval between output times."""
+    steps = []
+    for a, length in enumerate(abs(y - x) for x, y in itertools.pairwise(times)):
+        count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - 1e-9))
+        steps += [Step(a, a + 1, k / count, 1 / count) for k in range(count)]
+    return Recorded(steps)
+
+
+class Controlled(Plan):
+    """Steps of an adaptive method over the whole span, by a PI controller; the same for all systems.
+
+    Args:
+        solver: the method.
+        times: output times.
+        size: of the first step, as a fraction of the span; None: the solver's.
+    """
+
+    needs_error = True
+
+    def __init__(self, solver: Adaptive, times: Sequence[float], size: float | None = None) -> None:
+        self._solver, self._intervals = solver, len(times) - 1
+        self._order = solver.tableau.error_order + 1
+        self._at, self.size = 0.0, _first_size(solver, times) if size is None else size
+        self._last_error = 1.0  # of the last accepted step
+        self._active, self._after_rejection = self._intervals > 0, False
+        self._status, self._accepted, self._rejected = Status.CONVERGED, 0, 0
+
+    def next(self) -> Step | None:
+        """As `Plan.next`."""
+        if not self._active:
+            return None
+        if self._accepted + self._rejected == self._solver.max_steps:
+            self._status = Status.MAX_STEPS
+            return None
+        left = 1.0 - self._at
+        size = left if self.size >= left * (1 - 1e-9) else self.size
+        if left / 2 < size < left:
+            size = left / 2  # two like steps, and no tiny last one
+        return Step(0, self._intervals, self._at, size)
+
+    def judge(self, step: Step, error: list[float]) -> Tensor | None:
+        """As `Plan.judge`; adapts the step. The largest error counts (there are several under `vmap`)."""
+        e = max(error, default=0.0) if all(map(math.isfinite, error)) else math.inf
+        start, taken = step.shared()
+        if e <= 1:
+            self._accepted += 1
+            e = max(e, _LEAST_ERROR)
+            factor = self._solver.safety * e ** (-0.7 / self._order) * self._last_error ** (0.4 / self._order)
+            self.size = taken * min(max(factor, _SHRINK), 1.0 if self._after_rejection else _GROW)
+            self._last_error, self._after_rejection = e, False
+            self._at = start + taken
+            self._active = self._at <= 1 - _LEAST
+            return None
+        factor = 0.0 if e == math.inf else self._solver.safety * e ** (-1 / self._order)
+        self.size = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
+        self._rejected += 1
+        self._after_rejection = True
+        if self.size < _LEAST:
+            self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
+        return _NO_ROWS
+
+    @property
+    def error(self) -> Any:
+        """As `Plan.error`."""
+        return self._last_error
+
+    def report(self) -> tuple[Any, Any, Any]:
+        """As `Plan.report`."""
+        return int(self._status), self._accepted, self._rejected
+
+
+class ControlledEach(Plan):
+    """As `Controlled`, with steps of its own for each system.
+
+    Args:
+        solver: the method.
+        times: output times.
+        systems: their number.
+        compact: leave out the systems that are done; else their steps have length 0.
+    """
+
+    needs_error = True
+
+    def __init__(self, solver: Adaptive, times: Sequence[float], systems: int, compact: bool) -> None:
+        self._solver, self._intervals, self._compact = solver, len(times) - 1, compact
+        self._order = solver.tableau.error_order + 1
+        with temporarily_clear_interpreter_stack():
+            self._at = torch.zeros(systems, dtype=torch.float64)
+            self._size = torch.full_like(self._at, _first_size(solver, times))
+            self._last_error = torch.ones_like(self._at)
+            self._active = torch.full((systems,), self._intervals > 0)
+            self._after_rejection = torch.zeros(systems, dtype=torch.bool)
+            self._status = torch.full((systems,), int(Status.CONVERGED))
+            self._accepted, self._rejected = torch.zeros_like(self._status), torch.zeros_like(self._status)
+        self._attempts = 0
+
+    def next(self) -> Step | None:
+        """As `Plan.next`."""
+        with temporarily_clear_interpreter_stack():
+            if not self._active.any():
+                return None
+            if self._attempts == self._solver.max_steps:
+                self._status[self._active] = int(Status.MAX_STEPS)
+                return None
+            self._attempts += 1
+            left = 1.0 - self._at
+            size = torch.where(self._size >= left * (1 - 1e-9), left, self._size)
+            size = torch.where((size < left) & (2 * size > left), left / 2, size)
+            if not self._compact:
+                return Step(0, self._intervals, self._at.clone(), torch.where(self._active, size, 0.0))
+            rows = self._active.nonzero().squeeze(1)
+            return Step(0, self._intervals, self._at[rows], size[rows], rows)
+
+    def judge(self, step: Step, error: list[float]) -> Tensor | None:
+        """As `Plan.judge`; adapts the steps."""
+        _, taken = step.each()
+        with temporarily_clear_interpreter_stack():
+            rows = torch.arange(len(self._at)) if step.rows is None else step.rows
+            errors = torch.tensor(error, dtype=torch.float64)
+            active, finite = self._active[rows], torch.isfinite(errors)
+            good, bad = active & (errors <= 1), active & ~(errors <= 1)
+            e = torch.where(finite, errors, torch.inf).clamp(min=_LEAST_ERROR)
+            allowed = e ** torch.where(good, -0.7 / self._order, -1 / self._order)
+            allowed = (
+                allowed * torch.where(good, self._last_error[rows] ** (0.4 / self._order), 1.0) * self._solver.safety
+            )
+            least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
+            most = torch.where(self._after_rejection[rows], 1.0, _GROW)
+            size = taken * torch.minimum(torch.maximum(allowed, least), most)
+            stuck = bad & (size < _LEAST)
+            failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
+
+            self._at[rows] += torch.where(good, taken, 0.0)
+            self._last_error[rows] = torch.where(good, e, self._last_error[rows])
+            self._size[rows] = torch.where(active, size, self._size[rows])
+            self._after_rejection[rows] = bad
+            self._accepted[rows] += good
+            self._rejected[rows] += bad
+            self._status[rows] = torch.where(stuck, failure, self._status[rows])
+            self._active[rows] = active & ~stuck & (self._at[rows] <= 1 - _LEAST)
+            return None if bool(good.all()) else good.nonzero().squeeze(1)
+
+    @property
+    def error(self) -> Any:
+        """As `Plan.error`."""
+        return self._last_error
+
+    def report(self) -> tuple[Any, Any, Any]:
+        """As `Plan.report`."""
+        return self._status, self._accepted, self._rejected
+
+
+def _first_size(solver: Adaptive, times: Sequence[float]) -> float:
+    span = abs(times[-1] - times[0])
+    return 1.0 if solver.first_step is None or not span else min(1.0, solver.first_step / span)

@@ -1,0 +1,168 @@
+"""The solvers of ordinary differential equations: options beside a tableau."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ..by_name import make
+from . import tableaus
+from .tableaus import Tableau
+
+
+@dataclasses.dataclass(frozen=True)
+class OdeSolver:
+    """Base of the Runge-Kutta methods; see `odeint`."""
+
+    tableau: ClassVar[Tableau]
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedStep(OdeSolver):
+    """Base of the methods with steps of one size, without error control.
+
+    Args:
+        step_size: largest step, in units of t; each interval between output times is cut into equal steps no longer
+            than that. None: one step an interval.
+    """
+
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}; time may still run backwards")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive(OdeSolver):
+    """Base of the methods that choose their steps so that the estimated error of each stays below the tolerance:
+
+        rms(error / (atol + rtol max(|y|, |y_new|))) <= 1
+
+    with the root mean square over all unknowns of a system. The next step follows a PI controller,
+
+        h <- h safety e^(-.7/k) e_before^(.4/k),    k = error order + 1,
+
+    and is cut at the end of the time span, never past it. The first step tries the whole span, unless `first_step` is
+    given: an easy problem is done in one, and a rejected step shrinks it tenfold.
+
+    Args:
+        rtol, atol: relative and absolute tolerance.
+        max_steps: attempts at most, rejected ones included; then the status is MAX_STEPS.
+        first_step: length of the first step, in units of t.
+        safety: factor on the step that the error estimate allows.
+
+    Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4; Gustafsson, "Control theoretic
+    techniques for stepsize selection in explicit Runge-Kutta methods", 1991.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-6
+    max_steps: int = 10_000
+    first_step: float | None = None
+    safety: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+            raise ValueError(f"rtol and atol must not be negative nor both zero, got {self.rtol} and {self.atol}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.first_step is not None and not self.first_step > 0:
+            raise ValueError(f"first_step must be positive, got {self.first_step}; time may still run backwards")
+        if not 0 < self.safety < 1:
+            raise ValueError(f"safety must lie between 0 and 1, got {self.safety}")
+
+
+class Euler(FixedStep):
+    """Euler's method, of order 1, one evaluation a step."""
+
+    tableau = tableaus.EULER
+
+
+class Midpoint(FixedStep):
+    """The explicit midpoint rule, of order 2, two evaluations a step."""
+
+    tableau = tableaus.MIDPOINT
+
+
+class Heun(FixedStep):
+    """Heun's method (explicit trapezoidal rule), of order 2, two evaluations a step."""
+
+    tableau = tableaus.HEUN
+
+
+class RK4(FixedStep):
+    """The classical Runge-Kutta method, of order 4, four evaluations a step."""
+
+    tableau = tableaus.RK4
+
+
+class Bosh3(Adaptive):
+    """Bogacki and Shampine's method of order 3 (2), for loose tolerances. Dense output of order 3."""
+
+    tableau = tableaus.BOSH3
+
+
+class Dopri5(Adaptive):
+    """Dormand and Prince's method of order 5 (4), known as ode45. Dense output of order 4."""
+
+    tableau = tableaus.DOPRI5
+
+
+class Tsit5(Adaptive):
+    """Tsitouras' method of order 5 (4), a little more accurate than `Dopri5`: the default. Dense output of order 4."""
+
+    tableau = tableaus.TSIT5
+
+
+class Dopri8(Adaptive):
+    """Dormand and Prince's method of order 8 (DOP853), for tight tolerances and float64. Dense output of order 7.
+
+    The error is that of the embedded method of order 5, damped by one of order 3:  e5^2 / sqrt(e5^2 + e3^2 / 100).
+    An output time inside a step costs three evaluations more, once a step.
+    """
+
+    tableau = tableaus.DOPRI8
+
+
+@dataclasses.dataclass(frozen=True)
+class Kvaerno3(Adaptive):
+    """Kvaerno's L-stable, stiffly accurate method of order 3 (2), for stiff problems. Dense output of order 3.
+
+    Its three implicit stages, Y = base + gamma h f(t, Y), are solved by Newton's method of `deqzoo.implicit` (a dense
+    Jacobian up to `dense_up_to` unknowns a system, GMRES on products with it above), and differentiated by the implicit
+    function theorem. For stiff problems use float64, and batch_dims=1 where the samples do not depend on each other:
+    with batch_dims=0 all of y is one system.
+
+    Args:
+        stage_tol: residual of a stage's equation, over the tolerance of the step.
+        dense_up_to: unknowns a system up to which Jacobians are written out.
+    """
+
+    stage_tol: float = 1e-3
+    dense_up_to: int = 100
+
+    tableau = tableaus.KVAERNO3
+
+
+ODE_SOLVERS: dict[str, type[OdeSolver]] = {
+    "bosh3": Bosh3,
+    "dopri5": Dopri5,
+    "dopri8": Dopri8,
+    "euler": Euler,
+    "heun": Heun,
+    "kvaerno3": Kvaerno3,
+    "midpoint": Midpoint,
+    "rk4": RK4,
+    "tsit5": Tsit5,
+}
+
+
+def make_ode_solver(name: str, **options: Any) -> OdeSolver:
+    """An ODE solver by name. An error lists what is valid.
+
+    >>> make_ode_solver("rk4", step_size=0.1)
+    RK4(step_size=0.1)
+    """
+    solver: OdeSolver = make("ODE solver", ODE_SOLVERS, name, options)
+    return solver

@@ -1,0 +1,200 @@
+"""One step of a Runge-Kutta method, from its tableau. The stage values are kept in a buffer, or on the tape."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..api import root
+from ..fixed_point_solvers import FixedPointSolver
+from ..linear_solvers import GMRES, Dense, LinearSolver
+from ..root_solvers import Newton, NewtonKrylov
+from .solvers import Kvaerno3, OdeSolver
+from .tableaus import Tableau
+
+Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
+Length = float | Tensor  # of a step: one number, or (systems, 1)
+
+
+class Coefficients:
+    """A tableau as tensors."""
+
+    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+        def tensor(values: Any) -> Tensor:
+            return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+        count = len(tableau.a)
+        self.a = [tensor(row[:i]) for i, row in enumerate(tableau.a)]
+        self.b = tensor(tableau.b)
+        self.b_list = [*tableau.b, *[0.0] * (count - len(tableau.b))]
+        # Column j, from the next row on: what later stages took from stage j.
+        padded = [[*row[:i], *[0.0] * (count - min(i, len(row)))] for i, row in enumerate(tableau.a)]
+        self.columns = [tensor([padded[i][j] for i in range(j + 1, count)]) for j in range(count)]
+        self.error, self.error3, self.dense = tensor(tableau.error), tensor(tableau.error3), tensor(tableau.dense)
+
+
+@functools.lru_cache(maxsize=64)
+def _coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Coefficients:
+    with torch.inference_mode(False):
+        return Coefficients(tableau, torch.empty((), dtype=dtype, device=device))
+
+
+def coefficients(tableau: Tableau, like: Tensor) -> Coefficients:
+    """The tableau in the dtype and on the device of a tensor."""
+    return _coefficients(tableau, like.dtype, like.device)
+
+
+class Buffer:
+    """Stage values in one tensor, stage by stage, so that a weighted sum of them is one product. Keeps no tape."""
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self.shape = like.shape
+        self._k = like.new_empty(count, like.numel())
+
+    def put(self, i: int, value: Tensor) -> None:
+        """Keep k_i."""
+        self._k[i] = value.reshape(-1)
+
+    def get(self, i: int) -> Tensor:
+        """k_i, a view."""
+        return self._k[i].view(self.shape)
+
+    def rows(self, count: int) -> Tensor:
+        """The first stage values, (count, systems, unknowns), a view."""
+        return self._k[:count].view(count, *self.shape)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        """sum_j w_j k_j."""
+        return torch.mv(self._k[: len(weights)].T, weights).view(self.shape)
+
+    def advance(self, y: Tensor, h: Length, weights: Tensor) -> Tensor:
+        """y + h sum_j w_j k_j."""
+        if isinstance(h, float):
+            k = self._k[: len(weights)]
+            return torch.addmv(y.reshape(-1), k.T, weights, alpha=h).view(self.shape)
+        return torch.addcmul(y, h, self.sum(weights))
+
+    def back(self, i: int, column: Tensor, u: Tensor, b: float) -> Tensor:
+        """b u + sum_(j > i) a_ji mu_j, where the buffer holds mu of the later stages."""
+        later = self._k[i + 1 : i + 1 + len(column)]
+        return torch.addmv(u.reshape(-1), later.T, column, beta=b).view(self.shape)
+
+    def total(self, u: Tensor) -> Tensor:
+        """u plus the sum of all that is kept."""
+        return u + self._k.sum(dim=0).view(self.shape)
+
+
+class Tape:
+    """Stage values in a list, summed by operations that autograd and `torch.func` can see."""
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self._k: list[Tensor] = []
+
+    def put(self, i: int, value: Tensor) -> None:
+        """Keep k_i."""
+        self._k.append(value)
+
+    def get(self, i: int) -> Tensor:
+        """k_i."""
+        return self._k[i]
+
+    def rows(self, count: int) -> Tensor:
+        """The first stage values, (count, systems, unknowns)."""
+        return torch.stack(self._k[:count])
+
+    def sum(self, weights: Tensor) -> Tensor:
+        """sum_j w_j k_j."""
+        return torch.tensordot(weights, self.rows(len(weights)), dims=1)
+
+    def advance(self, y: Tensor, h: Length, weights: Tensor) -> Tensor:
+        """y + h sum_j w_j k_j."""
+        return y + h * self.sum(weights)
+
+
+Stages = Buffer | Tape
+
+
+class Stepper:
+    """Takes steps of one method for one field f.
+
+    Args:
+        solver: the method.
+        f: the field.
+        taped: keep the stages on the tape.
+    """
+
+    def __init__(self, solver: OdeSolver, f: Field, taped: bool) -> None:
+        self.solver, self.tableau, self.f = solver, solver.tableau, f
+        self.taped = taped
+        self.calls = 0  # of f; a product with its Jacobian counts as one
+        self._rows: Tensor | None = None
+
+    def evaluate(self, t: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """f(t, y) of the systems `rows`, counted."""
+        self.calls += 1
+        return self.f(t, y, rows)
+
+    def step(
+        self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None
+    ) -> tuple[Tensor, Stages]:
+        """y(t + h) and the stages; `first` is f(t, y) where it is known, `rows` the systems that y holds."""
+        self._rows = rows
+        co, tableau = coefficients(self.tableau, y), self.tableau
+        stages = (Tape if self.taped else Buffer)(len(tableau.a), y)
+        stages.put(0, self.evaluate(t, y, rows) if first is None else first)
+        at = self._extend(stages, co, t, h, y, 1, tableau.stages)
+        if tableau.last_is_next:  # the last stage stands at the end of the step
+            return at, stages
+        return stages.advance(y, h, co.b), stages
+
+    def extend(self, stages: Stages, t: Tensor, h: Length, y: Tensor) -> None:
+        """Evaluate the stages that dense output alone needs, of the step just taken."""
+        self._extend(stages, coefficients(self.tableau, y), t, h, y, self.tableau.stages, len(self.tableau.a))
+
+    def _extend(
+        self, stages: Stages, co: Coefficients, t: Tensor, h: Length, y: Tensor, begin: int, end: int
+    ) -> Tensor:
+        at = y
+        length = h if isinstance(h, float) else h.reshape(t.shape)
+        for i in range(begin, end):
+            at = stages.advance(y, h, co.a[i])
+            time = t + self.tableau.c[i] * length
+            if self.tableau.implicit and self.tableau.a[i][i]:
+                at, k = self._implicit_stage(time, self.tableau.a[i][i] * h, at, y, stages.get(i - 1))
+            else:
+                k = self.evaluate(time, at, self._rows)
+            stages.put(i, k)
+        return at
+
+    def _implicit_stage(self, t: Tensor, gh: Length, base: Tensor, y: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """(Y, k) with Y = base + gh k and k = f(t, Y), in units of the tolerance; NaN where Newton fails."""
+        options = self.solver
+        assert isinstance(options, Kvaerno3)
+        unit = options.atol + options.rtol * y.detach().abs()
+        linear: LinearSolver = Dense() if y.shape[1] <= options.dense_up_to else GMRES()
+        newton = Newton if y.shape[1] <= options.dense_up_to else NewtonKrylov
+        tol = options.stage_tol * max(y.shape[1], 1) ** 0.5
+        solver: FixedPointSolver = newton(tol=tol, stop="abs", max_steps=10)
+
+        def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
+            return x - gh * self.f(t, base + unit * x, self._rows) / unit
+
+        guess = (gh * before / unit).detach()
+        x, solution = root(
+            condition, guess, t, gh, base, solver=solver, linear_solver=linear, batch_dims=1, on_failure="ignore",
+            return_solution=True,
+        )  # fmt: skip
+        self.calls += solution.nfe
+        x = torch.where(solution.converged.unsqueeze(1), x, torch.nan)
+        divisor = gh if isinstance(gh, float) else torch.where(gh == 0, 1.0, gh)  # a system that rests has h = 0
+        return base + unit * x, unit * x / divisor
+
+
+def dense_weights(co: Coefficients, theta: Tensor) -> Tensor:
+    """Weights of the stages at fractions theta (points,) of a step: (points, stages)."""
+    powers = torch.arange(1, co.dense.shape[1] + 1, dtype=theta.dtype, device=theta.device)
+    return (theta.unsqueeze(1) ** powers) @ co.dense.T.to(theta.dtype)
