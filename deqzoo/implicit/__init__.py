@@ -66,6 +66,7 @@ from .ode import (
     make_adjoint,
     make_ode_solver,
     odeint,
+    odeint_event,
 )
 from .operator import LinearOperator
 from .root_solvers import Newton, NewtonKrylov
@@ -127,6 +128,7 @@ __all__ = [
     "make_ode_solver",
     "make_solver",
     "odeint",
+    "odeint_event",
     "root",
     "spectral_radius",
 ]

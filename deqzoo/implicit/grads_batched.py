@@ -27,25 +27,21 @@ def _call(b: Tensor, key: int) -> Tensor:
 _library.impl("call", _call, "CompositeExplicitAutograd")
 
 
-def each_alone(function: Callable[[Tensors], Tensors], batched: Tensors) -> Tensors:
-    """`function` for each index of the old vmap in turn; its results have the shapes and dtypes of its arguments.
+def each_alone(function: Callable[[Tensors], Tensors], batched: Tensors, like: Tensors | None = None) -> Tensors:
+    """`function` for each index of the old vmap in turn; its results have the shapes and dtypes of `like`.
 
-    They are off the tape: the operation that stands for the solve has no derivative.
+    None: those of its arguments. They are off the tape: the operation that stands for the call has no derivative.
     """
-    sizes, shapes, dtypes = (
-        [t.numel() for t in batched],
-        [t.shape for t in batched],
-        [t.dtype for t in batched],
-    )
 
-    def split(flat: Tensor) -> Tensors:
-        parts = zip(flat.split(sizes), shapes, dtypes, strict=True)
-        return tuple(part.reshape(shape).to(dtype) for part, shape, dtype in parts)
+    def split(flat: Tensor, like: Tensors) -> Tensors:
+        parts = zip(flat.split([t.numel() for t in like]), like, strict=True)
+        return tuple(part.reshape(t.shape).to(t.dtype) for part, t in parts)
 
     key = next(_keys)
-    _functions[key] = lambda flat: torch.cat([t.reshape(-1).to(flat.dtype) for t in function(split(flat))])
+    _functions[key] = lambda flat: torch.cat([t.reshape(-1).to(flat.dtype) for t in function(split(flat, batched))])
     try:
         with torch.no_grad():
-            return split(torch.ops.deqzoo.call(torch.cat([t.reshape(-1) for t in batched]), key))
+            flat = torch.ops.deqzoo.call(torch.cat([t.reshape(-1) for t in batched]), key)
+            return split(flat, batched if like is None else like)
     finally:
         del _functions[key]

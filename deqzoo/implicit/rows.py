@@ -54,7 +54,7 @@ def select(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 def _fits(rows: Tensor, wide: torch.dtype) -> bool:
     ratio = wide.itemsize // rows.dtype.itemsize
-    aligned = rows.shape[1] % ratio == 0 and rows.storage_offset() % ratio == 0
+    aligned = rows.shape[1] % ratio == 0 and int(rows.storage_offset()) % ratio == 0
     return ratio > 1 and aligned and rows.numel() > 0 and rows.is_contiguous()
 
 

@@ -19,6 +19,7 @@ steps, a row a sample where each has its own.
 """
 
 from .adjoints import ADJOINTS, Adjoint, Backsolve, Direct, Discrete, make_adjoint
+from .event import odeint_event
 from .odeint import odeint
 from .solvers import (
     ODE_SOLVERS,
@@ -61,4 +62,5 @@ __all__ = [
     "make_adjoint",
     "make_ode_solver",
     "odeint",
+    "odeint_event",
 ]

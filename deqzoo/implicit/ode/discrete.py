@@ -6,7 +6,9 @@ y_new (dL/dy_new), that of the stages and of y follows backwards through the sta
     mu_i = (df/dy)^T h (b_i u + sum_(j > i) a_ji mu_j)  at Y_i,        dL/dy = u + sum_i mu_i
 
 and the same products give dL/dinputs. Only states before some steps are kept; the others are computed anew, and the
-stages always. An implicit stage, or a gradient with respect to the output times, takes the step on the tape instead.
+stages always. Where stage i is implicit, Y_i contains a_ii k_i too, and (I - a_ii h (df/dy)^T) stands before
+the bracket's adjoint: a linear system for the core's solvers. A gradient with respect to the output times takes the
+step on the tape instead.
 
 Source: Hager, "Runge-Kutta methods in optimal control and the transformed adjoint system", 2000.
 """
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from ..grads_batched import each_alone
 from ..modes import eager, full_precision, is_grads_batched, needs_derivative
+from ..operator import from_pullback
 from ..pytree import Tensors
 from .field import UserField
 from .integrate import Points, Trajectory, integrate, interpolate
@@ -54,12 +57,14 @@ class DiscreteAdjoint(torch.autograd.Function):
                     "torch.func.vmap or torch.func.jacrev, which do"
                 )
             present = [i for i, needed in enumerate(wanted) if needed]
+            like = tuple((y, t, *inputs)[i] for i in present)
 
             def one(g: Tensors) -> Tensors:
                 grads = _first_order(ctx, y, t, tuple(inputs), g[0], wanted)
-                return tuple(torch.zeros_like((y, t, *inputs)[i]) if grads[i] is None else grads[i] for i in present)
+                pairs = [(grads[i], x) for i, x in zip(present, like, strict=True)]
+                return tuple(torch.zeros_like(x) if grad is None else grad for grad, x in pairs)
 
-            found = dict(zip(present, each_alone(one, (g,)), strict=True))
+            found = dict(zip(present, each_alone(one, (g,), like), strict=True))
             return (None, *[found.get(i) for i in range(len(wanted))])
         with full_precision(y.device.type):
             if needs_derivative():
@@ -136,7 +141,7 @@ class Sweep:
         self.of_times = torch.zeros_like(self.t)
         self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
-        self.by_stages = not (self.tableau.implicit or wanted[1])
+        self.by_stages = not wanted[1]
 
     @property
     def calls(self) -> int:
@@ -212,7 +217,8 @@ class Sweep:
             if p.end:
                 of_value, position = self._cotangent(p, g, rows)
                 u = u + of_value.sum(dim=0, keepdim=True) if position is None else u.index_add(0, position, of_value)
-        count = len(tableau.a) if inside else tableau.stages - tableau.last_is_next
+        idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
+        count = len(tableau.a) if inside else tableau.stages - idle
         tapes = self._tape_stages(count, t, h, y, rows, co)
         of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
         mu = Buffer(count, y)
@@ -220,7 +226,7 @@ class Sweep:
             # h (b_i u + sum_j a_ji mu_j), the adjoint of k_i
             v = mu.back(i, co.columns[i][: count - 1 - i], u, co.b_list[i])
             v = v * h if of_stages is None else v * h + of_stages[i]
-            mu.put(i, self._pull_stage(tapes.pop(), v))
+            mu.put(i, self._pull_stage(tapes.pop(), v, self.tableau.diagonal(i) * h))
         return mu.total(u if of_y is None else u + of_y)
 
     def _tape_stages(
@@ -229,11 +235,15 @@ class Sweep:
         """(Y_i, k_i) of the stages, each with a tape of its own."""
         values, tapes = Buffer(count, y), []
         length = h if isinstance(h, float) else h.reshape(t.shape)
+        solved = self.plain.step(t, h, y, None, rows)[1] if self.tableau.implicit else None
         for i in range(count):
-            at = (values.advance(y, h, co.a[i]) if i else y).detach().requires_grad_()
+            at = (values.advance(y, h, co.a[i]) if i else y).detach()
+            if solved is not None and (diagonal := self.tableau.diagonal(i)):
+                at = at + diagonal * h * solved.get(i)
+            at.requires_grad_()
             with torch.enable_grad():
                 k = self.taped.evaluate(t + self.tableau.c[i] * length, at, rows)
-            values.put(i, k.detach())
+            values.put(i, k.detach() if solved is None else solved.get(i))
             tapes.append((at, k))
         return tapes
 
@@ -252,11 +262,19 @@ class Sweep:
         shape = (weights.shape[1], *u.shape)
         return u.new_zeros(shape).index_add(1, position, each), torch.zeros_like(u).index_add(0, position, of_value)
 
-    def _pull_stage(self, tape: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
-        """(df/dy)^T v; adds (df/dinputs)^T v to the sums."""
+    def _pull_stage(self, tape: tuple[Tensor, Tensor], v: Tensor, gh: Length) -> Tensor:
+        """mu = (df/dy)^T w for w = v + gh mu, the adjoint of k_i; adds (df/dinputs)^T w to the sums."""
         at, k = tape
         if not k.requires_grad:
             return torch.zeros_like(at)
+        implicit = isinstance(gh, Tensor) or gh != 0
+        if implicit and self.tableau.implicit:
+
+            def transposed(w: Tensor) -> Tensor:
+                return w - gh * torch.autograd.grad(k, at, w, retain_graph=True, materialize_grads=True)[0]
+
+            # w - gh (df/dy)^T w = v, solved by the core
+            v = self.plain.linear_solver(at)(from_pullback(transposed, at).T, v).value
         grads = torch.autograd.grad(k, [at, *self.sources], v, allow_unused=True)
         self._add(grads[1:])
         return torch.zeros_like(at) if grads[0] is None else grads[0]

@@ -33,18 +33,17 @@ class UserField:
         self.ravel = Ravel(y0, 1 if systems else 0)
         self._f = keep_autocast(f, self.ravel.device.type)
         self._y0, self._systems, self._compact = map_tensors(torch.Tensor.detach, y0), systems, compact
-        self._leaves, self._structure = _pytree.tree_flatten(args)
-        self._slots = [i for i, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
+        self._given, leaves = args, _pytree.tree_leaves(args)
         self._each_time = self.ravel.shapes[0][:1] if each_time else None
         self._ravels = {self.ravel.systems: self.ravel}
-        self._rows: Tensor | None = None
-        self.args: Tensors = tuple(self._leaves[i] for i in self._slots)
+        self._rows: Tensor | None = None  # those of the call that goes on
+        self.args: Tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         self.inputs: Tensors = self.args
         self._lifted: Lifted | None = None
 
     def __call__(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
         """The field, reading its own tensors."""
-        return self._on_matrix(t, y, rows, lambda leaves, t: self._body(leaves, (t, *self.args)))
+        return self._evaluate(t, y, rows, self._given)
 
     def lift(self, t: Tensor, y: Tensor) -> Tensor:
         """Find the tensors that f reads: the arguments, then the captured ones, in `inputs`. Returns f(t, y)."""
@@ -53,11 +52,6 @@ class UserField:
         self.inputs = self._lifted.inputs[1:]
         return self.ravel.flatten_leaves(value).detach()
 
-    @property
-    def captured(self) -> Tensors:
-        """The tensors that f reads besides its arguments."""
-        return self.inputs[len(self.args) :]
-
     def check_complete(self, t: Tensor, y: Tensor) -> None:
         """Raise if f reads a tensor with derivatives that is not among `inputs`."""
         assert self._lifted is not None
@@ -65,37 +59,45 @@ class UserField:
 
     def of(self, inputs: Tensors) -> Field:
         """The field, reading other tensors in place of `inputs`."""
-        lifted, count = self._lifted, len(self.args)
+        count, lifted = len(self.args), self._lifted
         assert lifted is not None
-        if all(now is own for now, own in zip(inputs[count:], self.captured, strict=True)):
-            return lambda t, y, rows: self._on_matrix(
-                t, y, rows, lambda leaves, t: self._body(leaves, (t, *inputs[:count]))
-            )
-        return lambda t, y, rows: self._on_matrix(t, y, rows, lambda leaves, t: lifted(leaves, (t, *inputs)))
+        if all(now is own for now, own in zip(inputs[count:], self.inputs[count:], strict=True)):
+            args = self._with(inputs[:count])
+            return lambda t, y, rows: self._evaluate(t, y, rows, args)
 
-    def _on_matrix(
-        self, t: Tensor, y: Tensor, rows: Tensor | None, call: Callable[[Tensors, Tensor], Tensors]
-    ) -> Tensor:
-        ravel = self._ravel_of(len(y))
-        self._rows = rows
-        return ravel.flatten_leaves(call(ravel.unflatten_leaves(y), t))
+        def field(t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+            ravel, self._rows = self._ravel_of(y), rows
+            return ravel.flatten_leaves(lifted(ravel.unflatten_leaves(y), (t, *inputs)))
+
+        return field
+
+    def _evaluate(self, t: Tensor, y: Tensor, rows: Tensor | None, args: Any) -> Tensor:
+        ravel = self._ravel_of(y)
+        return ravel.flatten(self._call(t, ravel.unflatten(y), rows, args))
 
     def _body(self, leaves: Tensors, tensors: Tensors) -> Tensors:
+        """The same on leaves and all tensors of the arguments, as `lift` takes it."""
         t, *given = tensors
-        merged = list(self._leaves)
-        for i, tensor in zip(self._slots, given, strict=True):
-            whole = self._rows is not None and tensor.dim() > 0 and len(tensor) == self.ravel.systems
-            merged[i] = tensor[self._rows] if whole else tensor
-        if self._each_time is not None and t.dim() == 0:
-            t = t.expand(self._each_time)
-        ravel = self._ravel_of(len(leaves[0])) if self._systems else self.ravel
-        value = self._f(t, ravel.restore(leaves), *_pytree.tree_unflatten(merged, self._structure))
+        ravel = self._ravel_of(leaves[0]) if self._systems else self.ravel
+        value = self._call(t, ravel.restore(leaves), self._rows, self._with(tuple(given)))
         ravel.check(value)
         return tuple(tensor_leaves(value))
 
-    def _ravel_of(self, systems: int) -> Ravel:
-        if not self._systems:
-            return self.ravel
+    def _call(self, t: Tensor, y: Any, rows: Tensor | None, args: Any) -> Any:
+        if self._each_time is not None and t.dim() == 0:
+            t = t.expand(self._each_time)
+        if self._compact and rows is not None:
+            systems = self.ravel.systems
+            args = map_tensors(lambda x: x[rows] if x.dim() and len(x) == systems else x, args)
+        return self._f(t, y, *args)
+
+    def _with(self, tensors: Tensors) -> Any:
+        """The arguments with other tensors."""
+        others = iter(tensors)
+        return map_tensors(lambda _: next(others), self._given)
+
+    def _ravel_of(self, rows: Tensor) -> Ravel:
+        systems = len(rows) if self._systems else self.ravel.systems
         if systems not in self._ravels:
             self._ravels[systems] = Ravel(map_tensors(lambda leaf: leaf[:systems], self._y0), 1)
         return self._ravels[systems]

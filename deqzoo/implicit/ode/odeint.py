@@ -175,4 +175,6 @@ class _Solve:
 
 def _times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     t = torch.as_tensor(t, device=device) if not isinstance(t, Tensor) else t.to(device)
+    if t.dim() != 1 or not len(t):
+        raise ValueError(f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}")
     return t if t.is_floating_point() else t.to(dtype)

@@ -163,19 +163,23 @@ class Stepper:
         for i in range(begin, end):
             at = stages.advance(y, h, co.a[i])
             time = t + self.tableau.c[i] * length
-            if self.tableau.implicit and self.tableau.a[i][i]:
-                at, k = self._implicit_stage(time, self.tableau.a[i][i] * h, at, y, stages.get(i - 1))
+            if diagonal := self.tableau.diagonal(i):
+                at, k = self._implicit_stage(time, diagonal * h, at, y, stages.get(i - 1))
             else:
                 k = self.evaluate(time, at, self._rows)
             stages.put(i, k)
         return at
+
+    def linear_solver(self, y: Tensor) -> LinearSolver:
+        """For the systems of an implicit method."""
+        dense = isinstance(self.solver, Kvaerno3) and y.shape[1] <= self.solver.dense_up_to
+        return Dense() if dense else GMRES()
 
     def _implicit_stage(self, t: Tensor, gh: Length, base: Tensor, y: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """(Y, k) with Y = base + gh k and k = f(t, Y), in units of the tolerance; NaN where Newton fails."""
         options = self.solver
         assert isinstance(options, Kvaerno3)
         unit = options.atol + options.rtol * y.detach().abs()
-        linear: LinearSolver = Dense() if y.shape[1] <= options.dense_up_to else GMRES()
         newton = Newton if y.shape[1] <= options.dense_up_to else NewtonKrylov
         tol = options.stage_tol * max(y.shape[1], 1) ** 0.5
         solver: FixedPointSolver = newton(tol=tol, stop="abs", max_steps=10)
@@ -185,8 +189,8 @@ class Stepper:
 
         guess = (gh * before / unit).detach()
         x, solution = root(
-            condition, guess, t, gh, base, solver=solver, linear_solver=linear, batch_dims=1, on_failure="ignore",
-            return_solution=True,
+            condition, guess, t, gh, base, solver=solver, linear_solver=self.linear_solver(y), batch_dims=1,
+            on_failure="ignore", return_solution=True,
         )  # fmt: skip
         self.calls += solution.nfe
         x = torch.where(solution.converged.unsqueeze(1), x, torch.nan)

@@ -46,7 +46,11 @@ class Tableau:
     @property
     def implicit(self) -> bool:
         """Whether a stage stands in its own equation."""
-        return any(len(row) > i and row[i] for i, row in enumerate(self.a))
+        return any(map(self.diagonal, range(len(self.a))))
+
+    def diagonal(self, i: int) -> float:
+        """a_ii."""
+        return self.a[i][i] if len(self.a[i]) > i else 0.0
 
 
 def _hermite(b: Row) -> tuple[Row, ...]:

@@ -22,8 +22,6 @@ class Times:
     """
 
     def __init__(self, t: Tensor, y: Tensor) -> None:
-        if t.dim() != 1 or not len(t):
-            raise ValueError(f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}")
         self.t = t
         self.dtype, self.device = y.dtype, y.device
         self.moving = t.requires_grad and torch.is_grad_enabled()

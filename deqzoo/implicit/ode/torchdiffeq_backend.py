@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..pytree import Ravel
 from ..solution import Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct
+from .field import UserField
 from .solvers import OdeSolver
 from .tableaus import EULER, Tableau
 
@@ -51,32 +51,37 @@ def solve_by_torchdiffeq(
 
     if batch_dims:
         raise ValueError("torchdiffeq has one step size for the whole batch: use batch_dims=0")
-    ravel = Ravel(y0, 0)
+    field = UserField(f, y0, args, systems=False, each_time=False, compact=False)
+    ravel = field.ravel
     t = torch.as_tensor(t, dtype=None if isinstance(t, torch.Tensor) else ravel.dtype, device=ravel.device)
-    field = _Field(f, args, ravel)
-    solution = Solution(None, torch.tensor(int(Status.CONVERGED)), torch.tensor(0.0), torch.tensor(0), 0)
-    start = ravel.flatten(y0).squeeze(0)
+    start = ravel.flatten(y0)
+    counted = _Counted(field)
     options = {"method": solver.method, "rtol": solver.rtol, "atol": solver.atol, "options": solver.options}
     if adjoint is None or isinstance(adjoint, Direct):
-        values = torchdiffeq.odeint(field, start, t, **options)
+        values = torchdiffeq.odeint(counted, start, t, **options)
     elif isinstance(adjoint, Backsolve):
-        own = {"adjoint_rtol": adjoint.rtol, "adjoint_atol": adjoint.atol}
-        own |= {"adjoint_options": {"norm": "seminorm"}} if adjoint.seminorm else {}
-        given = tuple(x for x in field.parameters() if x.requires_grad)
-        values = torchdiffeq.odeint_adjoint(field, start, t, adjoint_params=given, **options, **own)
+        if torch.is_grad_enabled():
+            field.lift(t[0].detach(), start)
+        own: dict[str, Any] = {"adjoint_rtol": adjoint.rtol, "adjoint_atol": adjoint.atol}
+        if adjoint.seminorm:
+            own["adjoint_options"] = {"norm": "seminorm"}
+        read = tuple(x for x in field.inputs if x.requires_grad)
+        values = torchdiffeq.odeint_adjoint(counted, start, t, adjoint_params=read, **options, **own)
     else:
         raise ValueError("torchdiffeq has the adjoints Direct() and Backsolve()")
-    solution.nfe = field.calls
-    solution.value = ravel.unflatten_many(values.unsqueeze(1))
-    return solution.value, solution
+    result = ravel.unflatten_many(values)
+    zero = torch.tensor(0)
+    return result, Solution(result, torch.tensor(int(Status.CONVERGED)), torch.tensor(torch.nan), zero, counted.calls)
 
 
-class _Field(torch.nn.Module):
-    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], ravel: Ravel) -> None:
+class _Counted(torch.nn.Module):
+    """The field as torchdiffeq takes it, its calls counted."""
+
+    def __init__(self, field: UserField) -> None:
         super().__init__()
-        self.f, self.args, self.ravel, self.calls = f, args, ravel, 0
+        self.field, self.calls = field, 0
 
     def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """f on vectors."""
+        """dy/dt."""
         self.calls += 1
-        return self.ravel.flatten(self.f(t, self.ravel.unflatten(y.unsqueeze(0)), *self.args)).squeeze(0)
+        return self.field(t, y, None)
