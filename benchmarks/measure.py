@@ -36,7 +36,7 @@ class CountCalls:
 
 
 class PeakBytes(TorchDispatchMode):
-    """Inside the context, the most bytes of tensor storage that were alive at once, in `peak`.
+    """Inside the context, the bytes of tensor storage that are `alive`, and the most at once, in `peak`.
 
     Counted from what each operator returns, so tensors that existed before the context (the baseline) and an
     operator's own scratch space are left out, and nothing depends on the allocator or the operating system.
@@ -45,7 +45,7 @@ class PeakBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._alive = 0
+        self.alive = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,13 +54,13 @@ class PeakBytes(TorchDispatchMode):
         for storage in _storages(result):
             if storage not in self._known:
                 self._known.add(storage)
-                self._alive += storage.nbytes()
+                self.alive += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())
-        self.peak = max(self.peak, self._alive)
+        self.peak = max(self.peak, self.alive)
         return result
 
     def _free(self, size: int) -> None:
-        self._alive -= size
+        self.alive -= size
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:

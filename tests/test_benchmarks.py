@@ -1,5 +1,6 @@
 """The benchmarks' problems are what they say, their instruments count right, and the scripts run (small)."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 
 import fixed_point
 import implicit_gradient
+import ode
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
@@ -241,3 +243,20 @@ def test_torchopt_finds_the_same_hypergradient():
     rows = [r for r in implicit_gradient.ridge_table(quick=True) if r.library == "torchopt"]
     assert len(rows) == 4
     assert all(r.error < 1e-4 for r in rows)
+
+
+def test_ode_benchmark_measures_and_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ode.py", "--quick", "--json", str(tmp_path / "ode.json")])
+    monkeypatch.setattr(ode, "mlp_problem", functools.partial(ode.mlp_problem, tol=1e-2))
+    assert ode.main() == 0
+    content = json.loads((tmp_path / "ode.json").read_text())
+    ours = [row for row in content["rows"] if row["library"] == "deqzoo"]
+    assert {row["way"] for row in ours} >= {"Tsit5, discrete", "Dopri5, direct", "Dopri5, backsolve"}
+    assert all(row["nfe"] > 0 and row["error"] < 1 for row in ours)
+    assert len(content["checks"]) >= 10
+    assert "stiff mix" in capsys.readouterr().out
+
+
+def test_ode_gradient_errors_are_against_an_accurate_reference():
+    rows = ode.measure(ode.mlp_problem("MLP", batch=4, scale=2.0, tol=1e-6), rounds=1, ways={ode.BACKPROP, ode.ADJOINT})
+    assert all(row.error < 1e-4 for row in rows)

@@ -137,7 +137,6 @@ class Sweep:
             x.requires_grad_(x.requires_grad or needed)
         self.sources = [x for x, needed in zip(own, wanted[2:], strict=True) if needed]
         self.sums: list[Tensor | None] = [None] * len(self.sources)
-        self._ours: set[int] = set()  # sums that are in no one else's hands, and may be added to in place
         self.of_times = torch.zeros_like(self.t)
         self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
@@ -306,10 +305,11 @@ class Sweep:
         return torch.zeros_like(y) if of_y is None else of_y
 
     def _add(self, grads: Sequence[Tensor | None]) -> None:
+        known = []
         for i, grad in enumerate(grads):
-            if grad is None:
-                continue
-            total = self.sums[i]
-            self.sums[i] = grad if total is None else total.add_(grad) if i in self._ours else total + grad
-            if total is not None:
-                self._ours.add(i)
+            if grad is not None and self.sums[i] is None:
+                self.sums[i] = grad.clone()  # ours alone, so that it may be added to in place
+            elif grad is not None:
+                known.append((self.sums[i], grad))
+        if known:
+            torch._foreach_add_(*map(list, zip(*known, strict=True)))

@@ -143,7 +143,7 @@ class Controlled(Plan):
         if e <= 1:
             self._accepted += 1
             e = max(e, _LEAST_ERROR)
-            factor = self._solver.safety * e ** (-0.7 / self._order) * self._last_error ** (0.4 / self._order)
+            factor = self._solver.safety * e ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
             self.size = taken * min(max(factor, _SHRINK), 1.0 if self._after_rejection else _GROW)
             self._last_error, self._after_rejection = e, False
             self._at = start + taken
@@ -218,10 +218,8 @@ class ControlledEach(Plan):
             active, finite = self._active[rows], torch.isfinite(errors)
             good, bad = active & (errors <= 1), active & ~(errors <= 1)
             e = torch.where(finite, errors, torch.inf).clamp(min=_LEAST_ERROR)
-            allowed = e ** torch.where(good, -0.7 / self._order, -1 / self._order)
-            allowed = (
-                allowed * torch.where(good, self._last_error[rows] ** (0.4 / self._order), 1.0) * self._solver.safety
-            )
+            grown = e ** (-0.85 / self._order) * self._last_error[rows] ** (0.2 / self._order)
+            allowed = self._solver.safety * torch.where(good, grown, e ** (-1 / self._order))
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
             most = torch.where(self._after_rejection[rows], 1.0, _GROW)
             size = taken * torch.minimum(torch.maximum(allowed, least), most)

@@ -41,7 +41,7 @@ class Adaptive(OdeSolver):
 
     with the root mean square over all unknowns of a system. The next step follows a PI controller,
 
-        h <- h safety e^(-.7/k) e_before^(.4/k),    k = error order + 1,
+        h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
     and is cut at the end of the time span, never past it. The first step tries the whole span, unless `first_step` is
     given: an easy problem is done in one, and a rejected step shrinks it tenfold.

@@ -1,0 +1,296 @@
+"""Neural ODEs: our solvers and adjoints against torchdiffeq, torchode and zuko.
+
+Same field, start, tolerance and threads. Counts (NFE, bytes held between forward and backward), the error of the
+gradient against a float64 solve at tolerance 1e-10, and CPU times in interleaved rounds, as ratios to torchdiffeq's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchdiffeq
+from fixed_point import Check
+from measure import PeakBytes, environment, interleaved, keep_freed_memory, median_ratio, write_json
+from ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from deqzoo.implicit import Backsolve, Direct, Discrete, Dopri5, Tsit5, odeint
+
+try:
+    import torchode
+except ImportError:
+    torchode = None
+try:
+    from zuko.utils import odeint as zuko_odeint
+except ImportError:
+    zuko_odeint = None
+
+OURS = "deqzoo"
+BACKPROP, ADJOINT, SEMINORM = "backprop", "adjoint", "adjoint, seminorm"
+Run = Callable[[nn.Module, Tensor, Tensor], Tensor]  # field, start, times -> y at the times
+
+
+class Counted(nn.Module):
+    """A field whose calls are counted."""
+
+    def __init__(self, f: nn.Module) -> None:
+        super().__init__()
+        self.f, self.calls = f, 0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt."""
+        self.calls += 1
+        return self.f(t, y)
+
+
+@dataclasses.dataclass
+class Row:
+    """One way to a gradient, on one problem."""
+
+    problem: str
+    library: str
+    way: str
+    nfe: int  # of the forward pass
+    nfe_backward: int
+    seconds: float  # forward and backward
+    over_backprop: float  # time over torchdiffeq's backpropagation
+    over_adjoint: float  # time over torchdiffeq's adjoint
+    held_bytes: int  # alive between forward and backward, the result left out
+    error: float  # of the gradient in the start and all parameters, relative
+
+
+def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
+    """(library, way) -> solver, all at the problem's tolerance."""
+    tol = {"rtol": problem.rtol, "atol": problem.atol}
+
+    def ours(solver: Any, adjoint: Any) -> Run:
+        return lambda f, y0, t: odeint(f, y0, t, solver=solver(**tol), adjoint=adjoint)
+
+    def theirs(solve: Any, **options: Any) -> Run:
+        return lambda f, y0, t: solve(f, y0, t, method="dopri5", **tol, **options)
+
+    runs: dict[tuple[str, str], Run] = {
+        (OURS, "Tsit5, discrete"): ours(Tsit5, Discrete()),
+        (OURS, "Dopri5, discrete"): ours(Dopri5, Discrete()),
+        (OURS, "Dopri5, direct"): ours(Dopri5, Direct()),
+        (OURS, "Dopri5, backsolve"): ours(Dopri5, Backsolve()),
+        ("torchdiffeq", BACKPROP): theirs(torchdiffeq.odeint),
+        ("torchdiffeq", ADJOINT): theirs(torchdiffeq.odeint_adjoint),
+        ("torchdiffeq", SEMINORM): theirs(torchdiffeq.odeint_adjoint, adjoint_options={"norm": "seminorm"}),
+    }
+    if zuko_odeint is not None and len(problem.times) == 2:
+        runs["zuko", "dopri5, checkpoint adjoint"] = lambda f, y0, t: torch.stack(
+            [y0, zuko_odeint(f, y0, t[0], t[1], phi=tuple(f.parameters()), **tol)]
+        )
+    if torchode is not None and problem.y0.dim() == 2:
+        runs["torchode", "dopri5, autodiff"] = lambda f, y0, t: by_torchode(f, y0, t, problem)
+    return runs
+
+
+def by_torchode(f: nn.Module, y0: Tensor, t: Tensor, problem: OdeProblem) -> Tensor:
+    """Per-sample steps, as torchode has them."""
+    term = torchode.ODETerm(f)
+    controller = torchode.IntegralController(problem.atol, problem.rtol, term=term)
+    adjoint = torchode.AutoDiffAdjoint(torchode.Dopri5(term), controller)
+    times = t.unsqueeze(0).expand(len(y0), -1).contiguous()
+    return adjoint.solve(torchode.InitialValueProblem(y0, t_eval=times)).ys.transpose(0, 1)
+
+
+def gradient(run: Run, f: nn.Module, y0: Tensor, times: Tensor) -> list[Tensor]:
+    """Of the mean square of y at the later times, in the start and in the parameters."""
+    loss = run(f, y0, times)[1:].square().mean()
+    return list(torch.autograd.grad(loss, [y0, *f.parameters()]))
+
+
+def measure(problem: OdeProblem, rounds: int, ways: set[str] | None = None) -> list[Row]:
+    """One row a contender: counts, error, times."""
+    f, y0 = Counted(problem.f), problem.y0.clone().requires_grad_()
+    exact = reference(problem)
+    runs = {key: run for key, run in contenders(problem).items() if ways is None or key[1] in ways}
+    rows = {}
+    for key, run in runs.items():
+        f.calls = 0
+        with PeakBytes() as memory:
+            y = run(f, y0, problem.times)
+            held = memory.alive - y.nbytes
+        forward = f.calls
+        loss = y[1:].square().mean()
+        grads = torch.autograd.grad(loss, [y0, *f.parameters()])
+        error = relative(grads, exact)
+        rows[key] = Row(problem.name, *key, forward, f.calls - forward, 0.0, 0.0, 0.0, held, error)
+        del y, loss, grads
+    times = interleaved({key: lambda run=run: gradient(run, f, y0, problem.times) for key, run in runs.items()}, rounds)
+    for key, row in rows.items():
+        row.seconds = statistics.median(times[key])
+        row.over_backprop = median_ratio(times[key], times["torchdiffeq", BACKPROP])
+        row.over_adjoint = median_ratio(times[key], times["torchdiffeq", ADJOINT])
+    return list(rows.values())
+
+
+def reference(problem: OdeProblem) -> list[Tensor]:
+    """The gradient in float64, by torchdiffeq's method of order 8 at tolerance 1e-10."""
+    f, y0 = copy.deepcopy(problem.f).double(), problem.y0.double().requires_grad_()
+    return gradient(
+        lambda f, y0, t: torchdiffeq.odeint(f, y0, t, method="dopri8", rtol=1e-10, atol=1e-10),
+        f, y0, problem.times.double(),
+    )  # fmt: skip
+
+
+def relative(found: Any, exact: Any) -> float:
+    """Relative error over all tensors."""
+    a, b = (torch.cat([x.double().flatten() for x in tensors]) for tensors in (found, exact))
+    return ((a - b).norm() / b.norm()).item()
+
+
+def get(rows: list[Row], problem: str, way: str) -> Row:
+    """The row of a problem and a way."""
+    return next(row for row in rows if row.problem == problem and row.way == way)
+
+
+def best(rows: list[Row], problem: str, peer: Row) -> Row:
+    """Our fastest whose gradient is no worse than the peer's (5 % of grace)."""
+    ours = [r for r in rows if r.problem == problem and r.library == OURS and r.error <= 1.05 * peer.error]
+    return min(ours or [get(rows, problem, "Dopri5, discrete")], key=lambda r: r.seconds)
+
+
+def speed_checks(rows: list[Row], problem: str, of_backprop: float, of_adjoint: float) -> list[Check]:
+    """Times against torchdiffeq's, at an equal or better gradient."""
+    peer, adjoint = get(rows, problem, BACKPROP), get(rows, problem, ADJOINT)
+    first, second = best(rows, problem, peer), best(rows, problem, adjoint)
+    return [
+        Check(
+            f"{problem}: at most {of_backprop} of torchdiffeq's backpropagation (gradient error {peer.error:.1e})",
+            f"{first.way} {first.over_backprop:.2f} (error {first.error:.1e})",
+            first.over_backprop <= of_backprop,
+        ),
+        Check(
+            f"{problem}: at most {of_adjoint} of torchdiffeq's adjoint (gradient error {adjoint.error:.1e})",
+            f"{second.way} {second.over_adjoint:.2f} (error {second.error:.1e})",
+            second.over_adjoint <= of_adjoint,
+        ),
+    ]
+
+
+def bytes_check(rows: list[Row], problem: OdeProblem) -> Check:
+    """Held bytes: those of the adjoint, and 16 states."""
+    ours, adjoint = get(rows, problem.name, "Dopri5, discrete"), get(rows, problem.name, ADJOINT)
+    limit = adjoint.held_bytes + 16 * problem.y0.nbytes
+    return Check(
+        f"{problem.name}: bytes held at most those of the adjoint and 16 states ({limit / 2**20:.2f} MiB)",
+        f"{ours.held_bytes / 2**20:.2f} MiB",
+        ours.held_bytes <= limit,
+    )
+
+
+def growth_check(rows: list[Row], small: str, large: str) -> Check:
+    """How the time of the discrete adjoint grows, beside that of backpropagation."""
+    ours, theirs = (
+        get(rows, large, way).seconds / get(rows, small, way).seconds for way in ("Dopri5, discrete", BACKPROP)
+    )
+    adjoint = get(rows, large, ADJOINT).seconds / get(rows, small, ADJOINT).seconds
+    return Check(
+        f"{small} to {large}: growth of time near that of backpropagation ({theirs:.2f}; the adjoint's is {adjoint:.2f})",
+        f"{ours:.2f}",
+        ours <= 1.3 * theirs,
+    )
+
+
+def stiff_check(quick: bool) -> Check:
+    """Rows of f evaluated with steps of each sample's own, over the sum of what each sample needs alone."""
+    f, y0, mu = stiff_mix(quick)
+    counted = {"rows": 0}
+
+    def field(t: Tensor, y: Tensor, mu: Tensor) -> Tensor:
+        counted["rows"] += len(y)
+        return f(t, y, mu)
+
+    solver = Tsit5(rtol=1e-4, atol=1e-6, max_steps=100_000)
+    options: dict[str, Any] = {"solver": solver, "batch_dims": 1, "compact": True, "return_solution": True}
+    odeint(field, y0, [0.0, 5.0], mu, **options)
+    batch, counted["rows"] = counted["rows"], 0
+    for i in range(len(mu)):
+        odeint(field, y0[i : i + 1], [0.0, 5.0], mu[i : i + 1], **options)
+    alone, counted["rows"] = counted["rows"], 0
+    odeint(lambda t, y: field(t, y, mu), y0, [0.0, 5.0], solver=solver)
+    return Check(
+        "stiff mix: evaluations within 1.1 of the sum of each sample's own steps",
+        f"{batch / alone:.3f} ({batch:,}; one step size for all: {counted['rows']:,})",
+        batch <= 1.1 * alone,
+    )
+
+
+def print_report(console: Console, rows: list[Row], found: list[Check]) -> None:
+    """The table and the promises."""
+    table = Table(title="Gradients through ODE solves, forward and backward")
+    for column in ("problem", "library", "way"):
+        table.add_column(column, no_wrap=True)
+    for column in ("NFE", "NFE back", "ms", "over backprop", "over adjoint", "held MiB", "gradient error"):
+        table.add_column(column, justify="right")
+    for i, row in enumerate(rows):
+        first = i == 0 or rows[i - 1].problem != row.problem
+        if first and i:
+            table.add_section()
+        table.add_row(
+            row.problem if first else "", row.library, row.way, f"{row.nfe}", f"{row.nfe_backward}",
+            f"{row.seconds * 1e3:.1f}", f"{row.over_backprop:.2f}", f"{row.over_adjoint:.2f}",
+            f"{row.held_bytes / 2**20:.2f}", f"{row.error:.1e}",
+        )  # fmt: skip
+    console.print(table)
+    console.print("Times: median CPU time of interleaved rounds, one thread; ratios within a round.")
+    for check in found:
+        verdict = "[green]yes[/]" if check.kept else "[red]NO [/]"
+        console.print(f"{verdict} {check.promise}: {check.found}")
+
+
+def main() -> int:
+    """Run, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, checks and environment to FILE")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small problems, one round")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    quick, few = options.quick, {"Dopri5, discrete", BACKPROP, ADJOINT}
+    batch, rounds = (8, 1) if quick else (256, 9)
+    rows: list[Row] = []
+    main_problems = [
+        mlp_problem("MLP, easy", batch=batch), mlp_problem("MLP, hard", scale=3.0, batch=batch), conv_problem(quick)
+    ]  # fmt: skip
+    for problem in main_problems:
+        rows += measure(problem, 3 if problem.y0.dim() > 2 and not quick else rounds)
+    for outputs in (2, 6) if quick else (2, 11, 101):
+        rows += measure(mlp_problem(f"{outputs} output times", outputs=outputs, scale=2.0, batch=batch), rounds, few)
+    for hidden in (64, 128) if quick else (64, 512, 2048):
+        problem = mlp_problem("", hidden=hidden, batch=8 if quick else 32)
+        count = sum(p.numel() for p in problem.f.parameters())
+        rows += measure(dataclasses.replace(problem, name=f"{count:,} parameters"), 1 if quick else 5, few)
+    times, counts = (
+        [n for n in dict.fromkeys(r.problem for r in rows) if n.endswith(s)] for s in ("times", "parameters")
+    )
+    found = [
+        *speed_checks(rows, "MLP, easy", 0.6, 0.25), *speed_checks(rows, "MLP, hard", 0.6, 0.25),
+        *speed_checks(rows, "conv block", 1.0, 0.4),
+        *(bytes_check(rows, problem) for problem in main_problems),
+        growth_check(rows, times[0], times[-1]),
+        growth_check(rows, counts[0], counts[-1]),
+        stiff_check(quick),
+    ]  # fmt: skip
+    print_report(Console(), rows, found)
+    if options.json:
+        content = {"environment": environment(["deqzoo", "torchdiffeq", "torchode", "zuko"]), "quick": quick}
+        content |= {"rows": [dataclasses.asdict(r) for r in rows], "checks": [dataclasses.asdict(c) for c in found]}
+        write_json(options.json, content)
+    return 0 if quick or all(check.kept for check in found) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
