@@ -198,7 +198,7 @@ def growth_check(rows: list[Row], small: str, large: str) -> Check:
     )
     adjoint = get(rows, large, ADJOINT).seconds / get(rows, small, ADJOINT).seconds
     return Check(
-        f"{small} to {large}: growth of time near that of backpropagation ({theirs:.2f}; the adjoint's is {adjoint:.2f})",
+        f"{small} to {large}: time grows like backpropagation's, {theirs:.2f} times (the adjoint's {adjoint:.2f})",
         f"{ours:.2f}",
         ours <= 1.3 * theirs,
     )
@@ -273,9 +273,8 @@ def main() -> int:
         problem = mlp_problem("", hidden=hidden, batch=8 if quick else 32)
         count = sum(p.numel() for p in problem.f.parameters())
         rows += measure(dataclasses.replace(problem, name=f"{count:,} parameters"), 1 if quick else 5, few)
-    times, counts = (
-        [n for n in dict.fromkeys(r.problem for r in rows) if n.endswith(s)] for s in ("times", "parameters")
-    )
+    names = list(dict.fromkeys(row.problem for row in rows))
+    times, counts = ([name for name in names if name.endswith(what)] for what in ("times", "parameters"))
     found = [
         *speed_checks(rows, "MLP, easy", 0.6, 0.25), *speed_checks(rows, "MLP, hard", 0.6, 0.25),
         *speed_checks(rows, "conv block", 1.0, 0.4),

@@ -245,6 +245,7 @@ def test_torchopt_finds_the_same_hypergradient():
     assert all(r.error < 1e-4 for r in rows)
 
 
+@pytest.mark.slow
 def test_ode_benchmark_measures_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ode.py", "--quick", "--json", str(tmp_path / "ode.json")])
     monkeypatch.setattr(ode, "mlp_problem", functools.partial(ode.mlp_problem, tol=1e-2))
@@ -257,6 +258,14 @@ def test_ode_benchmark_measures_and_checks(tmp_path, monkeypatch, capsys):
     assert "stiff mix" in capsys.readouterr().out
 
 
-def test_ode_gradient_errors_are_against_an_accurate_reference():
-    rows = ode.measure(ode.mlp_problem("MLP", batch=4, scale=2.0, tol=1e-6), rounds=1, ways={ode.BACKPROP, ode.ADJOINT})
-    assert all(row.error < 1e-4 for row in rows)
+def test_ode_rows_count_and_compare_with_an_accurate_reference():
+    ways = {ode.BACKPROP, ode.ADJOINT, "Tsit5, discrete"}
+    rows = ode.measure(ode.mlp_problem("MLP", batch=4, tol=1e-6), rounds=1, ways=ways)
+    assert all(row.error < 1e-4 and row.nfe > 0 and row.over_backprop > 0 for row in rows)
+    backprop = ode.get(rows, "MLP", ode.BACKPROP)
+    assert backprop.nfe_backward == 0
+    assert ode.get(rows, "MLP", "Tsit5, discrete").held_bytes < backprop.held_bytes
+
+
+def test_ode_work_with_steps_of_each_samples_own():
+    assert ode.stiff_check(quick=True).kept

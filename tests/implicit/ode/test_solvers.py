@@ -90,7 +90,8 @@ def test_shapes_and_dtypes(shape, name, dtype, times):
     assert y.shape == (times, *shape)
     assert y.dtype == dtype
     expected = torch.exp(-t).reshape(-1, *[1] * len(shape)).expand(y.shape)
-    torch.testing.assert_close(y, expected.to(dtype), rtol=0.25 if name == "euler" else 0.01, atol=1e-4)
+    rtol = {"euler": 0.25, "heun": 0.05, "midpoint": 0.05}.get(name, 1e-2)  # one step between output times
+    torch.testing.assert_close(y, expected.to(dtype), rtol=rtol, atol=1e-4)
 
 
 def test_a_scalar_state_and_a_tree_of_states():
