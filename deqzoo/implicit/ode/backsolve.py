@@ -27,10 +27,10 @@ class BacksolveAdjoint(torch.autograd.Function):
         """Solve."""
         if solve.solver.tableau.implicit:
             raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
-        ctx.solve, ctx.trajectory = solve, solve.run(y.detach(), t)
-        ctx.save_for_backward(y, t, ctx.trajectory.values, *inputs)
-        values, ctx.trajectory.values = ctx.trajectory.values, None
-        return values
+        ctx.solve, trajectory = solve, solve.run(y.detach(), t)
+        ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
+        ctx.save_for_backward(y, t, trajectory.values, *inputs)
+        return trajectory.values
 
     @staticmethod
     @eager

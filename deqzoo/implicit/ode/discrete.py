@@ -15,6 +15,7 @@ Source: Hager, "Runge-Kutta methods in optimal control and the transformed adjoi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ class DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
         """Solve."""
-        ctx.solve = solve
-        ctx.trajectory = trajectory = solve.run(y.detach(), t)
+        ctx.solve, trajectory = solve, solve.run(y.detach(), t)
+        ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
         ctx.save_for_backward(y, t, *inputs)
         return trajectory.values
 

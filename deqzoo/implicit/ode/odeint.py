@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,11 +93,11 @@ def odeint(
     t = _times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
         values = solve(ravel.flatten(y0), t)
-    solve.solution.check(on_failure, "odeint")
+    solution = solve.hand_over()
+    solution.check(on_failure, "odeint")
     solve.on_failure = on_failure
-    result = ravel.unflatten_many(values)
-    solve.solution.value = result
-    return (result, solve.solution) if return_solution else result
+    solution.value = result = ravel.unflatten_many(values)
+    return (result, solution) if return_solution else result
 
 
 class _Solve:
@@ -119,7 +120,8 @@ class _Solve:
         self.first: Tensor | None = None
         self.found = 0  # evaluations of f before the first step
         self.on_failure: OnFailure = "ignore"
-        self.solution: Solution
+        self._solution: Solution | None = None
+        self._reported: Callable[[], Solution | None] = lambda: None
 
     def __call__(self, y: Tensor, t: Tensor) -> Tensor:
         """The states at the times t, (times, systems, unknowns)."""
@@ -146,8 +148,15 @@ class _Solve:
         trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept)
         status, accepted, rejected = (self._per_system(x, y.device) for x in plan.report())
         error = self._per_system(plan.error, y.device)
-        self.solution = Solution(None, status, error, accepted, stepper.calls + self.found, rejected=rejected)
+        self._solution = Solution(None, status, error, accepted, stepper.calls + self.found, rejected=rejected)
         return trajectory
+
+    def hand_over(self) -> Solution:
+        """The solution; it is held weakly from now on, as its value hangs on the graph that holds this object."""
+        solution, self._solution = self._solution, None
+        assert solution is not None
+        self._reported = weakref.ref(solution)
+        return solution
 
     def plan(self, times: Sequence[float], systems: int) -> Plan:
         """The steps to take."""
@@ -160,10 +169,11 @@ class _Solve:
 
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""
-        forward = self.solution
-        ended = torch.full_like(forward.status, int(status))
-        self.solution.backward = Solution(None, ended, torch.zeros_like(forward.residual), forward.steps, calls)
-        self.solution.backward.check(self.on_failure, "adjoint solve")
+        ended = torch.full(self.batch_shape, int(status), device=self.field.ravel.device)
+        backward = Solution(None, ended, torch.zeros_like(ended, dtype=torch.float), torch.zeros_like(ended), calls)
+        if (forward := self._reported()) is not None:
+            forward.backward = backward
+        backward.check(self.on_failure, "adjoint solve")
 
     def _per_system(self, value: Any, device: torch.device) -> Tensor:
         return torch.as_tensor(value, device=device).expand(self.batch_shape)

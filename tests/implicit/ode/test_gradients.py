@@ -1,6 +1,8 @@
 """Gradients of each adjoint: closed forms, finite differences, and each other."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -181,6 +183,20 @@ def _trajectory(y):
             return node.trajectory
         nodes += [following for following, _ in node.next_functions if following is not None]
     raise AssertionError("no solve on the tape")
+
+
+@pytest.mark.parametrize("adjoint", EVERY[::2])
+def test_a_solution_dies_with_its_last_reference(adjoint):
+    field = net()
+    gc.disable()
+    try:
+        y, solution = odeint(lambda t, y: field(y), randn(2, 3), [0.0, 1.0], adjoint=adjoint, return_solution=True)
+        y.sum().backward()
+        dies = weakref.ref(solution)
+        del y, solution
+        assert dies() is None  # without the garbage collector: no reference cycle through the graph
+    finally:
+        gc.enable()
 
 
 def test_is_grads_batched():
