@@ -16,7 +16,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     ...     _ = part.write_text("all of it")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".part.{os.getpid()}.{path.name}")  # the ending says the format to those who write
     try:
         yield part
         os.replace(part, path)

@@ -3,7 +3,8 @@
 Every file in ``models/`` is a recipe: the fields of its kind's dataclass (``kind:`` names it), and beside
 them ``data`` (the set it trains on), ``trainer`` (its defaults) and ``threads``. Every file in ``data/`` is a data set.
 `register` merges each onto its dataclass, so that a typo in a file or on the command line is an error that
-lists what is valid. Hydra composes; it instantiates nothing. This file imports no torch.
+lists what is valid. Hydra composes; it instantiates nothing. The kinds' dataclasses are in ``models/config.py`` and
+``data/config.py`` of the package. This file imports no torch.
 """
 
 import json
@@ -19,6 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqzoo.data.config import DATA_KINDS
+from deqzoo.models.config import MODEL_KINDS
+from deqzoo.models.config import DEQClassifierConfig as DEQClassifierConfig
 from deqzoo.paths import zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
@@ -40,51 +43,6 @@ class Logger(Enum):
 
     csv = "csv"
     wandb = "wandb"
-
-
-class Optimizer(Enum):
-    """Optimisers of the recipes."""
-
-    adamw = "adamw"
-    sgd = "sgd"
-
-
-class Schedule(Enum):
-    """Learning rate over the steps of a run."""
-
-    constant = "constant"
-    cosine = "cosine"
-    one_cycle = "one_cycle"
-
-
-@dataclass
-class DEQClassifierConfig:
-    """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
-
-    kind: str = "deq_classifier"
-    # The network.
-    widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
-    expansion: float = 1.0  # inner channels of a cell over its width
-    groups: int = 8  # of the group norms
-    dropout: float = 0.0
-    solver: str = "anderson"
-    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
-    gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
-    # The training.
-    optimizer: Optimizer = Optimizer.adamw
-    lr: float = 1e-3  # the highest of the schedule
-    weight_decay: float = 1e-4  # of matrices and kernels; biases and norms have none
-    momentum: float = 0.9  # sgd only
-    schedule: Schedule = Schedule.cosine
-    warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
-    jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
-    jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
-    # How it runs.
-    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
-    compile: bool | None = None  # the cells; null: on CUDA
 
 
 @dataclass
@@ -135,9 +93,6 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-MODEL_KINDS: dict[str, type] = {"deq_classifier": DEQClassifierConfig}
-
-
 def names(group: Literal["models", "data"]) -> list[str]:
     """The entries (``names("models")``) or data sets (``names("data")``) of the zoo, sorted.
 
@@ -164,8 +119,9 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
     Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
     """
     config = _typed(_kind(settings, MODEL_KINDS, where), settings, where)
-    for options in (config.solver_options, config.gradient_options):
-        OmegaConf.set_struct(options, False)  # open here: the solver's own dataclass checks them
+    for name in config:
+        if str(name).endswith("_options"):
+            OmegaConf.set_struct(config[name], False)  # open here: the solver's own dataclass checks them
     return config
 
 

@@ -28,10 +28,13 @@ Data sets (data=NAME; data.root=DIR is where their files lie)
 {data}
 
 Settings (NAME=VALUE)
-  model.solver=anderson    of the forward pass, by name: anderson, broyden, picard, newton, newton_krylov
+  model.solver=NAME        of the forward pass. Fixed points: anderson, broyden, picard, newton, newton_krylov. ODEs:
+                           tsit5, dopri5, dopri8, bosh3, kvaerno3 (stiff); rk4, midpoint, heun, euler (fixed steps)
   model.solver_options.tol=1e-3
-                           its options: tol, max_steps, ... (a wrong one is told the right ones)
-  model.gradient=implicit  implicit, phantom, one_step, unrolled; its options in model.gradient_options
+                           its options: tol, max_steps, ..., of ODEs rtol, atol, max_steps or step_size (a wrong
+                           one is told the right ones)
+  model.gradient=implicit  of fixed points: implicit, phantom, one_step, unrolled; options in model.gradient_options
+  model.adjoint=discrete   of ODEs: discrete, backsolve, direct; options in model.adjoint_options
   model.lr=..., model.widths=[..], ...   any line of the recipe
   trainer.max_epochs=..    Lightning's own: max_steps, accelerator, devices, strategy, precision, ...
   seed=0                   of weights, data order, augmentation and dropout

@@ -2,15 +2,24 @@
 
 import pytest
 import torch
+from PIL import Image
 
-from deqzoo.plots import figure, plot_residuals, plot_training
+from deqzoo.plots import (
+    ODE_PANELS,
+    animate_flow,
+    figure,
+    plot_flow,
+    plot_phase_portrait,
+    plot_residuals,
+    plot_training,
+)
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     figures = []
     save = figure.save
-    for module in ("residuals", "training"):
+    for module in ("flow", "residuals", "training"):
         monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 
@@ -48,3 +57,56 @@ def test_training_shows_accuracy_nfe_and_residual(tmp_path, drawn):
 
 def test_a_run_too_short_to_have_logged_still_draws(tmp_path):
     assert is_png(plot_training([], tmp_path / "t.png"))
+
+
+def test_training_of_an_ode_shows_nfe_and_steps(tmp_path, drawn):
+    rows = [{"step": step, "train/nfe": 19.0, "train/steps": 3.0, "train/rejected": 1.0} for step in range(5)]
+    assert is_png(plot_training(rows, tmp_path / "t.png", ODE_PANELS))
+    _, nfe, steps = drawn[0].axes
+    assert (len(nfe.lines), len(steps.lines)) == (1, 2)
+    assert steps.get_ylim()[0] == 0
+
+
+@pytest.fixture
+def flow():
+    times = torch.linspace(0, 1, 5)
+    states = torch.randn(40, 3) * (1 + times[:, None, None])
+    return times, states, torch.arange(40) % 2, ["inner", "outer"]
+
+
+def test_flow_shows_moments_and_ways(tmp_path, drawn, flow):
+    assert is_png(plot_flow(*flow, tmp_path / "f.png"))
+    *moments, ways = drawn[0].axes
+    assert [axis.get_title() for axis in moments] == ["t = 0.00", "t = 0.25", "t = 0.75", "t = 1.00"]
+    assert len(ways.lines) == 40
+    assert [text.get_text() for text in moments[0].get_legend().get_texts()] == ["inner", "outer"]
+
+
+def test_flow_moves(tmp_path, flow):
+    path = animate_flow(*flow, tmp_path / "f.gif")
+    with Image.open(path) as animation:
+        assert animation.format == "GIF"
+        assert animation.n_frames == 5  # the last one, which stands, counts once
+        animation.seek(0)
+        first = animation.convert("RGB").tobytes()
+        animation.seek(4)
+        assert animation.convert("RGB").tobytes() != first
+    assert [each.name for each in tmp_path.iterdir()] == ["f.gif"]
+
+
+def test_phase_portrait_shows_the_field_and_the_ways_on_it(tmp_path, drawn):
+    asked = []
+
+    def field(y):
+        asked.append(y)
+        return torch.stack([-y[:, 1], y[:, 0]], 1)
+
+    angle = torch.linspace(0, 3, 20)[:, None] + torch.arange(4.0)
+    ways = torch.stack([angle.cos(), angle.sin()], 2)
+    path = plot_phase_portrait(field, ways, tmp_path / "p.png", groups=["a", "a", "b", "b"], names=("angle", "speed"))
+    assert is_png(path)
+    (axis,) = drawn[0].axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("angle", "speed")
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    assert asked[0].shape[1] == 2
+    assert asked[0].amin() <= ways.amin()

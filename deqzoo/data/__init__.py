@@ -1,8 +1,8 @@
 """Data sets as LightningDataModules.
 
-``config.py`` has the options, ``registry.py`` the sets; ``files.py`` finds and fetches their files,
-``formats.py`` reads them; ``loader.py`` makes batches, ``augment.py`` changes them, and ``images.py`` joins
-it all::
+``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
+``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
+``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from deqzoo.data.config import Augment, ImageDataConfig
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.registry import DATASETS, data_table
+    from deqzoo.data.info import ImageInfo, PointInfo
+    from deqzoo.data.points import PointData
+    from deqzoo.data.registry import DATASETS
+    from deqzoo.data.table import data_table
 
 _HOMES = {
     "Augment": "deqzoo.data.config",
@@ -24,7 +27,10 @@ _HOMES = {
     "DataNotFoundError": "deqzoo.data.files",
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
-    "data_table": "deqzoo.data.registry",
+    "ImageInfo": "deqzoo.data.info",
+    "PointData": "deqzoo.data.points",
+    "PointInfo": "deqzoo.data.info",
+    "data_table": "deqzoo.data.table",
 }
 
 __all__ = [
@@ -34,6 +40,9 @@ __all__ = [
     "DataNotFoundError",
     "ImageData",
     "ImageDataConfig",
+    "ImageInfo",
+    "PointData",
+    "PointInfo",
     "data_table",
 ]
 

@@ -30,15 +30,33 @@ class Augment:
 
 
 @dataclass
-class ImageDataConfig:
+class DataConfig:
+    """What every kind of data has.
+
+    Attributes:
+        name: the set.
+        batch_size: samples a training step (on each device).
+        eval_batch_size: samples a validation or test step.
+    """
+
+    name: str
+    batch_size: int = 128
+    eval_batch_size: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class ImageDataConfig(DataConfig):
     """A set of labelled images and how it is cut into batches.
 
     Attributes:
         kind: the kind of data, always ``images`` here.
         name: the set, a name of :data:`deqzoo.data.registry.DATASETS`.
         root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
-        batch_size: images a training step (on each device).
-        eval_batch_size: images a validation or test step.
         val_size: images of the training set held out for validation; None: the set's own number.
         augment: random changes to the training images.
         download: fetch what is missing; False: an error says what is missing.
@@ -48,19 +66,60 @@ class ImageDataConfig:
     kind: str = "images"
     name: str = "digits"
     root: str | None = None
-    batch_size: int = 128
-    eval_batch_size: int = 1000
     val_size: int | None = None
     augment: Augment = field(default_factory=Augment)
     download: bool = True
     device_cache: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.val_size is not None and self.val_size < 0:
             raise ValueError(f"data.val_size must not be negative, got {self.val_size}")
 
 
-DATA_KINDS: dict[str, type] = {"images": ImageDataConfig}
+@dataclass
+class PointDataConfig(DataConfig):
+    """A set of labelled points, drawn when it is set up: the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``points`` here.
+        name: the set, a name of :data:`deqzoo.data.points.POINT_SETS`.
+        dim: dimension of the space.
+        train_size, val_size, test_size: points of each part.
+    """
+
+    kind: str = "points"
+    name: str = "spheres"
+    dim: int = 2
+    train_size: int = 3000
+    val_size: int = 1000
+    test_size: int = 10_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("dim", "train_size", "val_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class SeriesDataConfig(DataConfig):
+    """A set of series that are observed with noise, gaps, or only in part.
+
+    Attributes:
+        kind: the kind of data, always ``series`` here.
+        name: the set, a name of :data:`deqzoo.data.series.SERIES_SETS`.
+        repeats: passes over the training series that make an epoch (an epoch costs time of its own).
+    """
+
+    kind: str = "series"
+    name: str = "spirals"
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeats < 1:
+            raise ValueError(f"data.repeats must be at least 1, got {self.repeats}")
+
+
+DATA_KINDS: dict[str, type] = {"images": ImageDataConfig, "points": PointDataConfig, "series": SeriesDataConfig}

@@ -1,6 +1,6 @@
-"""Batches of images by index, in an order that follows from (seed, epoch) alone and can be taken up again."""
+"""Batches by index, in an order that follows from (seed, epoch) alone and can be taken up again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,46 +10,39 @@ from torch import Generator, Tensor
 Transform = Callable[[Tensor, Generator], Tensor]
 
 
-class ImageLoader:
-    """Batches (images, labels) of some of the images of a tensor.
+class TensorLoader:
+    """Batches of some of the samples of tensors that lie in memory.
 
-    The order of a shuffled epoch is a pure function of (seed, epoch), the random numbers of ``transform`` are
-    one of (seed, epoch, batch), and `state_dict` says where the loader stands: a run that was killed sees the
-    same batches when it is resumed. Each iteration gives the next epoch.
+    The order of a shuffled epoch is a pure function of (seed, epoch), and `state_dict` says where the loader stands: a
+    run that was killed sees the same batches when it is resumed. Each iteration gives the next epoch.
 
     Args:
-        images: (N, C, H, W) uint8, on any device.
-        labels: (N,) int64, on the same device.
-        indices: (n,) int64, the images of this loader.
-        batch_size: images a batch.
-        white: the byte that becomes 1.0.
-        device: where the batches go; default: where ``images`` lies.
+        tensors: (N, ...) each, on the same device.
+        indices: (n,) int64, the samples of this loader.
+        batch_size: samples a batch.
+        device: where the batches go; default: where the tensors lie.
         shuffle: a new order each epoch; a last, smaller batch is then left out, so that all steps are alike.
-        transform: applied to the float images of a batch, with the batch's own generator.
         seed: not negative.
         rank, world_size: this process and the number of processes; each gets its share of ``indices``.
 
-    A batch is (B, C, H, W) float32 in [0, 1] and (B,) int64.
+    A batch is a tuple, the chosen samples of each tensor.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        tensors: Sequence[Tensor],
         indices: Tensor,
         batch_size: int,
         *,
-        white: int = 255,
         device: torch.device | None = None,
         shuffle: bool = False,
-        transform: Transform | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.images, self.labels, self.indices = images, labels, indices
-        self.batch_size, self.white, self.device = batch_size, white, device or images.device
-        self.shuffle, self.transform, self.seed = shuffle, transform, seed
+        self.tensors, self.indices = tuple(tensors), indices
+        self.batch_size, self.device = batch_size, device or self.tensors[0].device
+        self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.batch = 0  # batches of this epoch that were handed out
@@ -57,7 +50,7 @@ class ImageLoader:
         self._announced: int | None = None
         if shuffle and len(self) == 0:
             n = len(indices) // world_size
-            raise ValueError(f"a batch of {batch_size} is more than the {n} images there are: lower batch_size")
+            raise ValueError(f"a batch of {batch_size} is more than the {n} samples there are: lower batch_size")
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -65,7 +58,7 @@ class ImageLoader:
             return len(self.indices) // self.world_size // self.batch_size
         return -(-len(self.indices[self.rank :: self.world_size]) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # All of this runs at the first `next`: Lightning calls iter() before set_epoch().
         if self.batch and not self._resumed:
             self._next_epoch()
@@ -92,7 +85,7 @@ class ImageLoader:
         self._resumed = True
 
     @property
-    def sampler(self) -> "ImageLoader":
+    def sampler(self) -> "TensorLoader":
         """This object: Lightning looks here for `set_epoch`."""
         return self
 
@@ -116,17 +109,48 @@ class ImageLoader:
         return {"seed": self.seed, "batch_size": self.batch_size, "world_size": self.world_size}
 
     def _order(self) -> Tensor:
-        """Indices of this epoch, of this process, on the images' device."""
+        """Indices of this epoch, of this process, on the tensors' device."""
         indices = self.indices
         if self.shuffle:
             indices = indices[torch.randperm(len(indices), generator=generator(self.seed, self.epoch))]
-        return indices[self.rank :: self.world_size].to(self.images.device)
+        return indices[self.rank :: self.world_size].to(self.tensors[0].device)
 
-    def _make_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        images = self.images[indices].to(self.device, non_blocking=True).float() / self.white
+    def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor[indices].to(self.device, non_blocking=True) for tensor in self.tensors)
+
+
+class ImageLoader(TensorLoader):
+    """Batches (images, labels): (B, C, H, W) float32 in [0, 1] and (B,) int64.
+
+    Args:
+        images: (N, C, H, W) uint8, on any device.
+        labels: (N,) int64, on the same device.
+        indices, batch_size, options: as `TensorLoader` has them.
+        white: the byte that becomes 1.0.
+        transform: applied to the float images of a batch, with the batch's own generator: its random numbers are a
+            function of (seed, epoch, batch).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        white: int = 255,
+        transform: Transform | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__((images, labels), indices, batch_size, **options)
+        self.white, self.transform = white, transform
+
+    def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        pixels, labels = super()._make_batch(indices)
+        images = pixels.float() / self.white
         if self.transform is not None:
             images = self.transform(images, generator(self.seed, self.epoch, self.batch, self.rank))
-        return images, self.labels[indices].to(self.device, non_blocking=True)
+        return images, labels
 
 
 def generator(seed: int, *key: int) -> Generator:

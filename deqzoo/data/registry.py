@@ -177,26 +177,13 @@ def image_set(name: str) -> ImageSet:
     return DATASETS[name]
 
 
-def data_table() -> str:
-    """A table of all sets in Markdown, for ``data/README.md``."""
-    lines = [
-        "| set | what | image | classes | train / val / test | download | code | source | licence |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, spec in sorted(DATASETS.items()):
-        size = f"{spec.megabytes} MB" if spec.archives else "none"
+def rows() -> dict[str, list[str]]:
+    """The sets' rows of the table of `deqzoo.data.table`."""
+    table = {}
+    for name, spec in DATASETS.items():
         parts = f"{spec.n_train - spec.val_size:,} / {spec.val_size:,} / {spec.n_test:,}"
+        size = f"{spec.megabytes} MB" if spec.archives else "none"
         code = f"[`{spec.read.__name__}`](../deqzoo/data/formats.py)"
-        cells = [
-            f"[`{name}`]({name}.yaml)",
-            spec.title,
-            "x".join(map(str, spec.shape)),
-            str(len(spec.classes)),
-            parts,
-            size,
-            code,
-            spec.source,
-            spec.licence,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        sample, classes = "x".join(map(str, spec.shape)), str(len(spec.classes))
+        table[name] = [spec.title, sample, classes, parts, size, code, spec.source, spec.licence]
+    return table

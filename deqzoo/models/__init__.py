@@ -1,24 +1,40 @@
-"""LightningModules, one a family, and the way from a recipe to a network.
+"""Kinds of models: their settings, their LightningModules, and the way from a recipe to a network.
 
-``build.py`` builds networks from typed settings; ``classifier.py`` trains them.
+``config.py`` has the settings of each kind, ``kinds.py`` the table of kinds and the questions that each answers;
+``module.py`` trains any network with solver layers, ``classifier.py`` classifiers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deqzoo.models.build import ImageInfo, build_network
-    from deqzoo.models.classifier import Classifier
+    from deqzoo.data.info import ImageInfo, PointInfo
+    from deqzoo.models.classifier import Classifier, DEQClassifierModule, ODEClassifierModule
     from deqzoo.models.finite import NonFiniteError
+    from deqzoo.models.kinds import build_network
+    from deqzoo.models.module import SolverModule
 
 _HOMES = {
     "Classifier": "deqzoo.models.classifier",
-    "ImageInfo": "deqzoo.models.build",
+    "DEQClassifierModule": "deqzoo.models.classifier",
+    "ImageInfo": "deqzoo.data.info",
     "NonFiniteError": "deqzoo.models.finite",
-    "build_network": "deqzoo.models.build",
+    "ODEClassifierModule": "deqzoo.models.classifier",
+    "PointInfo": "deqzoo.data.info",
+    "SolverModule": "deqzoo.models.module",
+    "build_network": "deqzoo.models.kinds",
 }
 
-__all__ = ["Classifier", "ImageInfo", "NonFiniteError", "build_network"]
+__all__ = [
+    "Classifier",
+    "DEQClassifierModule",
+    "ImageInfo",
+    "NonFiniteError",
+    "ODEClassifierModule",
+    "PointInfo",
+    "SolverModule",
+    "build_network",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """Does the equilibrium do the work? What an entry must show to count as a DEQ."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deqzoo.implicit import Anderson, Picard
+from deqzoo.nn import use_solver
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -26,14 +26,14 @@ def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> d
         ``n``: test images. ``passed``: at least 80 % of parameters and FLOPs in cells, a median residual of
             at most 1e-2, and the two accuracies within .2 points (or one image, where fewer than 500 are tested).
     """
-    chosen = _first(batches, limit)
+    chosen = first_batches(batches, limit)
     images = chosen[0][0]
     _, residual = _accuracy(network, chosen)
-    with solvers(network, Anderson(tol=0.0, max_steps=11)):  # f is called once more than that
+    with use_solver(network, Anderson(tol=0.0, max_steps=11)):  # f is called once more than that
         at_12, _ = _accuracy(network, chosen)
-    with solvers(network, Anderson(tol=1e-4, max_steps=50)):
+    with use_solver(network, Anderson(tol=1e-4, max_steps=50)):
         tight, _ = _accuracy(network, chosen)
-    with solvers(network, Picard(tol=0.0, max_steps=1)):
+    with use_solver(network, Picard(tol=0.0, max_steps=1)):
         one_step, _ = _accuracy(network, chosen)
     result: dict[str, Any] = {
         "parameter_share": parameter_share(network),
@@ -50,20 +50,6 @@ def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> d
         and abs(tight - at_12) <= max(GAP, 1.001 / result["n"])
     )
     return result
-
-
-@contextmanager
-def solvers(network: nn.Module, solver: Any) -> Iterator[None]:
-    """Within it, every DEQ layer of ``network`` uses ``solver``."""
-    layers = list(network.equilibria)  # type: ignore[arg-type]
-    own = [layer.solver for layer in layers]
-    try:
-        for layer in layers:
-            layer.solver = solver
-        yield
-    finally:
-        for layer, before in zip(layers, own, strict=True):
-            layer.solver = before
 
 
 def parameter_share(network: nn.Module) -> float:
@@ -95,7 +81,7 @@ def flop_share(network: nn.Module, images: Tensor) -> float:
         for hook in (deq.cell.register_forward_pre_hook(enter), deq.cell.register_forward_hook(leave))
     ]
     try:
-        with solvers(network, Picard(tol=0.0, max_steps=11)), counter:
+        with use_solver(network, Picard(tol=0.0, max_steps=11)), counter:
             network(images)
     finally:
         for hook in hooks:
@@ -103,7 +89,8 @@ def flop_share(network: nn.Module, images: Tensor) -> float:
     return in_cells / max(1, counter.get_total_flops())
 
 
-def _first(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor]]:
+def first_batches(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor]]:
+    """The batches up to ``limit`` samples."""
     chosen, left = [], limit
     for images, labels in batches:
         chosen.append((images[:left], labels[:left]))
@@ -122,3 +109,25 @@ def _accuracy(network: nn.Module, batches: Batches) -> tuple[float, float]:
         layers = network.equilibria
         residuals.append(torch.stack([deq.solution.residual for deq in layers]).amax(0))  # type: ignore[union-attr]
     return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()
+
+
+def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What the model card says of a `deq_check`: check, measured, asked for."""
+    n = f"{check['n']:,} test images"
+    return [
+        ("parameters in equilibrium cells", f"{100 * check['parameter_share']:.1f} %", ">= 80 %"),
+        ("FLOPs in equilibrium cells", f"{100 * check['flop_share']:.1f} %", ">= 80 %"),
+        ("median test residual", f"{check['median_residual']:.1e}", "<= 1e-2"),
+        (
+            f"accuracy at tol 1e-4, {n}",
+            f"{100 * check['accuracy_tight']:.2f} %",
+            "within .2 points (or one image) of the next",
+        ),
+        (f"accuracy at 12 NFE, {n}", f"{100 * check['accuracy_12_nfe']:.2f} %", ""),
+        (
+            f"ablation: these weights, each cell applied once, {n}",
+            f"{100 * check['accuracy_one_step']:.2f} %",
+            "the equilibrium matters",
+        ),
+        ("counts as a DEQ", "yes" if check["passed"] else "**no**", ""),
+    ]

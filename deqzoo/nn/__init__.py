@@ -1,7 +1,31 @@
-"""Layers and networks on the implicit core: `DEQ` around any cell, cells, image classifiers."""
+"""Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
 from .cells import ConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
+from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .latent_ode import LatentODE
+from .layer import SolverLayer, solver_layers, use_solver
+from .ode import NeuralODE
+from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
+from .pendulum import PendulumODE, PendulumPINN
 
-__all__ = ["DEQ", "ConvCell", "DEQClassifier"]
+__all__ = [
+    "DEQ",
+    "BottleneckDynamics",
+    "ConvCell",
+    "ConvDynamics",
+    "DEQClassifier",
+    "LatentODE",
+    "MLPDynamics",
+    "NeuralODE",
+    "ODEClassifier",
+    "PendulumODE",
+    "PendulumPINN",
+    "SolverLayer",
+    "anode_net",
+    "ode_net",
+    "point_classifier",
+    "solver_layers",
+    "use_solver",
+]

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, Solution, fixed_point, spectral_radius
-from ..implicit.modes import in_transform
+from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
+from .layer import SolverLayer, same_randomness, with_parameters
 
 
-class DEQ(nn.Module):
+class DEQ(SolverLayer):
     """The fixed point z* = cell(z*, x) as a layer; each sample of the batch is a system of its own.
 
     Gradients flow to the cell's parameters and to x by the implicit function theorem, in training and in eval mode.
@@ -39,6 +38,8 @@ class DEQ(nn.Module):
     (0.0, tensor([True, True, True]))
     """
 
+    evaluated = "cell"
+
     def __init__(
         self,
         cell: Callable[..., Any],
@@ -52,7 +53,7 @@ class DEQ(nn.Module):
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
         self.on_failure = on_failure
-        self.solution: Solution | None = None
+        self.solution = None
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
@@ -60,13 +61,14 @@ class DEQ(nn.Module):
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
-        f, args = _with_parameters(self.cell, x)
+        f, parameters = with_parameters(self.cell)
         if self.training:
-            f = _same_randomness(f, tensor_leaves(z0)[0].device)
+            f = same_randomness(f, tensor_leaves(z0)[0].device)
         z, self.solution = fixed_point(
             f,
             z0,
-            *args,
+            x,
+            *parameters,
             solver=self.solver,
             gradient=self.gradient,
             batch_dims=1,
@@ -86,10 +88,6 @@ class DEQ(nn.Module):
         """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
         return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without the last solution, which may hang on a graph."""
-        return {**self.__dict__, "solution": None}
-
 
 def _refuse_batch_norm(cell: Any) -> None:
     """Batch statistics couple the samples, whose systems are solved, and differentiated, each on its own."""
@@ -99,54 +97,3 @@ def _refuse_batch_norm(cell: Any) -> None:
                 f"the cell's {name or 'module'} is a {type(module).__name__} in training mode, which couples the "
                 "samples of a batch; use GroupNorm or LayerNorm inside a DEQ, or put it into eval mode"
             )
-
-
-def _with_parameters(cell: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The cell with the parameters of this moment, and its arguments besides z.
-
-    Under `torch.func.functional_call` a module holds other parameters only while it is called; the backward evaluates
-    the cell later. Inside transforms they become arguments, so that each level sees its own version of them.
-    """
-    if not isinstance(cell, nn.Module):
-        return cell, (x,)
-    state = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
-    if in_transform():
-        return lambda z, x, state: functional_call(cell, state, (z, x)), (x, state)
-    parameters = list(cell.parameters())
-
-    def call(z: Any, x: Any) -> Any:
-        if all(now is then for now, then in zip(cell.parameters(), parameters, strict=True)):
-            return cell(z, x)
-        return functional_call(cell, state, (z, x))
-
-    return call, (x,)
-
-
-def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """`f` with the same random draws in each call; outside, the generators move on as after a single call."""
-    accelerator = None if device.type == "cpu" else getattr(torch, device.type)
-    start = _rng_state(accelerator, device)
-    first = True
-
-    def call(*args: Any) -> Any:
-        nonlocal first
-        outside = None if first else _rng_state(accelerator, device)
-        _set_rng_state(accelerator, device, start)
-        try:
-            return f(*args)
-        finally:
-            first = False
-            if outside is not None:
-                _set_rng_state(accelerator, device, outside)
-
-    return call
-
-
-def _rng_state(accelerator: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state(device)
-
-
-def _set_rng_state(accelerator: Any, device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if accelerator is not None:
-        accelerator.set_rng_state(state[1], device)

@@ -1,6 +1,25 @@
-"""Figures of a run, as PNG files: ``residuals.py`` compares solvers, ``training.py`` shows the steps."""
+"""Figures of a run, as PNG and GIF files.
 
+``training.py`` shows the steps, ``residuals.py`` compares solvers of DEQ layers, ``flow.py`` draws what ODEs do.
+"""
+
+from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.residuals import plot_residuals, residual_traces
-from deqzoo.plots.training import plot_training
+from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
+from deqzoo.plots.training import ODE_PANELS, SERIES_PANELS, plot_training
 
-__all__ = ["plot_residuals", "plot_training", "residual_traces"]
+__all__ = [
+    "ODE_PANELS",
+    "SERIES_PANELS",
+    "animate_flow",
+    "animate_series",
+    "plot_fit",
+    "plot_flow",
+    "plot_parameters",
+    "plot_phase_portrait",
+    "plot_plane",
+    "plot_residuals",
+    "plot_series",
+    "plot_training",
+    "residual_traces",
+]

@@ -1,5 +1,6 @@
 """The look that the figures share. Matplotlib without pyplot: no global state, no display."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,4 +30,18 @@ def save(figure: "Figure", path: Path) -> Path:
     """Write the figure to ``path`` (PNG), whole."""
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=150)
+    return path
+
+
+def save_animation(figure: "Figure", draw: Callable[[int], object], frames: int, path: Path, fps: int = 12) -> Path:
+    """Write a GIF to ``path``, whole: ``draw(frame)`` changes the figure; the last frame stands for half a second."""
+    from matplotlib.animation import PillowWriter
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # as the first frame has it: laid out anew, each would take much longer
+    writer = PillowWriter(fps=fps)
+    with whole_file(path) as part, writer.saving(figure, str(part), dpi=80):
+        for frame in [*range(frames), *[frames - 1] * (fps // 2)]:
+            draw(frame)
+            writer.grab_frame()
     return path

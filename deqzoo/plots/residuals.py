@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import make_solver
-from deqzoo.models.deq_check import solvers
+from deqzoo.nn import use_solver
 from deqzoo.plots.figure import COLORS, panels, save
 
 SOLVERS = ("picard", "anderson", "broyden")
@@ -20,7 +20,7 @@ def residual_traces(
     """Relative residuals of each solver: one tensor (steps + 1, B) a DEQ layer of ``network``."""
     traces = {}
     for name in names:
-        with solvers(network, make_solver(name, tol=0.0, max_steps=max_steps, trace=True)):
+        with use_solver(network, make_solver(name, tol=0.0, max_steps=max_steps, trace=True)):
             network(images)
         layers = network.equilibria
         traces[name] = [layer.solution.trace.float().cpu() for layer in layers]  # type: ignore[union-attr]

@@ -4,27 +4,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deqzoo.plots.figure import COLORS, panels, save
+from deqzoo.plots.figure import COLORS, save
+from deqzoo.plots.figure import panels as make_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, float]]
 
-_TRAINING = {"train/accuracy": "training", "val/accuracy": "validation"}
-_NFE = {"train/nfe": "forward", "train/nfe_backward": "backward"}
-_RESIDUAL = {"train/residual": "forward", "train/residual_backward": "backward"}
+Curves = Mapping[str, str]  # column of metrics.csv -> its name in the legend
+
+NFE: Curves = {"train/nfe": "forward", "train/nfe_backward": "backward"}
+RESIDUAL: Curves = {"train/residual": "forward", "train/residual_backward": "backward"}
+STEPS: Curves = {"train/steps": "accepted", "train/rejected": "rejected"}
+ACCURACY: Curves = {"train/accuracy": "training", "val/accuracy": "validation"}
+PANELS: Mapping[str, Curves] = {  # of a network of DEQ layers
+    "accuracy": ACCURACY,
+    "NFE a step, largest over the layers": NFE,
+    "median relative residual": RESIDUAL,
+}
+
+ODE_PANELS: Mapping[str, Curves] = {  # of a network of ODE layers
+    "accuracy": ACCURACY,
+    "NFE a step, largest over the layers": NFE,
+    "steps of the solver": STEPS,
+}
+
+SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
+    "loss (nats a value)": {"train/loss": "training", "val/loss": "validation"},
+    "validation RMSE": {"val/rmse": "inside the window", "val/rmse_beyond": "beyond"},
+    "NFE a step": NFE,
+}
 
 
-def plot_training(rows: Rows, path: Path) -> Path:
-    """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`)."""
-    figure, (accuracy, nfe, residual) = panels(3, "Training")
-    _lines(accuracy, rows, _TRAINING, "accuracy")
-    _lines(nfe, rows, _NFE, "NFE a step, largest over the layers")
-    _lines(residual, rows, _RESIDUAL, "median relative residual")
-    nfe.set_ylim(bottom=0)
-    if any(row.get(name, 0) > 0 for row in rows for name in _RESIDUAL):
-        residual.set_yscale("log")
+def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS) -> Path:
+    """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label."""
+    figure, axes = make_panels(len(panels), "Training")
+    for axis, (label, curves) in zip(axes, panels.items(), strict=True):
+        _lines(axis, rows, curves, label)
+        if curves in (NFE, STEPS):
+            axis.set_ylim(bottom=0)
+        if curves is RESIDUAL and any(row.get(name, 0) > 0 for row in rows for name in curves):
+            axis.set_yscale("log")
     return save(figure, path)
 
 

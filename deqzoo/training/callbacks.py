@@ -65,10 +65,15 @@ class SeedSteps(Callback):
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole training and one for the test; where there is no terminal, a line now and then."""
+    """One bar for the whole training and one for the test; where there is no terminal, a line now and then.
 
-    def __init__(self) -> None:
+    Args:
+        metric: the number of the validation that is shown.
+    """
+
+    def __init__(self, metric: str = "accuracy") -> None:
         super().__init__()
+        self.metric = metric
         self._bar: Progress | None = None
         self._shown = True
         self._last_line = time.monotonic()
@@ -87,7 +92,7 @@ class RunProgress(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Move the bar; its numbers change when they are logged."""
-        summary = _summary(trainer) if trainer.global_step % _LOG_EVERY == 0 else None
+        summary = self._summary(trainer) if trainer.global_step % _LOG_EVERY == 0 else None
         total = int(trainer.estimated_stepping_batches)
         self._move(trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, total, summary)
 
@@ -100,7 +105,9 @@ class RunProgress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What was reached; without a terminal, a line."""
-        self._move(trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, None, _summary(trainer), True)
+        self._move(
+            trainer, f"epoch {trainer.current_epoch + 1}", trainer.global_step, None, self._summary(trainer), True
+        )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar."""
@@ -142,20 +149,21 @@ class RunProgress(ProgressBar):
         self, trainer: Trainer, phase: str, done: int, total: int | None, text: str | None, line: bool = False
     ) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, phase=phase, **({} if text is None else {"text": text}))
+            self._bar.update(self._task, completed=done, phase=phase)
+            if text is not None:
+                self._bar.update(self._task, text=text)
         elif self._shown and trainer.is_global_zero and (line or time.monotonic() - self._last_line > _LINE_EVERY):
             self._last_line = time.monotonic()
             count = f"{done}" if total is None else f"{done} of {total}"
-            console.print(f"{phase}  step {count}  {_summary(trainer) if text is None else text}".rstrip())
+            console.print(f"{phase}  step {count}  {self._summary(trainer) if text is None else text}".rstrip())
 
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-
-def _summary(trainer: Trainer) -> str:
-    logged = trainer.logged_metrics
-    shown = {"loss": "train/loss", "nfe": "train/nfe", "val accuracy": "val/accuracy"}
-    parts = [f"{label} {float(logged[name]):.3g}" for label, name in shown.items() if name in logged]
-    return "  ".join(parts)
+    def _summary(self, trainer: Trainer) -> str:
+        logged = trainer.logged_metrics
+        shown = {"loss": "train/loss", "nfe": "train/nfe", f"val {self.metric}": f"val/{self.metric}"}
+        parts = [f"{label} {float(logged[name]):.3g}" for label, name in shown.items() if name in logged]
+        return "  ".join(parts)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from deqzoo import __version__
-from deqzoo.config import DEQClassifierConfig, TrainerConfig
+from deqzoo.config import TrainerConfig
+from deqzoo.nn import solver_layers
 
 
 def uses_cuda(trainer: TrainerConfig) -> bool:
@@ -33,13 +35,17 @@ def precision(trainer: TrainerConfig) -> str | int:
     return "bf16-mixed" if fast else "32-true"
 
 
-def speed_up(network: nn.Module, model: DEQClassifierConfig, trainer: TrainerConfig) -> None:
-    """Channels-last weights where the recipe says so, compiled cells where it says so or (null) on CUDA; in place."""
-    if model.channels_last:
+def speed_up(network: nn.Module, model: Any, trainer: TrainerConfig) -> None:
+    """Channels-last weights and compiled functions of the solver layers, where the recipe's kind has such settings.
+
+    In place: names in the state_dict stay. ``compile: null`` means: on CUDA.
+    """
+    if getattr(model, "channels_last", False):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if uses_cuda(trainer) if model.compile is None else model.compile:
-        for deq in network.equilibria:  # type: ignore[union-attr]
-            deq.cell.compile()  # in place: names in the state_dict stay
+    chosen = getattr(model, "compile", False)
+    if uses_cuda(trainer) if chosen is None else chosen:
+        for layer in solver_layers(network):
+            layer.function.compile()
 
 
 def hardware(device: torch.device) -> str:

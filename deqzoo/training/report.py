@@ -7,45 +7,40 @@ from typing import Any
 from rich.rule import Rule
 from rich.table import Table
 
+from deqzoo.models.kinds import Kind
+from deqzoo.models.metrics import METRICS
 from deqzoo.training.callbacks import console
 from deqzoo.zoo.cards import duration
 
 
-def report(metrics: Mapping[str, Any], folder: Path, *, trained: bool) -> None:
+def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: bool) -> None:
     """What the run reached, where it lies and what to type next."""
     test, entry, exported = metrics["test"], metrics["entry"], shown(folder / "export")
-    accuracy = f"{100 * test['accuracy']:.2f} %"
+    metric = METRICS[kind.metric]
+    costs = [name for name in METRICS if name in test and name not in (kind.metric, "loss")]
+    reached = f"[bold green]{metric.show(test[kind.metric])}[/bold green]"
     lines = [
-        f"[bold]{metrics['entry']}[/bold] reached [bold green]{accuracy}[/bold green] test accuracy on "
-        f"{test['n']:,} images of {metrics['data']} (seed {metrics['seed']}, {metrics['hardware']})",
-        f"NFE {test['nfe']:.1f}, median residual {test['residual']:.1e}, "
-        f"{100 * test['unconverged']:.1f} % of the samples not converged",
+        f"[bold]{entry}[/bold] reached {reached} test {metric.label} on "
+        f"{test['n']:,} {kind.info.items} of {metrics['data']} (seed {metrics['seed']}, {metrics['hardware']})",
+        ", ".join(f"{METRICS[name].label} {METRICS[name].show(test[name])}" for name in costs),
     ]
     if trained:
         lines[0] += f" after {duration(metrics['time'])}"
     lines += ["", f"run folder   {shown(folder)}"]
     if trained:
-        lines += [
-            f"plots        {shown(folder / 'plots')}",
-            f"load it      deqzoo.load({str(exported)!r})",
-            f"try next     python train.py model={entry} mode=test ckpt={exported} model.solver=broyden",
-        ]
+        lines += [f"plots        {shown(folder / 'plots')}", f"load it      deqzoo.load({str(exported)!r})"]
+        again = f"python train.py model={entry} mode=test ckpt={exported} {kind.try_next}"
+        lines += [f"try next     {again.rstrip()}"]
     console.print(Rule(), *lines, sep="\n")
 
 
 def report_sweep(runs: list[dict[str, Any]]) -> None:
     """A table of several runs: what was changed, and what came of it."""
-    table = Table("run", "overrides", "accuracy", "loss", "NFE", "residual", "time")
+    names = [name for name in METRICS if any(name in run["test"] for run in runs)]
+    table = Table("run", "overrides", *names, "time")
     for number, run in enumerate(runs):
-        test = run["test"]
-        cells = [
-            str(number),
-            " ".join(run["overrides"]),
-            f"{100 * test['accuracy']:.2f} %",
-            f"{test['loss']:.4f}",
-        ]
-        cells += [f"{test['nfe']:.1f}", f"{test['residual']:.1e}", duration(run["time"])]
-        table.add_row(*cells)
+        values = [METRICS[name].show(run["test"][name]) if name in run["test"] else "" for name in names]
+        table.add_row(str(number), " ".join(run["overrides"]), *values, duration(run["time"]))
     console.print(table)
 
 

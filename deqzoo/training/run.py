@@ -14,10 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from deqzoo.atomic import whole_file
 from deqzoo.config import ConfigError, Logger, Mode, RunConfig, load_run, to_plain
-from deqzoo.data import ImageData
-from deqzoo.models import Classifier, ImageInfo, NonFiniteError, build_network
-from deqzoo.models.deq_check import deq_check
-from deqzoo.plots import plot_residuals, plot_training, residual_traces
+from deqzoo.data.kinds import make_data
+from deqzoo.models import NonFiniteError, build_network
+from deqzoo.models.kinds import Kind, Trained, kind_of
 from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
 from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
@@ -25,8 +24,6 @@ from deqzoo.training.report import report
 from deqzoo.training.weights import initial_weights
 from deqzoo.zoo import export
 from deqzoo.zoo.loading import round_weights
-
-LARGE, CHECKED_ON_CPU = 200_000, 100  # above so many parameters, a CPU measures `deq_check` on so many images
 
 
 class Run:
@@ -44,11 +41,12 @@ class Run:
         self.checkpoint = folder / "last.ckpt"
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
-        self.data = _data(self.settings)
+        self.kind = kind_of(self.settings.model.kind)
+        self.data = make_data(self.settings.data, self.settings.seed)
+        _check_that_data_fit(self.settings, self.kind, self.data)
         torch.manual_seed(self.settings.seed)
-        info = ImageInfo(self.data.shape[0], self.data.classes, self.data.mean, self.data.std)
-        network = build_network(self.settings.model, info)
-        self.module = Classifier(network, **_training_options(self.settings.model))
+        network = build_network(self.settings.model, self.data.info)
+        self.module = self.kind.module(network, self.settings.model)
         if self.settings.ckpt is not None and self.settings.resume is None:
             initial_weights(self.module, self.settings.ckpt, self.settings.entry)
         for part in {self.module.network, self.module.trained_network}:
@@ -127,23 +125,20 @@ class Run:
         if self.settings.mode is not Mode.fit:
             return
         network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
-        test = self.data.test_dataloader()
-        batches = [(images.to(self.device), labels.to(self.device)) for images, labels in test]
-        slow = self.device.type == "cpu" and self.metrics["parameters"] > LARGE
-        self.metrics["deq_check"] = deq_check(network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
-        images = batches[0][0]
-        traces = residual_traces(network, images[:32])
-        tol = self.settings.model.solver_options.get("tol")
-        plot_residuals(traces, tol, self.folder / "plots" / "residuals.png")
-        plot_training(read_history(self.folder / "metrics.csv"), self.folder / "plots" / "training.png")
+        history = read_history(self.folder / "metrics.csv")
+        trained = Trained(network, self.settings.model, self.data, self.device, history)
+        if self.kind.check is not None:
+            self.metrics[self.kind.check.name] = self.kind.check.measure(trained)
+        self.kind.plots(trained, self.folder / "plots")
         recorded = {key: value for key, value in self.metrics.items() if key != "overrides"}
-        export(self.module, self.folder / "export", recorded, images=images[:4].cpu())
+        inputs = self.kind.example(self.data.info, next(trained.test_batches()))
+        export(self.module, self.folder / "export", recorded, inputs=inputs)
         self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
 
     @rank_zero_only
     def report(self) -> None:
         """Tell what was reached, where it lies and what to type next."""
-        report(self.metrics, self.folder, trained=self.settings.mode is Mode.fit)
+        report(self.metrics, self.folder, self.kind, trained=self.settings.mode is Mode.fit)
 
     @rank_zero_only
     def _write(self, name: str, text: str) -> None:
@@ -162,7 +157,7 @@ class Run:
         )
 
     def _progress(self) -> list[Callback]:
-        return [RunProgress()] if self.settings.trainer.enable_progress_bar else []
+        return [RunProgress(self.kind.metric)] if self.settings.trainer.enable_progress_bar else []
 
     def _loggers(self) -> list[LightningLogger]:
         loggers: list[LightningLogger] = [History(self.folder / "metrics.csv")]
@@ -206,19 +201,12 @@ def _checked(config: DictConfig, folder: Path) -> RunConfig:
     return settings
 
 
-def _data(settings: RunConfig) -> ImageData:
-    options = {key: value for key, value in vars(settings.data).items() if key not in ("kind", "name")}
-    try:
-        return ImageData(settings.data.name, seed=settings.seed, **options)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _training_options(model: Any) -> dict[str, Any]:
-    names = ("lr", "weight_decay", "momentum", "warmup", "label_smoothing", "ema_decay")
-    names += ("jacobian_penalty", "jacobian_samples")
-    options = {name: getattr(model, name) for name in names}
-    return options | {"optimizer": model.optimizer.value, "schedule": model.schedule.value}
+def _check_that_data_fit(settings: RunConfig, kind: Kind, data: Any) -> None:
+    if not isinstance(data.info, kind.info):
+        raise ConfigError(
+            f"data={settings.data.name} has {data.info.items}; model={settings.entry} (kind {settings.model.kind}) "
+            f"needs {kind.info.items}. Leave data= out to take the recipe's own set."
+        )
 
 
 def _of_stage(stage: str, metrics: Any) -> dict[str, float]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from deqzoo.models import Classifier
+from deqzoo.models import SolverModule
 from deqzoo.zoo.folder import CheckpointError
 from deqzoo.zoo.loading import load_weights, read_checkpoint
 
 
-def initial_weights(module: Classifier, ckpt: str, entry: str) -> None:
+def initial_weights(module: SolverModule, ckpt: str, entry: str) -> None:
     """Put them into ``module``, and into its moving average. What does not fit is a `CheckpointError`."""
     path = Path(ckpt)
     if path.is_file() and path.suffix == ".ckpt":

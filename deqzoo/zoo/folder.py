@@ -21,6 +21,7 @@ WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
     "golden.safetensors",
     "README.md",
 )
+OUTPUT, _OLD_OUTPUT = "output", "logits"  # the golden output's name, and that in files of the first version
 _CONFIG_KEYS = {"format", "name", "model", "data", "weights"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -76,10 +77,11 @@ def write_folder(
             path.chmod(0o644)  # safetensors writes files that others may not read
 
 
-def read_golden(folder: Path) -> tuple[Tensor, Tensor]:
-    """The golden images of a checkpoint folder, and the logits that its model gave for them."""
+def read_golden(folder: Path) -> tuple[dict[str, Tensor], Tensor]:
+    """The golden input of a checkpoint folder, by the names of the network's arguments, and the output for it."""
     golden = _load_tensors(folder / GOLDEN)
-    return golden["images"], golden["logits"]
+    output = golden.pop(OUTPUT if OUTPUT in golden else _OLD_OUTPUT)
+    return golden, output
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from deqzoo.config import ConfigError, model_config, names, to_plain
-from deqzoo.models.build import ImageInfo, build_network
+from deqzoo.config import model_config, names, to_plain
+from deqzoo.models.kinds import build_network, kind_of
 from deqzoo.zoo.cards import model_card
-from deqzoo.zoo.folder import CONFIG, CheckpointError, Contents, read_folder, write_folder
+from deqzoo.zoo.folder import CONFIG, OUTPUT, CheckpointError, Contents, read_folder, write_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
 
 HALF_ABOVE = 2_000_000  # parameters: above, weights are stored in float16, so that the file stays under 10 MB
@@ -39,15 +39,16 @@ def load(
     tol: float | None = None,
     max_steps: int | None = None,
 ) -> nn.Module:
-    """A trained model, in eval mode: raw input in (images in [0, 1]), logits out; ``.classes`` names them.
+    """A trained model, in eval mode. It takes raw inputs: its card says which; a classifier has ``.classes``.
 
-    Gradients with respect to the input are exact, whichever gradient it was trained with.
+    Gradients with respect to the input are exact, whichever gradient a DEQ was trained with.
 
     Args:
         name: a shipped entry (``list_models(pretrained=True)``), or the path of a checkpoint folder.
         device: where it is to run.
         solver: of the forward pass, by name; None: the recipe's.
-        tol, max_steps: of that solver, to trade accuracy for cost; None: the recipe's.
+        tol, max_steps: of that solver, to trade accuracy for cost; None: the recipe's. Of an ODE solver, ``tol`` sets
+            rtol and atol.
 
     Raises:
         CheckpointError: for an unknown name, and for a folder that is incomplete, damaged or altered.
@@ -71,17 +72,11 @@ def load_contents(
     """The network of a checkpoint that was read already; as `load`."""
     config, where = contents.config, f"{contents.config['name']}/{CONFIG}"
     try:
-        model = model_config(config["model"], f"{where}: model")
-        options = dict(model.solver_options)
-        if solver is not None and solver != model.solver:  # the others are the old solver's own
-            options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
-            model.solver = solver
-        # Exact, and unlike the cheaper gradients of training it leaves the output alone.
-        model.gradient, model.gradient_options = "implicit", {}
-        changes = {"tol": tol, "max_steps": max_steps}
-        model.solver_options = options | {key: value for key, value in changes.items() if value is not None}
-        network = build_network(model, ImageInfo.from_json(config["data"]))
-    except (ConfigError, TypeError) as error:
+        model: Any = OmegaConf.to_object(model_config(config["model"], f"{where}: model"))
+        kind = kind_of(model.kind)
+        kind.for_use(model, solver, tol, max_steps)
+        network = build_network(model, kind.info.from_json(config["data"]))
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"the model cannot be built: {error}") from error
     load_weights(network, contents.weights, where)
     return network.eval().requires_grad_(False).to(device)
@@ -106,15 +101,15 @@ def export(
     folder: str | os.PathLike[str],
     metrics: Mapping[str, Any],
     *,
-    images: Tensor | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint folder that `load` takes, whole or not at all.
 
     Args:
-        module: a network of `deqzoo.models.build_network`, or the `Classifier` that trained one.
+        module: a network of `deqzoo.models.build_network`, or the LightningModule that trained one.
         folder: where to; one that is there already is replaced.
         metrics: what goes to ``metrics.json``; its ``entry`` is the checkpoint's name, else the folder's is.
-        images: (B, C, H, W) in [0, 1], the golden input; None: four images of noise, 32x32.
+        inputs: the golden input, by the names of the network's arguments; None: noise, where the kind can make some.
 
     The weights are stored as float16 if the network has more than two million parameters, else as they are.
     """
@@ -129,22 +124,26 @@ def export(
         "model": to_plain(OmegaConf.structured(model)),
         "data": data.to_json(),
     }
-    if images is None:
-        images = torch.rand(4, data.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    inputs = kind_of(model.kind).example(data) if inputs is None else inputs
     round_weights(network)
-    device = next(network.parameters()).device
-    training = network.training
-    with torch.no_grad():
-        logits = network.eval()(images.to(device)).float().cpu()
-    network.train(training)
+    golden = {name: value.cpu().contiguous() for name, value in inputs.items()}
+    golden[OUTPUT] = _output(network, inputs)
     half = _stored_as_half(network)
     weights = {
         key: (value.half() if half and value.is_floating_point() else value).cpu().contiguous()
         for key, value in network.state_dict().items()
     }
-    golden = {"images": images.cpu().contiguous(), "logits": logits.contiguous()}
     write_folder(folder, config, metrics, weights, golden, model_card(config, metrics))
     return folder
+
+
+def _output(network: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    device = next(network.parameters()).device
+    training = network.training
+    with torch.no_grad():
+        output = network.eval()(**{name: value.to(device) for name, value in inputs.items()})
+    network.train(training)
+    return output.float().cpu().contiguous()
 
 
 def round_weights(network: nn.Module) -> None:

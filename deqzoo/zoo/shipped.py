@@ -20,6 +20,7 @@ from deqzoo.zoo.folder import (
     write_json,
 )
 
+PLOTS = "plots"  # folder in a run's, and beside the files of a shipped checkpoint
 Manifest = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -42,11 +43,17 @@ def shipped_folder(name: str) -> Path:
     return folder
 
 
+def plots(folder: Path) -> list[str]:
+    """Names of the plots that a checkpoint folder has."""
+    return sorted(path.name for path in (folder / PLOTS).glob("*.*"))
+
+
 def publish(runs: Sequence[Path]) -> str:
-    """Make the export of ``runs[0]`` the shipped checkpoint of its entry, and return the entry's name.
+    """Make the export of ``runs[0]``, with its plots, the shipped checkpoint of its entry, and return the entry's name.
 
     The other runs are the same recipe with other seeds: mean and spread of all go to its metrics.
     """
+    from deqzoo.models.kinds import kind_of
     from deqzoo.zoo.cards import model_card
 
     source = runs[0] / "export"
@@ -56,19 +63,22 @@ def publish(runs: Sequence[Path]) -> str:
     results = [json.loads((run / "metrics.json").read_text()) for run in runs]
     if len({result["command"].partition(" seed=")[0] for result in results}) > 1:
         raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
-    accuracies = [result["test"]["accuracy"] for result in results]
+    metric = kind_of(config["model"]["kind"]).metric
+    values = [result["test"][metric] for result in results]
     if len(runs) > 1:
         metrics["seeds"] = {
             "seeds": [result["seed"] for result in results],
-            "accuracies": accuracies,
-            "mean": mean(accuracies),
-            "standard_deviation": stdev(accuracies),
+            metric: values,
+            "mean": mean(values),
+            "standard_deviation": stdev(values),
         }
     name = config["name"]
     with whole_folder(zoo_path("checkpoints") / name) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
         write_json(part / METRICS, metrics)
-        (part / CARD).write_text(model_card(config, metrics))
+        if (runs[0] / PLOTS).is_dir():
+            shutil.copytree(runs[0] / PLOTS, part / PLOTS)
+        (part / CARD).write_text(model_card(config, metrics, plots(part)))
     write_manifest()
     return name
 

@@ -8,10 +8,13 @@ from deqzoo.atomic import whole_file
 from deqzoo.config import names
 from deqzoo.data import data_table
 from deqzoo.launch import first_line
+from deqzoo.models.kinds import kind_of
+from deqzoo.models.metrics import METRICS, result
 from deqzoo.paths import zoo_path
-from deqzoo.zoo.cards import accuracy, model_card
-from deqzoo.zoo.folder import CARD, CONFIG, METRICS
-from deqzoo.zoo.shipped import shipped
+from deqzoo.zoo.cards import model_card
+from deqzoo.zoo.folder import CARD, CONFIG
+from deqzoo.zoo.folder import METRICS as METRICS_FILE
+from deqzoo.zoo.shipped import plots, shipped
 
 _MARKS = "<!-- entries: python -m deqzoo.zoo tables -->\n", "<!-- end of entries -->"
 
@@ -30,8 +33,8 @@ def pages() -> dict[Path, str]:
         f"{data_table()}\n{generated}",
     }
     for name in shipped():
-        config, metrics = (json.loads((checkpoints / name / file).read_text()) for file in (CONFIG, METRICS))
-        found[checkpoints / name / CARD] = model_card(config, metrics)
+        config, metrics = (json.loads((checkpoints / name / file).read_text()) for file in (CONFIG, METRICS_FILE))
+        found[checkpoints / name / CARD] = model_card(config, metrics, plots(checkpoints / name))
     readme = models.parent / "README.md"
     if readme.is_file():
         start, end = _MARKS
@@ -65,20 +68,29 @@ def entries_table(to_models: str) -> str:
     ]
     for name in names("models"):
         recipe = zoo_path("models") / f"{name}.yaml"
-        weights, result = "none yet", "not measured"
+        weights, ours = "none yet", "not measured"
         if name in shipped():
-            metrics = json.loads((zoo_path("checkpoints") / name / METRICS).read_text())
-            weights = f"[`{name}`]({up}checkpoints/{name}/README.md)"
-            result = f"{accuracy(metrics)}, n = {metrics['test']['n']:,}, NFE {metrics['test']['nfe']:.0f}"
+            weights, ours = f"[`{name}`]({up}checkpoints/{name}/README.md)", _result(name)
         cells = [
             f"[`{name}`]({to_models}{name}.yaml)",
             first_line(recipe),
             head(recipe, "Paper"),
             weights,
-            result,
+            ours,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _result(name: str) -> str:
+    """What a shipped entry reached."""
+    config, metrics = (
+        json.loads((zoo_path("checkpoints") / name / file).read_text()) for file in (CONFIG, METRICS_FILE)
+    )
+    metric, test = kind_of(config["model"]["kind"]).metric, metrics["test"]
+    label = "" if metric == "accuracy" else f"{METRICS[metric].label} "
+    cost = f", NFE {test['nfe']:.0f}" if "nfe" in test else ""
+    return f"{label}{result(metric, metrics)}, n = {test['n']:,}{cost}"
 
 
 def head(recipe: Path, label: str) -> str:

@@ -136,7 +136,7 @@ def test_only_the_given_indices_are_used():
 
 
 def test_too_large_a_batch_is_an_error():
-    with pytest.raises(ValueError, match="more than the 23 images there are: lower batch_size"):
+    with pytest.raises(ValueError, match="more than the 23 samples there are: lower batch_size"):
         make(batch_size=24)
 
 

@@ -3,12 +3,28 @@
 import pytest
 from omegaconf import OmegaConf
 
+from deqzoo.config import DATA_KINDS, names
 from deqzoo.data import DATASETS, ImageDataConfig, data_table
+from deqzoo.data.kinds import make_data
 from deqzoo.paths import zoo_path
 
 
-def test_each_set_has_a_recipe_and_each_recipe_a_set():
-    assert sorted(path.stem for path in zoo_path("data").glob("*.yaml")) == sorted(DATASETS)
+def test_each_image_set_has_a_recipe():
+    assert set(DATASETS) <= set(names("data"))
+
+
+def test_each_recipe_has_a_row_in_the_table():
+    rows = data_table().splitlines()
+    assert [row.split("`")[1] for row in rows[2:]] == names("data")
+    assert "| 1,257 / 180 / 360 |" in data_table()
+    assert len({row.count("|") for row in rows}) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(DATA_KINDS))
+def test_each_kind_of_data_has_its_module(kind):
+    settings = DATA_KINDS[kind]()
+    assert settings.kind == kind
+    assert make_data(settings, seed=3).info.items
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
@@ -25,10 +41,3 @@ def test_description_is_consistent(name):
     assert len(spec.mean) == len(spec.std) == spec.shape[0]
     assert len(set(spec.classes)) == len(spec.classes)
     assert bool(spec.files) == bool(spec.archives) == bool(spec.folder) == bool(spec.megabytes)
-
-
-def test_table_has_a_row_for_each_set():
-    rows = data_table().splitlines()
-    assert [row.split("`")[1] for row in rows[2:]] == sorted(DATASETS)
-    assert "| 1,257 / 180 / 360 |" in data_table()
-    assert len({row.count("|") for row in rows}) == 1

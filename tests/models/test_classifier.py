@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
-from deqzoo.models import Classifier, ImageInfo, build_network
+from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network
 from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.nn import DEQ
@@ -70,7 +70,7 @@ def test_moving_average_is_what_is_tested_and_exported():
 
 
 def test_hyperparameters_are_plain():
-    saved = dict(Classifier(network(), lr=0.2).hparams)
+    saved = dict(DEQClassifierModule(network(), lr=0.2).hparams)
     assert saved["lr"] == 0.2
     assert "network" not in saved
     assert all(isinstance(value, str | float | None) for value in saved.values())
@@ -104,7 +104,7 @@ def test_jacobian_penalty_on_part_of_the_batch_is_that_of_the_part():
 
 
 def test_jacobian_penalty_joins_the_training_loss(tmp_path):
-    module = Classifier(network(widths=[8, 8]), jacobian_penalty=0.5)
+    module = DEQClassifierModule(network(widths=[8, 8]), jacobian_penalty=0.5)
     plain = Classifier(network(widths=[8, 8]))
     for trained in (module, plain):
         trained.log = trained.log_dict = lambda *args, **kwargs: None
@@ -115,7 +115,7 @@ def test_jacobian_penalty_joins_the_training_loss(tmp_path):
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
     module.eval()(images)
-    assert module._penalties == []
+    assert module.penalties() == {}
 
 
 def test_shares_of_the_equilibrium():

@@ -27,7 +27,7 @@ def network(**settings):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo") / "tiny"
-    return export(network(gradient="phantom"), folder, METRICS, images=torch.rand(3, 1, 8, 8))
+    return export(network(gradient="phantom"), folder, METRICS, inputs={"images": torch.rand(3, 1, 8, 8)})
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_loaded_model_is_the_exported_one(folder):
     model = load(folder)
     assert not model.training
     assert model.classes == ("no", "yes")
-    images, logits = read_golden(folder)
-    torch.testing.assert_close(model(images), logits, rtol=1e-4, atol=1e-5)
+    inputs, logits = read_golden(folder)
+    torch.testing.assert_close(model(**inputs), logits, rtol=1e-4, atol=1e-5)
     assert {path.name for path in folder.iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -72,7 +72,7 @@ def test_output_does_not_depend_on_what_autograd_records(folder):
 
 
 def test_export_is_byte_stable(folder, original):
-    again = export(network(gradient="phantom"), folder, METRICS, images=read_golden(original)[0])
+    again = export(network(gradient="phantom"), folder, METRICS, inputs=read_golden(original)[0])
     for path in original.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
@@ -91,17 +91,17 @@ def test_large_networks_are_stored_as_half(folder, monkeypatch):
     monkeypatch.setattr("deqzoo.zoo.loading.HALF_ABOVE", 10)
     before = fingerprint(folder / "model.safetensors")["size"]
     trained = network()
-    export(trained, folder, METRICS, images=read_golden(folder)[0])
+    export(trained, folder, METRICS, inputs=read_golden(folder)[0])
     assert fingerprint(folder / "model.safetensors")["size"] < 0.7 * before
-    images, logits = read_golden(folder)
-    torch.testing.assert_close(load(folder)(images), logits, rtol=1e-4, atol=1e-5)
+    inputs, logits = read_golden(folder)
+    torch.testing.assert_close(load(folder)(**inputs), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_half_finished_export_leaves_the_old_folder(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("deqzoo.zoo.folder.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        export(network(), folder, METRICS, images=torch.rand(3, 1, 8, 8))
+        export(network(), folder, METRICS, inputs={"images": torch.rand(3, 1, 8, 8)})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
 

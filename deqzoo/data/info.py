@@ -1,0 +1,90 @@
+"""What a network must know of its data: the ``data`` section of a checkpoint's ``config.json``. Imports no torch."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from deqzoo.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """The base of the others. A field with a default may be missing in a ``config.json``: older files lack it.
+
+    Attributes:
+        items: what the samples of such a set are called, in the plural.
+    """
+
+    items: ClassVar[str] = "samples"
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_json` wrote; an unknown or missing key is a `ConfigError`."""
+        fields = dataclasses.fields(cls)
+        required = {item.name for item in fields if item.default is dataclasses.MISSING}
+        valid = {item.name for item in fields}
+        if wrong := (set(values) - valid) | (required - set(values)):
+            listed = ", ".join(sorted(wrong))
+            raise ConfigError(f"data has unknown or missing keys: {listed}; it has {', '.join(sorted(valid))}.")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInfo(DataInfo):
+    """Labelled images.
+
+    Attributes:
+        in_channels: channels of an image.
+        classes: names of the labels.
+        mean, std: of the training images, a channel, for pixels in [0, 1].
+        size: (height, width), which only some networks ask for.
+    """
+
+    items: ClassVar[str] = "images"
+
+    in_channels: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PointInfo(DataInfo):
+    """Labelled points of a space.
+
+    Attributes:
+        in_features: dimension of the space.
+        classes: names of the labels.
+    """
+
+    items: ClassVar[str] = "points"
+
+    in_features: int
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesInfo(DataInfo):
+    """Series at common times, of which a window is shown.
+
+    Attributes:
+        channels: of a series.
+        mean, std: of the measured training values, a channel.
+        count: series for training.
+        window: the time at which the window ends.
+        parameters: of the law that made the series, where it is known.
+    """
+
+    items: ClassVar[str] = "series"
+
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count: int
+    window: float
+    parameters: tuple[float, ...] = ()

@@ -1,0 +1,208 @@
+"""What the recipes of ``models/`` may say: one dataclass for each kind of model; imports no torch.
+
+The training options are declared once, in the ``...Training`` classes; the LightningModules read them there. A kind is
+a dataclass that adds its ``kind`` and the options of its network, entered in `MODEL_KINDS`.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Optimizer(Enum):
+    """Optimisers of the recipes."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(Enum):
+    """Learning rate over the steps of a run."""
+
+    constant = "constant"
+    cosine = "cosine"
+    one_cycle = "one_cycle"
+
+
+@dataclass
+class TrainingConfig:
+    """How any model is trained (`deqzoo.models.module.SolverModule`)."""
+
+    optimizer: Optimizer = Optimizer.adamw
+    lr: float = 1e-3  # the highest of the schedule
+    weight_decay: float = 1e-4  # of matrices and kernels; biases and norms have none
+    momentum: float = 0.9  # sgd only
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
+    ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
+
+    def __post_init__(self) -> None:
+        self.optimizer, self.schedule = Optimizer(self.optimizer), Schedule(self.schedule)
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+
+
+@dataclass
+class ClassifierTraining(TrainingConfig):
+    """How a classifier is trained."""
+
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class DEQTraining(ClassifierTraining):
+    """How a classifier of DEQ layers is trained."""
+
+    jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
+    jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+
+
+@dataclass
+class ODETraining(ClassifierTraining):
+    """How a classifier of ODE layers is trained. The penalties keep the solves short (RNODE)."""
+
+    kinetic_penalty: float = 0.0  # factor of the integral of |f|^2 / dim
+    jacobian_penalty: float = 0.0  # factor of the integral of ||df/dy||^2 / dim, by one draw of Hutchinson's estimate
+
+
+@dataclass
+class DEQClassifierConfig(DEQTraining):
+    """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
+
+    kind: str = "deq_classifier"
+    # The network.
+    widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
+    expansion: float = 1.0  # inner channels of a cell over its width
+    groups: int = 8  # of the group norms
+    dropout: float = 0.0
+    solver: str = "anderson"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    # How it runs.
+    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+    compile: bool | None = None  # the cells; null: on CUDA
+
+
+@dataclass
+class ODESolverConfig:
+    """How the ODEs of a network are solved, forward and backward."""
+
+    solver: str = "tsit5"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    adjoint: str = "discrete"
+    adjoint_options: dict[str, Any] = field(default_factory=dict)  # the fields of the adjoint's dataclass
+    compile: bool | None = None  # the dynamics; null: on CUDA
+
+
+@dataclass
+class ODEClassifierConfig(ODESolverConfig, ODETraining):
+    """An image classifier whose body is a neural ODE (`deqzoo.nn.ode_net`, `deqzoo.nn.anode_net`) and its training."""
+
+    kind: str = "ode_classifier"
+    # The network.
+    body: str = "ode_net"  # or anode_net
+    width: int = 64  # channels; of anode_net: those inside the dynamics
+    groups: int = 32  # of ode_net's group norms
+    augment: int = 0  # channels of zeros that the ODE's state has besides
+    # How it runs.
+    channels_last: bool = False
+
+
+@dataclass
+class ODEPointClassifierConfig(ODESolverConfig, ODETraining):
+    """A classifier of points by a neural ODE (`deqzoo.nn.point_classifier`) and its training."""
+
+    kind: str = "ode_point_classifier"
+    # The network.
+    hidden: int = 32  # width of the dynamics' MLP
+    activation: str = "relu"  # of it: relu, tanh, softplus, elu
+    augment: int = 0  # dimensions of zeros that the ODE's state has besides
+
+
+@dataclass
+class LatentODETraining(TrainingConfig):
+    """How a latent ODE is trained and tested."""
+
+    kl_weight: float = 1.0  # of the divergence from the prior, in the end
+    kl_annealing: float = 0.0  # fraction of the steps during which it rises from 0
+    least_shown: float = 1.0  # share of the window shown to the encoder in training, drawn from here to 1
+    hidden_by: str = "times"  # the rest is hidden as whole times, or as single values
+    shares: list[float] = field(default_factory=lambda: [1.0])  # those it is tested with; 1 is among them
+    relative_errors: bool = False  # in units of each channel's standard deviation, instead of their own
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_by not in ("times", "values"):
+            raise ValueError(f"hidden_by={self.hidden_by}: valid are times, values.")
+        for name in ("least_shown", "kl_annealing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if 1.0 not in self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must lie in (0, 1], with 1 among them; got {list(self.shares)}.")
+
+
+@dataclass
+class LatentODEConfig(ODESolverConfig, LatentODETraining):
+    """A latent ODE of series (`deqzoo.nn.LatentODE`), or its recurrent twin, and its training."""
+
+    kind: str = "latent_ode"
+    # The network.
+    latent: int = 4  # dimensions of the latent state
+    hidden: int = 20  # width of dynamics and decoder
+    width: int = 25  # of the encoder's hidden state
+    encoder: str = "gru"  # or ode_rnn
+    dynamics: str = "ode"  # or gru: the twin that a latent ODE is compared with
+    noise: float | None = None  # standard deviation of the observations; null: learned, a channel
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class PendulumTraining(TrainingConfig):
+    """How the parameters of a pendulum are learned through the solver."""
+
+    growth: float = 0.3  # fraction of the steps during which the fitted time grows from a tenth of it to all
+
+
+@dataclass
+class PINNTraining(TrainingConfig):
+    """How the parameters of a pendulum are learned from the residual of its ODE."""
+
+    residual_weight: float = 0.01  # of the mean squared residual, in the end
+    growth: float = 0.5  # fraction of the steps during which it rises from 0
+    collocation: int = 128  # times a step at which the residual is taken, drawn at random
+
+
+@dataclass
+class _Guess:
+    """Where learning starts."""
+
+    gravity_over_length: float = 5.0  # 1/s^2
+    damping: float = 0.5  # 1/s
+
+
+@dataclass
+class NodePendulumConfig(ODESolverConfig, _Guess, PendulumTraining):
+    """Parameters and initial states of pendulums, fitted through the solver (`deqzoo.nn.PendulumODE`)."""
+
+    kind: str = "node_pendulum"
+
+
+@dataclass
+class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
+    """A network for the angles of pendulums, and their parameters, by a residual loss (`deqzoo.nn.PendulumPINN`)."""
+
+    kind: str = "pinn_pendulum"
+    hidden: int = 64  # width of the network
+    frequencies: int = 20  # of its sines and cosines
+
+
+MODEL_KINDS: dict[str, type] = {
+    "deq_classifier": DEQClassifierConfig,
+    "ode_classifier": ODEClassifierConfig,
+    "ode_point_classifier": ODEPointClassifierConfig,
+    "latent_ode": LatentODEConfig,
+    "node_pendulum": NodePendulumConfig,
+    "pinn_pendulum": PINNPendulumConfig,
+}

@@ -1,0 +1,107 @@
+"""The kind ``deq_classifier``: image classifiers of DEQ stages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.data.info import ImageInfo
+from deqzoo.models.config import DEQClassifierConfig
+from deqzoo.models.deq_check import check_rows, deq_check
+from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.options import described, fixed_point_gradient, fixed_point_solver
+from deqzoo.nn import DEQClassifier
+
+if TYPE_CHECKING:
+    from deqzoo.models.module import SolverModule
+
+LARGE, CHECKED_ON_CPU = 200_000, 100  # above so many parameters, a CPU measures `deq_check` on so many images
+
+
+class DEQClassifierKind(Kind):
+    """Images in, logits out; each stage is a fixed point."""
+
+    info = ImageInfo
+    metric = "accuracy"
+    takes = "raw images in [0, 1] -> logits"
+    try_next = "model.solver=broyden"
+
+    def network(self, settings: DEQClassifierConfig, info: ImageInfo) -> nn.Module:
+        """See `deqzoo.nn.DEQClassifier`."""
+        return DEQClassifier(
+            in_channels=info.in_channels,
+            classes=info.classes,
+            mean=info.mean,
+            std=info.std,
+            widths=settings.widths,
+            expansion=settings.expansion,
+            groups=settings.groups,
+            dropout=settings.dropout,
+            solver=fixed_point_solver(settings),
+            gradient=fixed_point_gradient(settings),
+        )
+
+    def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
+        """Cross-entropy, and the Jacobian penalty."""
+        from deqzoo.models.classifier import DEQClassifierModule
+
+        return DEQClassifierModule.of(network, settings)
+
+    def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+        """Another solver keeps ``tol`` and ``max_steps`` of the recipe's options: the rest are the old one's own."""
+        options = dict(settings.solver_options)
+        if solver is not None and solver != settings.solver:
+            options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
+            settings.solver = solver
+        changes = {"tol": tol, "max_steps": max_steps}
+        settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+        # Exact, and unlike the cheaper gradients of training it leaves the output alone.
+        settings.gradient, settings.gradient_options = "implicit", {}
+
+    def example(self, info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Four images."""
+        return image_example(info, batch)
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Solver and gradient."""
+        return {
+            "forward solver": described(model["solver"], model["solver_options"]),
+            "gradient": described(model["gradient"], model["gradient_options"]),
+        }
+
+    def plots(self, trained: Trained, folder: Path) -> None:
+        """Residuals of three solvers on test images, and the course of the training."""
+        from deqzoo.plots import plot_residuals, plot_training, residual_traces
+
+        images = next(trained.test_batches())[0]
+        tol = trained.settings.solver_options.get("tol")
+        plot_residuals(residual_traces(trained.network, images[:32]), tol, folder / "residuals.png")
+        plot_training(trained.history, folder / "training.png")
+
+    check = Check(
+        name="deq_check",
+        title="Does the equilibrium do the work?",
+        measure=lambda trained: _measure(trained),
+        rows=check_rows,
+    )
+
+
+def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+    """Four images of a batch, or of noise."""
+    if batch is not None:
+        return {"images": batch[0][:4].cpu()}
+    height, width = info.size or (32, 32)
+    noise = torch.rand(4, info.in_channels, height, width, generator=torch.Generator().manual_seed(0))
+    return {"images": noise}
+
+
+def _measure(trained: Trained) -> dict[str, Any]:
+    parameters = sum(p.numel() for p in trained.network.parameters())
+    slow = trained.device.type == "cpu" and parameters > LARGE
+    batches = [(images, labels) for images, labels in trained.test_batches()]
+    return deq_check(trained.network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
+
+
+KIND = DEQClassifierKind()

@@ -1,0 +1,84 @@
+"""Solvers and gradients from the names and options of a recipe; what is wrong is a `ConfigError`."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+from deqzoo.config import ConfigError
+from deqzoo.implicit import (
+    ADJOINTS,
+    LINEAR_SOLVERS,
+    ODE_SOLVERS,
+    SOLVERS,
+    make_adjoint,
+    make_gradient,
+    make_ode_solver,
+    make_solver,
+)
+
+
+def by_name(
+    setting: str, valid: Collection[str], make: Callable[..., Any], name: str, options: Mapping[str, Any]
+) -> Any:
+    """``make(name, **options)``; ``setting`` is what the user wrote the name after."""
+    if name not in valid:
+        raise ConfigError(f"{setting}={name}: valid are {', '.join(sorted(valid))}.")
+    try:
+        return make(name, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{setting}={name}: {error}.") from error
+
+
+def fixed_point_solver(settings: Any) -> Any:
+    """The solver of ``settings.solver`` and ``settings.solver_options``."""
+    return by_name("model.solver", SOLVERS, make_solver, settings.solver, settings.solver_options)
+
+
+def fixed_point_gradient(settings: Any) -> Any:
+    """The gradient of ``settings``; its options may hold ``linear_solver`` and ``linear_solver_options``."""
+    options = dict(settings.gradient_options)
+    linear_options = options.pop("linear_solver_options", {})
+    if linear_options or "linear_solver" in options:
+        linear = options.get("linear_solver", "gmres")
+        setting = "model.gradient_options.linear_solver"
+        options["linear_solver"] = by_name(setting, LINEAR_SOLVERS, make_solver, linear, linear_options)
+    try:
+        return make_gradient(settings.gradient, **options)
+    except (TypeError, ValueError) as error:
+        hint = "Leave out what the recipe sets with ~model.gradient_options.NAME."
+        raise ConfigError(f"model.gradient={settings.gradient}: {error}. {hint}") from error
+
+
+def described(name: str, options: Mapping[str, Any]) -> str:
+    """A solver and its options in words.
+
+    >>> described("anderson", {"tol": 0.01})
+    'anderson (tol=0.01)'
+    """
+    return f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name
+
+
+def ode_solver(settings: Any) -> Any:
+    """The solver of ``settings.solver`` and ``settings.solver_options``."""
+    return by_name("model.solver", ODE_SOLVERS, make_ode_solver, settings.solver, settings.solver_options)
+
+
+def ode_adjoint(settings: Any) -> Any:
+    """The adjoint of ``settings.adjoint`` and ``settings.adjoint_options``."""
+    return by_name("model.adjoint", ADJOINTS, make_adjoint, settings.adjoint, settings.adjoint_options)
+
+
+def ode_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+    """Change typed settings, in place, to another ODE solver, tolerance (rtol and atol) or step limit; None: as before.
+
+    Of the recipe's options another solver keeps those that it has itself.
+    """
+    if solver is not None and solver != settings.solver and solver in ODE_SOLVERS:
+        known = {field.name for field in fields(ODE_SOLVERS[solver])}
+        settings.solver_options = {key: value for key, value in settings.solver_options.items() if key in known}
+    changes = {"rtol": tol, "atol": tol, "max_steps": max_steps}
+    settings.solver = settings.solver if solver is None else solver
+    settings.solver_options = {
+        **settings.solver_options,
+        **{key: value for key, value in changes.items() if value is not None},
+    }

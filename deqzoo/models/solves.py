@@ -1,0 +1,58 @@
+"""What the solves of a network's layers cost and reached, as numbers to log."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deqzoo.implicit import Solution
+from deqzoo.nn import DEQ, NeuralODE, SolverLayer
+
+
+def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
+    """Of the forward solves of one batch:
+
+    - ``nfe``: evaluations of the layer's function, the largest over the layers;
+    - of DEQ layers: ``residual``, see `residuals`, its median over the samples, and ``unconverged``, the fraction of
+      samples of which some layer did not meet its tolerance;
+    - of ODE layers: ``steps`` (accepted) and ``rejected``, the largest over the layers, and ``failed``, the fraction of
+      solves (of samples, where each has its own steps) that did not reach the end of the interval.
+    """
+    solved = [layer for layer in layers if layer.solution is not None]
+    if not solved:
+        return {}
+    metrics = {"nfe": torch.tensor(float(max(layer.solution.nfe for layer in solved)))}  # type: ignore[union-attr]
+    if equilibria := _solutions(layers, DEQ):
+        converged = torch.stack([solution.converged for solution in equilibria]).all(0)
+        metrics |= {"residual": residuals(layers).median(), "unconverged": 1.0 - converged.float().mean()}
+    if odes := _solutions(layers, NeuralODE):
+        failed = torch.cat([~solution.converged.reshape(-1) for solution in odes])
+        metrics |= {
+            "steps": torch.stack([solution.steps.max() for solution in odes]).max().float(),
+            "rejected": torch.stack([torch.as_tensor(solution.rejected).max() for solution in odes]).max().float(),
+            "failed": failed.float().mean(),
+        }
+    return metrics
+
+
+def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
+    """Of the backward solves of a batch: ``nfe_backward``, and of DEQ layers ``residual_backward``; {} if none ran."""
+    adjoint = [solution.backward for solution in _solutions(layers, SolverLayer) if solution.backward is not None]
+    if not adjoint:
+        return {}
+    metrics = {"nfe_backward": torch.tensor(float(max(solution.nfe for solution in adjoint)))}
+    of_deqs = [solution.backward for solution in _solutions(layers, DEQ) if solution.backward is not None]
+    if of_deqs:
+        metrics["residual_backward"] = torch.stack([solution.residual for solution in of_deqs]).amax(0).median()
+    return metrics
+
+
+def residuals(layers: Sequence[SolverLayer]) -> Tensor:
+    """The residual of each sample of the last batch, the largest over the DEQ layers; empty if there are none."""
+    solutions = _solutions(layers, DEQ)
+    return torch.stack([solution.residual for solution in solutions]).amax(0) if solutions else torch.zeros(0)
+
+
+def _solutions(layers: Sequence[SolverLayer], sort: type[SolverLayer]) -> list[Solution]:
+    found = [layer.solution for layer in layers if isinstance(layer, sort)]
+    return [solution for solution in found if solution is not None]

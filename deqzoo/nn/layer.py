@@ -1,0 +1,112 @@
+"""What layers that run a solver have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..implicit import Solution
+from ..implicit.modes import in_transform
+
+
+class SolverLayer(nn.Module):
+    """A layer whose output a solver finds: `DEQ`, `NeuralODE`.
+
+    Attributes:
+        solver: its options, a dataclass of `deqzoo.implicit`; may be exchanged at any time.
+        solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
+    """
+
+    evaluated: ClassVar[str]  # the name that a subclass gives to `function`
+
+    solver: Any
+    solution: Solution | None
+
+    @property
+    def function(self) -> Any:
+        """What the solver evaluates: the cell of a DEQ, the dynamics of an ODE."""
+        return getattr(self, self.evaluated)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without the last solution, which may hang on a graph."""
+        return {**self.__dict__, "solution": None}
+
+
+def solver_layers(network: nn.Module) -> list[SolverLayer]:
+    """The layers of `network` that run a solver, in order."""
+    return [module for module in network.modules() if isinstance(module, SolverLayer)]
+
+
+@contextmanager
+def use_solver(network: nn.Module, solver: Any) -> Iterator[None]:
+    """Within it, every solver layer of `network` uses `solver`."""
+    layers = solver_layers(network)
+    own = [layer.solver for layer in layers]
+    try:
+        for layer in layers:
+            layer.solver = solver
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            layer.solver = before
+
+
+def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """`function` with the parameters of this moment, and arguments to be given to it after its own.
+
+    Under `torch.func.functional_call` a module holds other parameters only while it is called; the backward evaluates
+    it later. Inside transforms they become arguments, so that each level sees its own version of them.
+    """
+    if not isinstance(function, nn.Module):
+        return function, ()
+    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    if in_transform():
+        return lambda *inputs: functional_call(function, inputs[-1], inputs[:-1]), (state,)
+    # Where each parameter stands: faster to look up in every call than the module's tree.
+    places = [
+        (module._parameters, name, parameter)
+        for module in function.modules()
+        for name, parameter in module._parameters.items()
+    ]
+
+    def call(*inputs: Any) -> Any:
+        if all(holder[name] is parameter for holder, name, parameter in places):
+            return function(*inputs)
+        return functional_call(function, state, inputs)
+
+    return call, ()
+
+
+def same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`f` with the same random draws in each call; outside, the generators move on as after a single call."""
+    accelerator = None if device.type == "cpu" else getattr(torch, device.type)
+    start = _rng_state(accelerator, device)
+    first = True
+
+    def call(*args: Any) -> Any:
+        nonlocal first
+        outside = None if first else _rng_state(accelerator, device)
+        _set_rng_state(accelerator, device, start)
+        try:
+            return f(*args)
+        finally:
+            first = False
+            if outside is not None:
+                _set_rng_state(accelerator, device, outside)
+
+    return call
+
+
+def _rng_state(accelerator: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state(device)
+
+
+def _set_rng_state(accelerator: Any, device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if accelerator is not None:
+        accelerator.set_rng_state(state[1], device)

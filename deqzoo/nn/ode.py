@@ -1,0 +1,138 @@
+"""Neural ODEs as a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from ..implicit import Adjoint, OdeSolver, Tsit5, odeint
+from ..implicit.pytree import map_tensors, tensor_leaves
+from ..implicit.solution import OnFailure
+from .layer import SolverLayer, same_randomness, with_parameters
+
+PENALTIES = ("kinetic", "jacobian")
+
+
+class NeuralODE(SolverLayer):
+    r"""The solution of dy/dt = f(t, y) as a layer: y(t_0) in, y(t_1) out.
+
+    Gradients flow to the dynamics' parameters and to y(t_0). Dropout masks and other random draws of the dynamics are
+    the same in every evaluation of one forward and its backward.
+
+    Args:
+        dynamics: `f(t, y) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
+        t: the interval (t_0, t_1); t_1 < t_0 integrates backwards.
+        solver: an ODE solver of `deqzoo.implicit`; `Tsit5(rtol=1e-3, atol=1e-3)` by default.
+        adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
+        augment: so many channels of zeros are appended to y(t_0) along axis 1; they stay in the output.
+        penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
+        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when the end is not reached.
+
+    Attributes:
+        solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
+        path: integrals along the last forward's path in training mode, (B,) each, with a graph:
+            "kinetic": of |f|^2 / dim, "jacobian": of |v^T df/dy|^2 / dim, whose mean over v ~ N(0, I) is the squared
+            Frobenius norm over dim; v is drawn once a solve. They are extra states of the ODE, under its tolerance.
+
+    Source: Chen et al., "Neural Ordinary Differential Equations", 2018; Dupont, Doucet, Teh, "Augmented Neural ODEs",
+    2019 (`augment`); Finlay et al., "How to Train Your Neural ODE", 2020 (`penalties`).
+
+    >>> decay = NeuralODE(lambda t, y: -y, t=(0.0, 2.0))
+    >>> decay(torch.ones(3, 1))[0].item()  # exp(-2) = .1353
+    0.135...
+    >>> decay(torch.ones(3, 1), torch.linspace(0, 2, 5)).shape
+    torch.Size([5, 3, 1])
+    """
+
+    evaluated = "dynamics"
+    times: Tensor
+
+    def __init__(
+        self,
+        dynamics: Callable[..., Any],
+        *,
+        t: Sequence[float] = (0.0, 1.0),
+        solver: OdeSolver | None = None,
+        adjoint: Adjoint | None = None,
+        augment: int = 0,
+        penalties: Sequence[str] = (),
+        on_failure: OnFailure = "ignore",
+    ) -> None:
+        super().__init__()
+        if len(t) != 2 or t[0] == t[1]:
+            raise ValueError(f"t must be two different times, got {tuple(t)}")
+        if augment < 0:
+            raise ValueError(f"augment must not be negative, got {augment}")
+        if unknown := set(penalties) - set(PENALTIES):
+            raise ValueError(f"there is no penalty {min(unknown)!r}; valid are {', '.join(PENALTIES)}")
+        self.dynamics: Any = dynamics
+        self.register_buffer("times", torch.tensor(tuple(t)), persistent=False)
+        self.solver = Tsit5(rtol=1e-3, atol=1e-3) if solver is None else solver
+        self.adjoint = adjoint
+        self.augment = augment
+        self.penalties: tuple[str, ...] = tuple(penalties)
+        self.on_failure = on_failure
+        self.solution = None
+        self.path: dict[str, Tensor] = {}
+
+    def forward(self, y0: Any, t: Tensor | None = None) -> Any:
+        """y(t_1) of y0 = y(t_0); with `t`, 1-d and of any two or more times, y at all of them, (len(t), B, ...)."""
+        y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
+        leaf = tensor_leaves(y0)[0]
+        times = (self.times if t is None else t).to(leaf)
+        f, parameters = with_parameters(self.dynamics)
+        y0 = self._augmented(y0)
+        penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
+        if penalties:
+            f, y0 = _with_penalties(f, y0, penalties)
+        if self.training:
+            f = same_randomness(f, leaf.device)
+        y, self.solution = odeint(
+            f,
+            y0,
+            times,
+            *parameters,
+            solver=self.solver,
+            adjoint=self.adjoint,
+            on_failure=self.on_failure,
+            return_solution=True,
+        )
+        if penalties:
+            y, integrals = y
+            self.path = {name: integral[-1] for name, integral in integrals.items()}
+        else:
+            self.path = {}
+        self.solution.value = map_tensors(torch.Tensor.detach, y)
+        return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
+
+    def _augmented(self, y0: Any) -> Any:
+        if not self.augment:
+            return y0
+        zeros = y0.new_zeros(len(y0), self.augment, *y0.shape[2:])
+        return torch.cat([y0, zeros], 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what hangs on the last solve's graph."""
+        return {**super().__getstate__(), "path": {}}
+
+
+def _with_penalties(f: Callable[..., Any], y0: Tensor, names: Sequence[str]) -> tuple[Callable[..., Any], Any]:
+    """Dynamics and start of the state (y, {name: integral}); the noise of Hutchinson's estimate is drawn here, once."""
+    noise = torch.randn_like(y0)
+
+    def extended(t: Tensor, state: Any, *parameters: Any) -> Any:
+        y = state[0]
+        if "jacobian" in names:
+            dy, pull_back = vjp(lambda y: f(t, y, *parameters), y)[:2]
+            (product,) = pull_back(noise)
+        else:
+            dy = f(t, y, *parameters)
+            product = dy
+        vectors = {"kinetic": dy, "jacobian": product}
+        return dy, {name: vectors[name].square().flatten(1).mean(1) for name in names}
+
+    return extended, (y0, {name: y0.new_zeros(len(y0)) for name in names})

@@ -1,0 +1,118 @@
+"""Series and what a model makes of them: over time with uncertainty bands, in the plane, and parameters over steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deqzoo.plots.figure import COLORS, panels, save, save_animation
+from deqzoo.plots.training import Rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CHANNELS = 3  # of a series, in a figure
+BAND = (0.05, 0.95)  # quantiles
+
+
+def plot_series(times: Tensor, shown: Tensor, draws: Tensor, truth: Tensor, window: float, path: Path) -> Path:
+    """Draw series over time, a panel each: what was shown, the truth, and the middle 90 % of the paths drawn.
+
+    Args:
+        times: (T,).
+        shown: (B, T, C), NaN where nothing was; three channels are drawn.
+        draws: (S, B, T, C), paths from the posterior.
+        truth: (B, T, C), NaN where it is not known.
+        window: the time at which the window ends.
+        path: of the PNG.
+    """
+    figure, axes = panels(len(shown), "Test series: median and middle 90 % of the posterior's paths")
+    for index, axis in enumerate(axes):
+        _series(axis, times, shown[index], draws[:, index], truth[index], window)
+    axes[0].legend(frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def animate_series(
+    times: Tensor, frames: Sequence[tuple[Tensor, Tensor]], truth: Tensor, window: float, path: Path
+) -> Path:
+    """A GIF of `plot_series`: the bands as more and more is shown; ``frames`` are pairs of shown and draws."""
+    count = min(2, len(truth))
+    figure, axes = panels(count, "The posterior's paths, as more is shown")
+    edges = torch.stack([quantile(frames[-1][1], q) for q in BAND])[:, :count, :, :CHANNELS]
+    low, high = edges.min().item(), edges.max().item()
+    margin = 0.25 * (high - low)
+
+    def draw(frame: int) -> None:
+        shown, draws = frames[frame]
+        for index, axis in enumerate(axes):
+            axis.clear()
+            axis.grid(True, alpha=0.3)
+            _series(axis, times, shown[index], draws[:, index], truth[index], window)
+            axis.set_ylim(low - margin, high + margin)
+
+    draw(len(frames) - 1)
+    figure.draw_without_rendering()  # lays the panels out: the frames do not
+    return save_animation(figure, draw, len(frames), path, fps=6)
+
+
+def plot_plane(shown: Tensor, draws: Tensor, truth: Tensor, path: Path) -> Path:
+    """Draw series of two channels in the plane, a panel each; arguments as `plot_series` has them."""
+    figure, axes = panels(len(shown), "Test series in the plane, and paths from the posterior")
+    for index, axis in enumerate(axes):
+        for way in draws[:20, index].unbind(0):
+            axis.plot(way[:, 0], way[:, 1], color=COLORS[0], alpha=0.15, linewidth=0.8)
+        axis.plot(truth[index, :, 0], truth[index, :, 1], color="0.2", linestyle="--", linewidth=1, label="truth")
+        axis.plot(shown[index, :, 0], shown[index, :, 1], ".", color=COLORS[1], markersize=3, label="shown")
+        axis.set(xlabel=r"$x_1$", ylabel=r"$x_2$")
+    axes[0].legend(frameon=False)
+    return save(figure, path)
+
+
+def plot_fit(times: Tensor, angles: Mapping[str, Tensor], window: float, path: Path, count: int = 3) -> Path:
+    """Draw the angles of some pendulums over time, a panel each; ``angles`` are truth, measured and solved, (n, T)."""
+    figure, axes = panels(count, "Fit against truth")
+    styles: dict[str, Any] = {
+        "measured": {"marker": ".", "linestyle": ""},
+        "truth": {"linewidth": 2.5},
+        "solved": {"linestyle": "--"},
+    }
+    colors = {"measured": COLORS[0], "truth": "0.7", "solved": "black"}
+    for index, axis in enumerate(axes):
+        for name, values in angles.items():
+            axis.plot(times, values[index], label=name, color=colors[name], markersize=3, **styles[name])
+        axis.axvline(window, color="0.4", linestyle=":", linewidth=1)
+        axis.set(xlabel="time (s)", ylabel="angle (rad)")
+    axes[0].legend(frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def plot_parameters(rows: Rows, truth: Mapping[str, float], path: Path) -> Path:
+    """Draw how the parameters found their values in training: a panel each, from the rows of a ``metrics.csv``."""
+    figure, axes = panels(len(truth), "Learned parameters")
+    for axis, (name, value) in zip(axes, truth.items(), strict=True):
+        points = [(row["step"], row[f"train/{name}"]) for row in rows if f"train/{name}" in row]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=COLORS[0], label="learned")
+        axis.axhline(value, color="0.4", linestyle="--", linewidth=1, label=f"truth, {value:g}")
+        axis.set(xlabel="step", ylabel=name.replace("_", " "))
+        axis.legend(frameon=False)
+    return save(figure, path)
+
+
+def quantile(draws: Tensor, q: float) -> Tensor:
+    """Quantile over the first axis."""
+    return torch.quantile(draws, q, dim=0)
+
+
+def _series(axis: "Axes", times: Tensor, shown: Tensor, draws: Tensor, truth: Tensor, window: float) -> None:
+    for channel in range(min(CHANNELS, shown.shape[1])):
+        color, values = COLORS[channel], draws[..., channel]
+        axis.fill_between(times, quantile(values, BAND[0]), quantile(values, BAND[1]), color=color, alpha=0.2, lw=0)
+        axis.plot(times, quantile(values, 0.5), color=color, linewidth=1, label=f"channel {channel + 1}")
+        axis.plot(times, truth[:, channel], color=color, linestyle="--", linewidth=0.8, alpha=0.7)
+        axis.plot(times, shown[:, channel], ".", color=color, markersize=4)
+    axis.axvline(window, color="0.4", linestyle=":", linewidth=1)
+    axis.set(xlabel="time", ylabel="value")
