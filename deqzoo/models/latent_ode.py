@@ -28,7 +28,7 @@ class LatentODEKind(Kind):
 
     info = SeriesInfo
     metric = "rmse"
-    takes = "times (T,), values and mask (B, T, C) -> prediction (B, T, C); model.sample draws paths"
+    takes = "times (T,), values and mask (B, T, C) -> prediction (B, T, C)"
 
     def network(self, settings: LatentODEConfig, info: SeriesInfo) -> nn.Module:
         """See `deqzoo.nn.LatentODE`."""
@@ -116,7 +116,7 @@ class LatentODEKind(Kind):
         title="Against what?",
         measure=lambda trained: compare(trained),
         rows=lambda check: [
-            (name, f"RMSE {found['rmse']:.4f} inside, {found['rmse_beyond']:.4f} beyond the window", found["note"])
+            (f"{name} ({found['note']})", f"RMSE {found['rmse']:.4f} inside, {found['rmse_beyond']:.4f} beyond", "")
             for name, found in check.items()
         ],
     )
@@ -147,7 +147,7 @@ def compare(trained: Trained) -> dict[str, Any]:
         lambda times, values, shown: interpolate(times, values, shown, mean),
         batches,
         scale,
-        "of each channel; beyond: the last value",
+        "a channel by itself; beyond: its last value",
     )
     return found
 
