@@ -122,4 +122,42 @@ class SeriesDataConfig(DataConfig):
             raise ValueError(f"data.repeats must be at least 1, got {self.repeats}")
 
 
-DATA_KINDS: dict[str, type] = {"images": ImageDataConfig, "points": PointDataConfig, "series": SeriesDataConfig}
+@dataclass
+class TextDataConfig(DataConfig):
+    """A text and how it is cut into windows.
+
+    Attributes:
+        kind: the kind of data, always ``text`` here.
+        name: the text, a name of :data:`deqzoo.data.text_sets.TEXT_SETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        file: path of a text of your own (with ``name="text_file"`` only).
+        length: tokens of a window.
+        context: tokens at the head of a validation or test window that are read there but scored in the one before.
+        min_count: rarer tokens of the training part count as unknown.
+        download: fetch what is missing; False: an error says what is missing.
+    """
+
+    kind: str = "text"
+    name: str = "shakespeare"
+    root: str | None = None
+    file: str | None = None
+    length: int = 128
+    context: int = 64
+    min_count: int = 1
+    download: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("length", "min_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.context < self.length:
+            raise ValueError(f"data.context={self.context} must lie in [0, data.length={self.length})")
+
+
+DATA_KINDS: dict[str, type] = {
+    "images": ImageDataConfig,
+    "points": PointDataConfig,
+    "series": SeriesDataConfig,
+    "text": TextDataConfig,
+}

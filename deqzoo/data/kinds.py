@@ -9,6 +9,7 @@ DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "images": "deqzoo.data.images:ImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",
+    "text": "deqzoo.data.text:TextData",
 }
 
 
