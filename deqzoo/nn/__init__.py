@@ -4,11 +4,14 @@ from .cells import ConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
+from .transformer import TransformerCell
+from .vocabulary import Vocabulary
 
 __all__ = [
     "DEQ",
@@ -16,6 +19,7 @@ __all__ = [
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "LanguageModel",
     "LatentODE",
     "MLPDynamics",
     "NeuralODE",
@@ -23,6 +27,8 @@ __all__ = [
     "PendulumODE",
     "PendulumPINN",
     "SolverLayer",
+    "TransformerCell",
+    "Vocabulary",
     "anode_net",
     "ode_net",
     "point_classifier",
