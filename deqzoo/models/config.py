@@ -50,11 +50,16 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(ClassifierTraining):
-    """How a classifier of DEQ layers is trained."""
+class JacobianPenalty(TrainingConfig):
+    """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+
+
+@dataclass
+class DEQTraining(JacobianPenalty, ClassifierTraining):
+    """How a classifier of DEQ layers is trained."""
 
 
 @dataclass
@@ -66,7 +71,18 @@ class ODETraining(ClassifierTraining):
 
 
 @dataclass
-class DEQClassifierConfig(DEQTraining):
+class FixedPointConfig:
+    """How the equilibria of a network are solved, forward and backward."""
+
+    solver: str = "anderson"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    compile: bool | None = None  # the cells; null: on CUDA
+
+
+@dataclass
+class DEQClassifierConfig(FixedPointConfig, DEQTraining):
     """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
 
     kind: str = "deq_classifier"
@@ -75,13 +91,8 @@ class DEQClassifierConfig(DEQTraining):
     expansion: float = 1.0  # inner channels of a cell over its width
     groups: int = 8  # of the group norms
     dropout: float = 0.0
-    solver: str = "anderson"
-    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
-    gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
-    compile: bool | None = None  # the cells; null: on CUDA
 
 
 @dataclass
@@ -198,6 +209,22 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
     frequencies: int = 20  # of its sines and cosines
 
 
+@dataclass
+class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
+    """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
+
+    kind: str = "language_model"
+    # The network.
+    width: int = 128  # channels
+    heads: int = 4  # of the attention
+    expansion: float = 4.0  # inner channels of a cell over its width
+    dropout: float = 0.0
+    layers: int = 0  # explicit layers in place of the equilibrium; 0: none
+    tied: bool = False  # the head's weights are those of the embedding
+    # Beside it.
+    baselines: list[str] = field(default_factory=list)  # trained entries for the same data, to compare with in the card
+
+
 MODEL_KINDS: dict[str, type] = {
     "deq_classifier": DEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
@@ -205,4 +232,5 @@ MODEL_KINDS: dict[str, type] = {
     "latent_ode": LatentODEConfig,
     "node_pendulum": NodePendulumConfig,
     "pinn_pendulum": PINNPendulumConfig,
+    "language_model": LanguageModelConfig,
 }
