@@ -108,3 +108,18 @@ class SeriesInfo(DataInfo):
     count: int
     window: float
     parameters: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphInfo(DataInfo):
+    """A graph whose nodes have features and labels.
+
+    Attributes:
+        in_features: of a node.
+        classes: names of the labels.
+    """
+
+    items: ClassVar[str] = "nodes"
+
+    in_features: int
+    classes: tuple[str, ...]

@@ -21,9 +21,12 @@ class Classifier(SolverModule):
     Options: ClassVar[type[TrainingConfig]] = ClassifierTraining
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
-        """Cross-entropy, its labels smoothed in training alone."""
+        """Cross-entropy and accuracy."""
         inputs, labels = batch
-        logits = network(inputs)
+        return self.scored(network(inputs), labels, inputs, stage)
+
+    def scored(self, logits: Tensor, labels: Tensor, inputs: Tensor, stage: str) -> Step:
+        """The cross-entropy, its labels smoothed in training alone, and the accuracy of logits (B, classes)."""
         smoothing = self.options.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         accuracy = (logits.argmax(1) == labels).float().mean()

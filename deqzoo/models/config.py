@@ -96,6 +96,27 @@ class DEQClassifierConfig(FixedPointConfig, DEQTraining):
 
 
 @dataclass
+class ImplicitGraphConfig(FixedPointConfig, ClassifierTraining):
+    """A classifier of nodes by an equilibrium (`deqzoo.nn.ImplicitGraphNetwork`) and how it is trained."""
+
+    kind: str = "implicit_graph"
+    # The network.
+    hidden: int = 16  # features of a state
+    kappa: float = 0.99  # below 1: how near to losing its well-posedness the equilibrium may come
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class GraphConvolutionConfig(ClassifierTraining):
+    """A classifier of nodes by graph convolutions (`deqzoo.nn.GraphConvolutionNetwork`) and how it is trained."""
+
+    kind: str = "graph_convolution"
+    hidden: int = 16  # features of a state
+    depth: int = 2  # convolutions
+
+
+@dataclass
 class ODESolverConfig:
     """How the ODEs of a network are solved, forward and backward."""
 
@@ -226,6 +247,8 @@ class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
 
 
 MODEL_KINDS: dict[str, type] = {
+    "graph_convolution": GraphConvolutionConfig,
+    "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,

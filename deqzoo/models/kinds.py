@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
+    "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
+    "implicit_graph": "deqzoo.models.graph:IMPLICIT",
     "language_model": "deqzoo.models.language_model:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
     "node_pendulum": "deqzoo.models.pendulum:NODE",

@@ -1,9 +1,11 @@
 """Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
+from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
@@ -15,10 +17,14 @@ from .vocabulary import Vocabulary
 
 __all__ = [
     "DEQ",
+    "Adjacency",
     "BottleneckDynamics",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "GraphCell",
+    "GraphConvolutionNetwork",
+    "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
     "MLPDynamics",
@@ -30,8 +36,11 @@ __all__ = [
     "TransformerCell",
     "Vocabulary",
     "anode_net",
+    "normalized_adjacency",
     "ode_net",
+    "perron_frobenius",
     "point_classifier",
+    "propagate",
     "solver_layers",
     "use_solver",
 ]

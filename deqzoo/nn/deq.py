@@ -15,7 +15,7 @@ from .layer import SolverLayer, same_randomness, with_parameters
 
 
 class DEQ(SolverLayer):
-    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch is a system of its own.
+    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch, or all of z, is a system of its own.
 
     Gradients flow to the cell's parameters and to x by the implicit function theorem, in training and in eval mode.
     Dropout masks and other random draws of the cell are the same in every evaluation of one forward and its backward.
@@ -24,7 +24,8 @@ class DEQ(SolverLayer):
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
-        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a sample does not converge.
+        batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
+        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -46,18 +47,20 @@ class DEQ(SolverLayer):
         *,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
+        batch_dims: int = 1,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
         self.cell: Any = cell
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
+        self.batch_dims = batch_dims
         self.on_failure = on_failure
         self.solution = None
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
-        if self.training:
+        if self.training and self.batch_dims:
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
@@ -71,7 +74,7 @@ class DEQ(SolverLayer):
             *parameters,
             solver=self.solver,
             gradient=self.gradient,
-            batch_dims=1,
+            batch_dims=self.batch_dims,
             on_failure=self.on_failure,
             return_solution=True,
         )
@@ -85,8 +88,8 @@ class DEQ(SolverLayer):
         return map_tensors(lambda t: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)), x)
 
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
-        """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
-        return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
+        """Largest absolute eigenvalue of d cell / dz at (z, x), for each system (see `implicit.spectral_radius`)."""
+        return spectral_radius(self.cell, z, x, batch_dims=self.batch_dims, steps=steps)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

@@ -5,18 +5,21 @@
 
 from deqzoo.plots.cost import plot_over_nfe
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
+from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import LANGUAGE_PANELS, ODE_PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
 
 __all__ = [
     "LANGUAGE_PANELS",
     "ODE_PANELS",
+    "PANELS",
     "SERIES_PANELS",
     "animate_flow",
     "animate_series",
     "plot_fit",
     "plot_flow",
+    "plot_over_hops",
     "plot_over_nfe",
     "plot_parameters",
     "plot_phase_portrait",
