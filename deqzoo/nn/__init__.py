@@ -6,6 +6,9 @@ from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
+from .mondeq import MonDEQ, MonDEQClassifier, mondeq_conv, mondeq_fc, plain_conv
+from .monotone import MonotoneCell, MonotoneLinear
+from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
@@ -18,13 +21,21 @@ __all__ = [
     "DEQClassifier",
     "LatentODE",
     "MLPDynamics",
+    "MonDEQ",
+    "MonDEQClassifier",
+    "MonotoneCell",
+    "MonotoneConv2d",
+    "MonotoneLinear",
     "NeuralODE",
     "ODEClassifier",
     "PendulumODE",
     "PendulumPINN",
     "SolverLayer",
     "anode_net",
+    "mondeq_conv",
+    "mondeq_fc",
     "ode_net",
+    "plain_conv",
     "point_classifier",
     "solver_layers",
     "use_solver",
