@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
+    "mondeq_classifier": "deqzoo.models.mondeq_classifier:KIND",
     "node_pendulum": "deqzoo.models.pendulum:NODE",
     "pinn_pendulum": "deqzoo.models.pendulum:PINN",
     "ode_classifier": "deqzoo.models.ode_classifier:IMAGES",

@@ -1,18 +1,24 @@
 """Figures of a run, as PNG and GIF files.
 
-``training.py`` shows the steps, ``residuals.py`` compares solvers of DEQ layers, ``flow.py`` draws what ODEs do.
+``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
+what ODEs do.
 """
 
+from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import ODE_PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import ODE_PANELS, PANELS, SERIES_PANELS, plot_training
 
 __all__ = [
     "ODE_PANELS",
+    "PANELS",
     "SERIES_PANELS",
+    "Budget",
     "animate_flow",
     "animate_series",
+    "budget_curves",
+    "plot_budget",
     "plot_fit",
     "plot_flow",
     "plot_parameters",
