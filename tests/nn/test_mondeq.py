@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, jacrev, jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from deqzoo.implicit import Anderson, ForwardBackward, Implicit, NonConvergenceWarning, PeacemanRachford, Picard
@@ -134,6 +134,11 @@ def test_transforms_of_each_sample(widths, size):
     x.requires_grad_()
     (expected,) = torch.autograd.grad(flat(mondeq(x)).square().sum(), x)
     torch.testing.assert_close(gradients, expected, rtol=1e-6, atol=1e-8)
+    x, tangent, step = x.detach(), torch.randn_like(x), 1e-6
+    _, moved = jvp(lambda x: flat(mondeq(x)), (x,), (tangent,))
+    with torch.no_grad():
+        difference = flat(mondeq(x + step * tangent)) - flat(mondeq(x - step * tangent))
+    torch.testing.assert_close(moved, difference / (2 * step), rtol=1e-5, atol=1e-6)
 
 
 def test_warns_when_it_does_not_converge():
