@@ -25,6 +25,11 @@ def map_tensors(function: Any, tree: Any) -> Any:
     return _pytree.tree_map_only(Tensor, function, tree)
 
 
+def lerp(start: Any, end: Any, weight: float) -> Any:
+    """start + weight (end - start), of two pytrees of one structure."""
+    return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
+
+
 class Ravel:
     """The map between a pytree and a matrix of shape (systems, unknowns).
 

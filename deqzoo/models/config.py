@@ -117,6 +117,25 @@ class GraphConvolutionConfig(ClassifierTraining):
 
 
 @dataclass
+class MonDEQClassifierConfig(ClassifierTraining):
+    """An image classifier with a monDEQ (`deqzoo.nn.MonDEQClassifier`) and how it is trained."""
+
+    kind: str = "mondeq_classifier"
+    # The network.
+    body: str = "conv"  # conv: one tier a width; fc: fully connected; plain: the explicit twin of conv with one width
+    widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
+    margin: float = 1.0  # m > 0 of the strong monotonicity
+    stride: int = 1  # of the convolution that injects the image
+    grid: int = 4  # the head sees the last tier averaged to grid x grid positions
+    solver: str = "peaceman_rachford"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
 class ODESolverConfig:
     """How the ODEs of a network are solved, forward and backward."""
 
@@ -250,6 +269,7 @@ MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,
     "latent_ode": LatentODEConfig,

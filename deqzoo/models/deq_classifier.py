@@ -76,7 +76,7 @@ class DEQClassifierKind(Kind):
     check = Check(
         name="deq_check",
         title="Does the equilibrium do the work?",
-        measure=lambda trained: _measure(trained),
+        measure=lambda trained: measure_deq(trained),
         rows=check_rows,
     )
 
@@ -90,7 +90,8 @@ def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dic
     return {"images": noise}
 
 
-def _measure(trained: Trained) -> dict[str, Any]:
+def measure_deq(trained: Trained) -> dict[str, Any]:
+    """`deq_check` on the test images, or on some where a CPU would take long."""
     parameters = sum(p.numel() for p in trained.network.parameters())
     slow = trained.device.type == "cpu" and parameters > LARGE
     batches = [(images, labels) for images, labels in trained.test_batches()]

@@ -10,6 +10,7 @@ from deqzoo.implicit import (
     LINEAR_SOLVERS,
     ODE_SOLVERS,
     SOLVERS,
+    SPLITTINGS,
     make_adjoint,
     make_gradient,
     make_ode_solver,
@@ -32,6 +33,12 @@ def by_name(
 def fixed_point_solver(settings: Any) -> Any:
     """The solver of ``settings.solver`` and ``settings.solver_options``."""
     return by_name("model.solver", SOLVERS, make_solver, settings.solver, settings.solver_options)
+
+
+def monotone_solver(settings: Any) -> Any:
+    """As `fixed_point_solver`, of a monotone problem, which operator splitting solves too."""
+    valid = {**SOLVERS, **SPLITTINGS}
+    return by_name("model.solver", valid, make_solver, settings.solver, settings.solver_options)
 
 
 def fixed_point_gradient(settings: Any) -> Any:

@@ -9,6 +9,9 @@ from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
+from .mondeq import MonDEQ, MonDEQClassifier, mondeq_conv, mondeq_fc, plain_conv
+from .monotone import MonotoneCell, MonotoneLinear
+from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
@@ -28,6 +31,11 @@ __all__ = [
     "LanguageModel",
     "LatentODE",
     "MLPDynamics",
+    "MonDEQ",
+    "MonDEQClassifier",
+    "MonotoneCell",
+    "MonotoneConv2d",
+    "MonotoneLinear",
     "NeuralODE",
     "ODEClassifier",
     "PendulumODE",
@@ -36,9 +44,12 @@ __all__ = [
     "TransformerCell",
     "Vocabulary",
     "anode_net",
+    "mondeq_conv",
+    "mondeq_fc",
     "normalized_adjacency",
     "ode_net",
     "perron_frobenius",
+    "plain_conv",
     "point_classifier",
     "propagate",
     "solver_layers",

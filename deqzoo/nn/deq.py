@@ -64,14 +64,11 @@ class DEQ(SolverLayer):
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
-        f, parameters = with_parameters(self.cell)
-        if self.training:
-            f = same_randomness(f, tensor_leaves(z0)[0].device)
+        f, args = self.equation(z0, x)
         z, self.solution = fixed_point(
             f,
             z0,
-            x,
-            *parameters,
+            *args,
             solver=self.solver,
             gradient=self.gradient,
             batch_dims=self.batch_dims,
@@ -80,6 +77,13 @@ class DEQ(SolverLayer):
         )
         self.solution.value = map_tensors(torch.Tensor.detach, z)
         return z
+
+    def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
+        f, parameters = with_parameters(self.cell)
+        if self.training:
+            f = same_randomness(f, tensor_leaves(z0)[0].device)
+        return f, (x, *parameters)
 
     def initial_state(self, x: Any) -> Any:
         """The state from which a solve starts: zeros in at least float32, unless the cell has its own."""

@@ -1,8 +1,10 @@
 """Figures of a run, as PNG and GIF files.
 
-``training.py`` shows the steps, ``residuals.py`` compares solvers of DEQ layers, ``flow.py`` draws what ODEs do.
+``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
+what ODEs do.
 """
 
+from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
@@ -15,8 +17,11 @@ __all__ = [
     "ODE_PANELS",
     "PANELS",
     "SERIES_PANELS",
+    "Budget",
     "animate_flow",
     "animate_series",
+    "budget_curves",
+    "plot_budget",
     "plot_fit",
     "plot_flow",
     "plot_over_hops",
