@@ -29,6 +29,8 @@ class DEQ(SolverLayer):
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
+        intermediate: in training, cell(z, x) of each iterate z that the solver was asked to `keep`, with the graph of
+            this one step: estimates of the fixed point, for losses on the way to it.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
 
@@ -57,6 +59,7 @@ class DEQ(SolverLayer):
         self.batch_dims = batch_dims
         self.on_failure = on_failure
         self.solution = None
+        self.intermediate: list[Any] = []
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
@@ -76,7 +79,13 @@ class DEQ(SolverLayer):
             return_solution=True,
         )
         self.solution.value = map_tensors(torch.Tensor.detach, z)
+        learning = self.training and torch.is_grad_enabled()
+        self.intermediate = [f(kept, *args) for kept in self.solution.kept] if learning else []
         return z
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As `SolverLayer` does, and without other results."""
+        return {**super().__getstate__(), "intermediate": []}
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
