@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from measure import CountCalls, HostReads, PeakBytes, interleaved, median_ratio
 from problems import Problem, solver_problems
-from report import Check, finished, print_checks, print_table, started
+from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor
 
@@ -212,12 +212,12 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", metavar="TEXT", default="", help="only problems whose name contains TEXT")
     options = started(__doc__, parser)
-    console = Console()
+    console = open_console()
     if get_solver is None:
         console.print("torchdeq is not installed (pip install 'deqzoo\\[bench]'): ours alone")
     problems = [p for p in solver_problems(options.quick) if options.only in p.name]
     with torch.no_grad():
-        rows = [row for problem in problems for row in measure(problem, 1 if options.quick else 5)]
+        rows = [row for problem in problems for row in measure(problem, 1 if options.quick else 9)]
         memory = broyden_memory(solver_problems(options.quick)[3])
     found = checks(rows, memory)
     print_report(console, rows, found)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from measure import CountCalls, SavedBytes, interleaved, median_ratio
 from problems import Affine, Classifier, Ridge, classifier_problem, ridge_problem, seeded, symmetric_matrix
-from report import finished, print_table, started
+from report import finished, open_console, print_table, started
 from rich.console import Console
 from torch import Tensor
 
@@ -336,7 +336,7 @@ def main() -> int:
     """Run, print, and write."""
     options = started(__doc__)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
-    console = Console()
+    console = open_console()
     for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt)):
         if module is None:
             console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")

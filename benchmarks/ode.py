@@ -16,7 +16,7 @@ import torch
 import torchdiffeq
 from measure import PeakBytes, interleaved, median_ratio
 from ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
-from report import Check, finished, print_checks, print_table, started
+from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -276,7 +276,7 @@ def main() -> int:
         growth_check(rows, counts[0], counts[-1]),
         stiff_check(quick),
     ]  # fmt: skip
-    print_report(Console(), rows, found)
+    print_report(open_console(), rows, found)
     return finished(options, ["deqzoo", "torchdiffeq", "torchode", "zuko"], found, rows=rows)
 
 

@@ -35,6 +35,12 @@ def started(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse
     return options
 
 
+def open_console() -> Console:
+    """As wide as the tables where the output is no terminal: rich would take 80 columns and drop the numbers."""
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
+
+
 def print_table(
     console: Console, title: str, left: Sequence[str], right: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
