@@ -20,7 +20,7 @@ from report import Check, finished, open_console, print_checks, print_table, sta
 from rich.console import Console
 from torch import Tensor, nn
 
-from deqzoo.implicit import Backsolve, Direct, Discrete, Dopri5, Tsit5, odeint
+from deqzoo.implicit import Backsolve, Bosh3, Direct, Discrete, Dopri5, Tsit5, odeint
 
 try:
     import torchode
@@ -72,8 +72,8 @@ def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
     def ours(solver: Any, adjoint: Any) -> Run:
         return lambda f, y0, t: odeint(f, y0, t, solver=solver(**tol), adjoint=adjoint)
 
-    def theirs(solve: Any, **options: Any) -> Run:
-        return lambda f, y0, t: solve(f, y0, t, method="dopri5", **tol, **options)
+    def theirs(solve: Any, method: str = "dopri5", **options: Any) -> Run:
+        return lambda f, y0, t: solve(f, y0, t, method=method, **tol, **options)
 
     runs: dict[tuple[str, str], Run] = {
         (OURS, "Tsit5, discrete"): ours(Tsit5, Discrete()),
@@ -84,6 +84,11 @@ def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
         ("torchdiffeq", ADJOINT): theirs(torchdiffeq.odeint_adjoint),
         ("torchdiffeq", SEMINORM): theirs(torchdiffeq.odeint_adjoint, adjoint_options={"norm": "seminorm"}),
     }
+    if problem.rtol >= 1e-3:  # where a low order serves better
+        runs[OURS, "Bosh3, discrete"] = ours(Bosh3, Discrete())
+        runs[OURS, "Bosh3, direct"] = ours(Bosh3, Direct())
+        runs["torchdiffeq", "bosh3, backprop"] = theirs(torchdiffeq.odeint, "bosh3")
+        runs["torchdiffeq", "bosh3, adjoint"] = theirs(torchdiffeq.odeint_adjoint, "bosh3")
     if zuko_odeint is not None and len(problem.times) == 2:
         runs["zuko", "dopri5, checkpoint adjoint"] = lambda f, y0, t: torch.stack(
             [y0, zuko_odeint(f, y0, t[0], t[1], phi=tuple(f.parameters()), **tol)]
