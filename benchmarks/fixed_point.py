@@ -94,7 +94,9 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
     for key, run in runs.items():
         calls["bare", key] = lambda nfe=rows[key].nfe: iterate_plainly(problem, nfe)
         calls[key] = lambda run=run: run(problem.f)
-    times = interleaved(calls, rounds)
+    times = interleaved(calls, 1)
+    one_round = sum(seconds for (seconds,) in times.values())
+    times = interleaved(calls, rounds * max(1, min(5, round(2 / one_round))))  # short rounds are the noisy ones
     for key, row in rows.items():
         row.seconds = statistics.median(times[key])
         row.over_bare = median_ratio(times[key], times["bare", key])
