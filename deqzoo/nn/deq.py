@@ -24,6 +24,8 @@ class DEQ(SolverLayer):
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
+        compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
+            training it changes nothing: there the cell's random draws belong to the whole batch.
         on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a sample does not converge.
 
     Attributes:
@@ -46,12 +48,14 @@ class DEQ(SolverLayer):
         *,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
+        compact: bool = False,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
         self.cell: Any = cell
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
+        self.compact = compact
         self.on_failure = on_failure
         self.solution = None
 
@@ -72,6 +76,7 @@ class DEQ(SolverLayer):
             solver=self.solver,
             gradient=self.gradient,
             batch_dims=1,
+            compact=self.compact and not self.training,
             on_failure=self.on_failure,
             return_solution=True,
         )
