@@ -14,7 +14,8 @@ from tests.running import ROOT, SMALL, composed, run, train_py
 FEW = [
     *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
     # Nothing random of a process's own, and no steps of a length that hides the gradient's.
-    "model.jacobian_penalty=0", "data.augment.rotate=0", "data.augment.translate=0", "model.optimizer=sgd", "model.lr=0.1",
+    "model.jacobian_penalty=0", "data.augment.rotate=0", "data.augment.translate=0",
+    "model.optimizer=sgd", "model.lr=0.1",
 ]  # fmt: skip
 TWO = ["data.batch_size=64", "trainer.devices=2", "trainer.strategy=ddp"]
 
@@ -67,7 +68,7 @@ def test_a_limit_of_time_ends_the_training_and_keeps_the_result(tmp_path):
 
 
 def test_wrong_limit_of_time_says_what_is_needed(tmp_path):
-    with pytest.raises(ConfigError, match="trainer.max_time=soon: give days, hours"):
+    with pytest.raises(ConfigError, match=r"trainer\.max_time=soon: give days, hours"):
         Run(composed("trainer.max_time=soon"), tmp_path)
 
 
