@@ -11,23 +11,13 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import (
-    CountCalls,
-    HostReads,
-    PeakBytes,
-    environment,
-    interleaved,
-    keep_freed_memory,
-    median_ratio,
-    write_json,
-)
+from measure import CountCalls, HostReads, PeakBytes, interleaved, median_ratio
 from problems import Problem, solver_problems
+from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from deqzoo.implicit import Anderson, Broyden, Picard, fixed_point
@@ -104,7 +94,9 @@ def measure(problem: Problem, rounds: int) -> list[Row]:
     for key, run in runs.items():
         calls["bare", key] = lambda nfe=rows[key].nfe: iterate_plainly(problem, nfe)
         calls[key] = lambda run=run: run(problem.f)
-    times = interleaved(calls, rounds)
+    times = interleaved(calls, 1)
+    one_round = sum(seconds for (seconds,) in times.values())
+    times = interleaved(calls, rounds * max(1, min(5, round(2 / one_round))))  # short rounds are the noisy ones
     for key, row in rows.items():
         row.seconds = statistics.median(times[key])
         row.over_bare = median_ratio(times[key], times["bare", key])
@@ -150,15 +142,6 @@ def broyden_memory(problem: Problem) -> dict[str, dict[int, int]]:
                 run()
             peaks.setdefault(library, {})[steps] = memory.peak
     return peaks
-
-
-@dataclasses.dataclass
-class Check:
-    """A promise, what was found, and whether it is kept."""
-
-    promise: str
-    found: str
-    kept: bool
 
 
 def speed_check(name: str, ours: Row, peer: Row) -> Check:
@@ -207,51 +190,40 @@ def checks(rows: list[Row], memory: dict[str, dict[int, int]]) -> list[Check]:
 
 def print_report(console: Console, rows: list[Row], found: list[Check]) -> None:
     """The table and the promises."""
-    table = Table(title="Fixed-point solvers, stop rule checked at every step")
-    for column in ("problem", "library", "solver"):
-        table.add_column(column, no_wrap=True)
-    for column in ("NFE", "ms", "over bare f", "over torchdeq's best", "peak MiB", "residual", "host reads"):
-        table.add_column(column, justify="right")
-    for i, row in enumerate(rows):
-        first = i == 0 or rows[i - 1].problem != row.problem
-        if first and i:
-            table.add_section()
-        table.add_row(
-            row.problem if first else "", row.library, row.solver,
-            f"{row.nfe}" if row.solved else f"({row.nfe})",
-            f"{row.seconds * 1e3:.1f}", f"{row.over_bare:.2f}", "" if row.over_peer is None else f"{row.over_peer:.2f}",
-            f"{row.peak_bytes / 2**20:.1f}", f"{row.residual:.1e}", f"{row.host_reads}",
-        )  # fmt: skip
-    console.print(table)
+    print_table(
+        console,
+        "Fixed-point solvers, stop rule checked at every step",
+        ["problem", "library", "solver"],
+        ["NFE", "ms", "over bare f", "over torchdeq's best", "peak MiB", "residual", "host reads"],
+        [
+            (
+                row.problem, row.library, row.solver, f"{row.nfe}" if row.solved else f"({row.nfe})",
+                f"{row.seconds * 1e3:.1f}", f"{row.over_bare:.2f}",
+                "" if row.over_peer is None else f"{row.over_peer:.2f}",
+                f"{row.peak_bytes / 2**20:.1f}", f"{row.residual:.1e}", f"{row.host_reads}",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
     console.print("NFE in brackets: not solved within the budget. Times: median CPU time of interleaved rounds.")
-    for check in found:
-        verdict = "[green]yes[/]" if check.kept else "[red]NO [/]"
-        console.print(f"{verdict} {check.promise}: {check.found}")
+    print_checks(console, found)
 
 
 def main() -> int:
     """Run, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, checks and environment to FILE")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small problems, one round")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--only", metavar="TEXT", default="", help="only problems whose name contains TEXT")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    console = Console()
+    options = started(__doc__, parser)
+    console = open_console()
     if get_solver is None:
         console.print("torchdeq is not installed (pip install 'deqzoo\\[bench]'): ours alone")
     problems = [p for p in solver_problems(options.quick) if options.only in p.name]
     with torch.no_grad():
-        rows = [row for problem in problems for row in measure(problem, 1 if options.quick else 5)]
+        rows = [row for problem in problems for row in measure(problem, 1 if options.quick else 9)]
         memory = broyden_memory(solver_problems(options.quick)[3])
     found = checks(rows, memory)
     print_report(console, rows, found)
-    if options.json:
-        content = {"environment": environment(["deqzoo", PEER]), "quick": options.quick}
-        content |= {"rows": [dataclasses.asdict(r) for r in rows], "checks": [dataclasses.asdict(c) for c in found]}
-        write_json(options.json, content)
-    return 0 if options.quick or all(check.kept for check in found) else 1
+    return finished(options, ["deqzoo", PEER], found, rows=rows)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,19 @@ for the backward pass after 10, 100 and 1,000 forward iterations, and a ridge hy
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import math
 import statistics
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measure import CountCalls, SavedBytes, environment, interleaved, keep_freed_memory, median_ratio, write_json
+from measure import CountCalls, SavedBytes, interleaved, median_ratio
 from problems import Affine, Classifier, Ridge, classifier_problem, ridge_problem, seeded, symmetric_matrix
+from report import finished, open_console, print_table, started
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from deqzoo.implicit import (
@@ -296,17 +294,8 @@ def ridge_table(quick: bool) -> list[RidgeRow]:
 def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], ridge: list[RidgeRow]) -> None:
     """The three tables."""
 
-    def table(title: str, left: list[str], right: list[str], rows: list[tuple[str, ...]]) -> None:
-        out = Table(title=title)
-        for column in left:
-            out.add_column(column, no_wrap=True)
-        for column in right:
-            out.add_column(column, justify="right")
-        for row in rows:
-            out.add_row(*row)
-        console.print(out)
-
-    table(
+    print_table(
+        console,
         f"DEQ classifier, forward and backward, relative {TOL:g} both ways",
         ["library", "method"],
         ["NFE", "vjps", "ms", "over torchdeq's best", "MiB kept", "gradient error"],
@@ -324,13 +313,15 @@ def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], rid
             for r in deq
         ],
     )
-    table(
+    print_table(
+        console,
         "KiB kept for the backward pass, by forward iterations",
         ["library", "method"],
         [f"{steps:,}" for steps in saved[0].bytes_after],
         [(r.library, r.method, *(f"{size / 1024:,.0f}" for size in r.bytes_after.values())) for r in saved],
     )
-    table(
+    print_table(
+        console,
         "Ridge hypergradient, 100 penalties",
         ["library", "linear solver", "precision"],
         ["ms", "error", "error, loss times 1e-30"],
@@ -343,26 +334,15 @@ def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], rid
 
 def main() -> int:
     """Run, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and environment to FILE")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: small problems, one round")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    options = started(__doc__)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
-    console = Console()
+    console = open_console()
     for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt)):
         if module is None:
             console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
     deq, saved, ridge = deq_table(options.quick), saved_table(options.quick), ridge_table(options.quick)
     print_tables(console, deq, saved, ridge)
-    if options.json:
-        content: dict[str, Any] = {"quick": options.quick}
-        content["environment"] = environment(["deqzoo", "torchdeq", "torchopt"])
-        for name, rows in (("deq", deq), ("saved", saved), ("ridge", ridge)):
-            content[name] = [dataclasses.asdict(row) for row in rows]
-        write_json(options.json, content)
-    return 0
+    return finished(options, ["deqzoo", "torchdeq", "torchopt"], deq=deq, saved=saved, ridge=ridge)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 import fixed_point
 import implicit_gradient
 import ode
+import report
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
@@ -214,7 +215,7 @@ def test_ridge_hypergradient_at_any_scale_of_the_loss():
 
 def test_the_scripts_write_json_and_print_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fixed_point, "solver_problems", lambda quick: PROBLEMS[:4] if quick else None)
-    monkeypatch.setattr(fixed_point, "keep_freed_memory", lambda: None)  # it is for the whole process
+    monkeypatch.setattr(report, "keep_freed_memory", lambda: None)  # it is for the whole process
     monkeypatch.setattr(sys, "argv", ["fixed_point.py", "--quick", "--json", str(tmp_path / "a.json")])
     assert fixed_point.main() == 0
     content = json.loads((tmp_path / "a.json").read_text())

@@ -56,6 +56,7 @@ def fixed_point(
     solver: FixedPointSolver | Callable[..., Any] | None = None,
     gradient: Gradient | None = None,
     batch_dims: int = 0,
+    compact: bool = False,
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
@@ -72,6 +73,9 @@ def fixed_point(
             inside allowed.
         gradient: `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`.
         batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
+        compact: with batch_dims=1: while the solver iterates, call f for the samples alone that are not done. Then f
+            must treat each sample by itself, and tensors among `args` with the batch as leading axis are cut likewise
+            (captured ones are not). One more host read a stop check; not under `vmap`, where it changes nothing.
         preconditioner: see `ImplicitFunction`, for A = I - df/dz.
         on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge.
         return_solution: also return the `Solution`.
@@ -88,9 +92,9 @@ def fixed_point(
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
     if isinstance(gradient, Unrolled):
-        solution = _unroll(f, z0, args, solver, gradient, batch_dims)
+        solution = _unroll(f, z0, args, solver, gradient, batch_dims, compact)
     else:
-        solution = _solve("fixed_point", solver, f, z0, args, batch_dims)
+        solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
     solution.check(on_failure, "fixed point")
     inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
     if isinstance(gradient, Implicit):
@@ -122,6 +126,7 @@ def root(
     solver: FixedPointSolver | Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
     batch_dims: int = 0,
+    compact: bool = False,
     tags: Sequence[str] = (),
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
@@ -146,7 +151,7 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
-    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims)
+    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
     solution.inverse = None
     solution.check(on_failure, "root")
     implicit = ImplicitFunction(
@@ -238,6 +243,7 @@ def _solve(
     y0: Any,
     args: tuple[Any, ...],
     batch_dims: int,
+    compact: bool = False,
 ) -> Solution:
     """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
     if isinstance(solver, FixedPointSolver):
@@ -246,9 +252,11 @@ def _solve(
             if problem == "argmin":
                 mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
             raise TypeError(f"{type(solver).__name__} {mend}")
-        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point")
+        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point", compact=compact)
     if not callable(solver) or isinstance(solver, type | LinearSolver):
         raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
+    if compact:
+        raise ValueError(f"compact=True is for the solvers of deqzoo, not for {solver!r}")
     with no_derivatives():
         start, rest = map_tensors(torch.Tensor.detach, (y0, args))
         value = call_black_box(lambda y0, args: solver(f, y0, *args), (start, rest))
@@ -258,7 +266,13 @@ def _solve(
 
 
 def _unroll(
-    f: Callable[..., Any], z0: Any, args: tuple[Any, ...], solver: Any, gradient: Unrolled, batch_dims: int
+    f: Callable[..., Any],
+    z0: Any,
+    args: tuple[Any, ...],
+    solver: Any,
+    gradient: Unrolled,
+    batch_dims: int,
+    compact: bool,
 ) -> Solution:
     """The solver's own iterations, recorded."""
     if not isinstance(solver, Picard):
@@ -269,7 +283,7 @@ def _unroll(
             checkpoint(f, z, *args, use_reentrant=False) if gradient.checkpoint and not in_transform() else f(z, *args)
         )
 
-    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True)
+    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True, compact=compact)
     idle = solution.steps == 0
     if needs_derivative() and (solution.steps.numel() == 0 or host_flags(idle)[0][0]):
         # A system that met the stop rule at its start has nothing on the tape: it takes one step there.

@@ -11,7 +11,7 @@ from deqzoo.config import ConfigError
 from deqzoo.data.info import SeriesInfo
 from deqzoo.models.config import LatentODEConfig
 from deqzoo.models.kinds import Check, Kind, Trained
-from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver
+from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.nn import LatentODE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LatentODEKind(Kind):
         for name, valid in (("encoder", ENCODERS), ("dynamics", DYNAMICS)):
             if (value := getattr(settings, name)) not in valid:
                 raise ConfigError(f"model.{name}={value}: valid are {', '.join(valid)}.")
-        try:
+        with settings_errors():
             return LatentODE(
                 channels=info.channels,
                 mean=info.mean,
@@ -49,8 +49,6 @@ class LatentODEKind(Kind):
                 solver=ode_solver(settings),
                 adjoint=ode_adjoint(settings),
             )
-        except ValueError as error:
-            raise ConfigError(f"model.{error}.") from error
 
     def module(self, network: nn.Module, settings: LatentODEConfig) -> "SolverModule":
         """The evidence lower bound."""

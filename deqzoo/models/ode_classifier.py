@@ -13,7 +13,7 @@ from deqzoo.models.config import ODEClassifierConfig, ODEPointClassifierConfig, 
 from deqzoo.models.deq_classifier import image_example
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.ode_check import check_rows, ode_check
-from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver
+from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.nn import anode_net, ode_net, point_classifier
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ODEPointClassifierKind(ODEClassifierKind):
 
     def network(self, settings: ODEPointClassifierConfig, info: PointInfo) -> nn.Module:
         """See `deqzoo.nn.point_classifier`."""
-        try:
+        with settings_errors():
             return point_classifier(
                 info.in_features,
                 info.classes,
@@ -103,8 +103,6 @@ class ODEPointClassifierKind(ODEClassifierKind):
                 activation=settings.activation,
                 **_options(settings),
             )
-        except ValueError as error:
-            raise ConfigError(f"model.{error}.") from error
 
     def example(self, info: PointInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Sixteen points."""

@@ -1,6 +1,7 @@
 """Solvers and gradients from the names and options of a recipe; what is wrong is a `ConfigError`."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +17,17 @@ from deqzoo.implicit import (
     make_ode_solver,
     make_solver,
 )
+
+
+@contextmanager
+def settings_errors() -> Iterator[None]:
+    """What a network has against its options (a `ValueError` that begins with the option), as a `ConfigError`."""
+    try:
+        yield
+    except ConfigError:  # says already which setting is meant
+        raise
+    except ValueError as error:
+        raise ConfigError(f"model.{error}.") from error
 
 
 def by_name(

@@ -25,6 +25,8 @@ class DEQ(SolverLayer):
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
+        compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
+            training it changes nothing: there the cell's random draws belong to the whole batch.
         on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
 
     Attributes:
@@ -50,6 +52,7 @@ class DEQ(SolverLayer):
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
         batch_dims: int = 1,
+        compact: bool = False,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
@@ -57,6 +60,7 @@ class DEQ(SolverLayer):
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
         self.batch_dims = batch_dims
+        self.compact = compact
         self.on_failure = on_failure
         self.solution = None
         self.intermediate: list[Any] = []
@@ -75,6 +79,7 @@ class DEQ(SolverLayer):
             solver=self.solver,
             gradient=self.gradient,
             batch_dims=self.batch_dims,
+            compact=self.compact and not self.training,
             on_failure=self.on_failure,
             return_solution=True,
         )

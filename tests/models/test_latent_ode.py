@@ -142,6 +142,7 @@ def test_interpolation_takes_neighbours_and_the_mean():
     [
         ("model.encoder=lstm", "model.encoder=lstm: valid are gru, ode_rnn"),
         ("model.dynamics=lstm", "model.dynamics=lstm: valid are gru, ode"),
+        ("model.solver=tsit6", "^model.solver=tsit6: valid are bosh3"),
         ("model.noise=-1", "noise must be positive"),
         ("model.shares=[0.5]", "with 1 among them"),
     ],

@@ -61,17 +61,20 @@ class _Anderson(Method):
         if last is None:
             self.dg, self.dmixed = Rows(g, depth), Rows(g, depth)
             self.gram = g.new_zeros(g.shape[0], depth, depth)
+            self.against_last = g.new_zeros(g.shape[0], depth)
             return mixed
         slot = self.count % depth
         self.count += 1
         kept = min(self.count, depth)
         self.dmixed.put_difference(slot, mixed, last[0])
         dg = self.dg.put_difference(slot, g, last[1])
-        rows = self.dg.first(kept)
-        column = products(rows, dg)
+        against = products(self.dg.first(kept), g)
+        column = against - self.against_last[:, :kept]  # <dG, g - last g>, without a second pass over the history
+        column[:, slot] = products(dg.unsqueeze(1), dg).squeeze(1)
+        self.against_last[:, :kept] = against
         self.gram[:, slot, :kept] = column
         self.gram[:, :kept, slot] = column
-        weights = self._weights(self.gram[:, :kept, :kept], products(rows, g))
+        weights = self._weights(self.gram[:, :kept, :kept], against)
         return add_combination(mixed, self.dmixed.first(kept), weights, alpha=-1)
 
     def _weights(self, gram: Tensor, rhs: Tensor) -> Tensor:

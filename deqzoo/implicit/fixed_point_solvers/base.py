@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance, row_norm
 from ..modes import eager, full_precision, host_counts, host_flags, in_transform, keep_autocast, no_derivatives
-from ..pytree import Ravel, map_tensors
+from ..pytree import Ravel, map_tensors, take_rows
 from ..rows import select
 from ..solution import Solution, Status
+
+_WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
 
 Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
 
@@ -98,23 +100,29 @@ class FixedPointSolver(ABC):
         batch_dims: int = 0,
         root: bool = False,
         record: bool = False,
+        compact: bool = False,
     ) -> Solution:
         """Solve z = f(z, *args), or f(z, *args) = 0 with `root`, from z0; no derivatives (see `fixed_point`, `root`).
 
         For a root, f(z) stands in the stop rule for g, and the first residual for the scale: ||f(z)|| <= tol ||f(z0)||.
-        With `record`, which `Picard` alone allows, the iterations stay on the tape.
+        With `record`, which `Picard` alone allows, the iterations stay on the tape. `compact`: see `fixed_point`.
         """
+        if compact and batch_dims != 1:
+            raise ValueError("compact=True needs batch_dims=1: else there are no samples to leave out")
         ravel = Ravel(z0, batch_dims)
         device = ravel.device.type
         args = args if record else map_tensors(torch.Tensor.detach, args)
         call = keep_autocast(f, device)
 
-        def flat(z: Tensor) -> Tensor:
-            return ravel.flatten(call(ravel.unflatten(z), *args))
+        def flat(z: Tensor, rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return ravel.flatten(call(ravel.unflatten(z), *args))
+            part = ravel.of(len(rows))
+            return part.flatten(call(part.unflatten(z), *take_rows(args, rows, ravel.systems)))
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
-            solution = iterate(self, flat, z, root)
+            solution = iterate(self, flat, z, root, compact)
         solution.value = ravel.unflatten(solution.value)
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
@@ -125,7 +133,7 @@ class FixedPointSolver(ABC):
         return solution
 
 
-def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> Solution:
+def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root: bool, compact: bool) -> Solution:
     """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done."""
     tol = default_tolerance(z.dtype) if options.tol is None else options.tol
     evaluate = _Evaluate(f, root)
@@ -139,9 +147,12 @@ def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> So
         if step in options.keep:
             kept.append(z)
         last = step == options.max_steps
-        more, all_active = judge.look(step, z, g, image, method, last or step % options.check_every == 0)
+        host = last or step % options.check_every == 0
+        more, all_active = judge.look(step, z, g, image, method, host)
         if last or not more:
             break
+        if compact and host and not (all_active or in_transform()):
+            evaluate.leave_out(judge.active, image if not root else z - image)
         z_next = method.step(z, g, image)
         z = z_next if all_active else select(judge.active, z_next, z)
         g, image = evaluate(z)
@@ -154,13 +165,23 @@ def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> So
 class _Evaluate:
     """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
 
-    def __init__(self, f: Function, root: bool) -> None:
+    def __init__(self, f: Callable[..., Tensor], root: bool) -> None:
         self.f, self.root, self.calls = f, root, 0
+        self.rows: Tensor | None = None  # the systems that f is evaluated for; None: all
+        self.values: Tensor  # of f, for the others
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        value = self.f(z)
+        value = (
+            self.f(z) if self.rows is None else self.values.index_copy(0, self.rows, self.f(z[self.rows], self.rows))
+        )
         return (-value, z - value) if self.root else (value - z, value)
+
+    def leave_out(self, active: Tensor, values: Tensor) -> None:
+        """From now on evaluate f for the active systems alone, once they are few enough to pay for the copies."""
+        rows = active.nonzero().squeeze(1)
+        if len(rows) <= _WORTH_A_COPY * (len(active) if self.rows is None else len(self.rows)):
+            self.rows, self.values = rows, values.detach()
 
 
 class _Judge:

@@ -19,6 +19,8 @@ from .solvers import Adaptive, FixedStep
 _LEAST = 16 * torch.finfo(torch.float64).eps  # shortest step, as a fraction of the span
 _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
+_LEAST_ORDER = 0.5  # that two attempts may show
+_DOUBTFUL = 0.1  # largest error that is accepted from an estimate that does not fall as its order says
 _NO_ROWS = torch.empty(0, dtype=torch.long)
 
 
@@ -120,7 +122,8 @@ class Controlled(Plan):
         self._order = solver.tableau.error_order + 1
         self._at, self.size = 0.0, _first_size(solver, times) if size is None else size
         self._last_error = 1.0  # of the last accepted step
-        self._active, self._after_rejection = self._intervals > 0, False
+        self._rejected_at: tuple[float, float] | None = None  # size and error of the last attempt, if it was rejected
+        self._active = self._intervals > 0
         self._status, self._accepted, self._rejected = Status.CONVERGED, 0, 0
 
     def next(self) -> Step | None:
@@ -140,22 +143,32 @@ class Controlled(Plan):
         """As `Plan.judge`; adapts the step. The largest error counts (there are several under `vmap`)."""
         e = max(error, default=0.0) if all(map(math.isfinite, error)) else math.inf
         start, taken = step.shared()
-        if e <= 1:
+        order = self._shown_order(taken, e)
+        most = 1.0 if order > 1 else _DOUBTFUL
+        if e <= most:
             self._accepted += 1
             e = max(e, _LEAST_ERROR)
             factor = self._solver.safety * e ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
-            self.size = taken * min(max(factor, _SHRINK), 1.0 if self._after_rejection else _GROW)
-            self._last_error, self._after_rejection = e, False
+            self.size = taken * min(max(factor, _SHRINK), _GROW if self._rejected_at is None else 1.0)
+            self._last_error, self._rejected_at = e, None
             self._at = start + taken
             self._active = self._at <= 1 - _LEAST
             return None
-        factor = 0.0 if e == math.inf else self._solver.safety * e ** (-1 / self._order)
+        factor = 0.0 if e == math.inf else self._solver.safety * (most / e) ** (1 / order)
         self.size = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
         self._rejected += 1
-        self._after_rejection = True
+        self._rejected_at = taken, e
         if self.size < _LEAST:
             self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
         return _NO_ROWS
+
+    def _shown_order(self, size: float, error: float) -> float:
+        """The order that the errors of this attempt and of a rejected one before it show, at most the method's."""
+        if self._rejected_at is None or not math.isfinite(self._rejected_at[1]) or not 0 < error < math.inf:
+            return self._order
+        size_before, error_before = self._rejected_at
+        order = math.log(error_before / error) / math.log(size_before / size)
+        return min(max(order, _LEAST_ORDER), self._order)
 
     @property
     def error(self) -> Any:
@@ -187,7 +200,9 @@ class ControlledEach(Plan):
             self._size = torch.full_like(self._at, _first_size(solver, times))
             self._last_error = torch.ones_like(self._at)
             self._active = torch.full((systems,), self._intervals > 0)
-            self._after_rejection = torch.zeros(systems, dtype=torch.bool)
+            # Size and error of the last attempt of each, if it was rejected; else NaN.
+            self._rejected_size = torch.full_like(self._at, torch.nan)
+            self._rejected_error = torch.full_like(self._at, torch.nan)
             self._status = torch.full((systems,), int(Status.CONVERGED))
             self._accepted, self._rejected = torch.zeros_like(self._status), torch.zeros_like(self._status)
         self._attempts = 0
@@ -216,12 +231,14 @@ class ControlledEach(Plan):
             rows = torch.arange(len(self._at)) if step.rows is None else step.rows
             errors = torch.tensor(error, dtype=torch.float64)
             active, finite = self._active[rows], torch.isfinite(errors)
-            good, bad = active & (errors <= 1), active & ~(errors <= 1)
+            order = self._shown_order(rows, taken, errors)
+            accept = torch.where(order > 1, 1.0, _DOUBTFUL)
+            good, bad = active & (errors <= accept), active & ~(errors <= accept)
             e = torch.where(finite, errors, torch.inf).clamp(min=_LEAST_ERROR)
             grown = e ** (-0.85 / self._order) * self._last_error[rows] ** (0.2 / self._order)
-            allowed = self._solver.safety * torch.where(good, grown, e ** (-1 / self._order))
+            allowed = self._solver.safety * torch.where(good, grown, (accept / e) ** (1 / order))
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
-            most = torch.where(self._after_rejection[rows], 1.0, _GROW)
+            most = torch.where(self._rejected_size[rows].isnan(), _GROW, 1.0)
             size = taken * torch.minimum(torch.maximum(allowed, least), most)
             stuck = bad & (size < _LEAST)
             failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
@@ -229,12 +246,20 @@ class ControlledEach(Plan):
             self._at[rows] += torch.where(good, taken, 0.0)
             self._last_error[rows] = torch.where(good, e, self._last_error[rows])
             self._size[rows] = torch.where(active, size, self._size[rows])
-            self._after_rejection[rows] = bad
+            self._rejected_size[rows] = torch.where(bad, taken, torch.nan)
+            self._rejected_error[rows] = torch.where(bad, errors, torch.nan)
             self._accepted[rows] += good
             self._rejected[rows] += bad
             self._status[rows] = torch.where(stuck, failure, self._status[rows])
             self._active[rows] = active & ~stuck & (self._at[rows] <= 1 - _LEAST)
             return None if bool(good.all()) else good.nonzero().squeeze(1)
+
+    def _shown_order(self, rows: Tensor, size: Tensor, error: Tensor) -> Tensor:
+        """As `Controlled._shown_order`."""
+        size_before, error_before = self._rejected_size[rows], self._rejected_error[rows]
+        order = (error_before / error).log() / (size_before / size).log()
+        known = torch.isfinite(error_before) & torch.isfinite(error) & (error > 0)
+        return torch.where(known, order.clamp(_LEAST_ORDER, self._order), self._order)
 
     @property
     def error(self) -> Any:

@@ -44,7 +44,9 @@ class Adaptive(OdeSolver):
         h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
     and is cut at the end of the time span, never past it. The first step tries the whole span, unless `first_step` is
-    given: an easy problem is done in one, and a rejected step shrinks it tenfold.
+    given: an easy problem is done in one. A step that is rejected twice shrinks by the order that the two errors show,
+    not by the method's: across a kink of f (ReLU), or in a fast start, there is less of it. An error that falls no
+    faster than the step is no estimate at all, and is accepted only below a tenth of the tolerance.
 
     Args:
         rtol, atol: relative and absolute tolerance.
@@ -53,7 +55,8 @@ class Adaptive(OdeSolver):
         safety: factor on the step that the error estimate allows.
 
     Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4; Gustafsson, "Control theoretic
-    techniques for stepsize selection in explicit Runge-Kutta methods", 1991.
+    techniques for stepsize selection in explicit Runge-Kutta methods", 1991; the order of rejected steps: Gustafsson,
+    "Control-theoretic techniques for stepsize selection in implicit Runge-Kutta methods", 1994.
     """
 
     rtol: float = 1e-5
