@@ -10,25 +10,21 @@ import argparse
 import copy
 import dataclasses
 import statistics
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from hydra import compose, initialize
-from lightning.pytorch import LightningModule, Trainer
+from lightning import LightningModule
 from measure import interleaved, median_ratio
-from omegaconf import OmegaConf
 from report import finished, open_console, print_table, started
 from torch import Tensor, nn
+from training import fit, recipe
 
-from deqzoo import config
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson
 from deqzoo.models import DEQClassifierModule, build_network
 from deqzoo.models.solves import backward_metrics
 from deqzoo.nn import solver_layers, use_solver
-from deqzoo.training.device import quiet_lightning
 
 Options = dict[str, Any]  # settings of `deqzoo.models.config.DEQClassifierConfig`
 
@@ -82,23 +78,12 @@ class Row:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else float("nan")
 
 
-def recipe() -> Any:
-    """The typed settings of deq_digits."""
-    config.register()
-    with initialize(version_base="1.3", config_path=None):
-        return OmegaConf.to_object(compose("run", ["model=deq_digits"]).model)
-
-
 def train(settings: Any, seed: int, epochs: int, steps: int) -> DEQClassifierModule:
     """The module, trained on digits; ``steps`` is -1, or a limit."""
     data = ImageData("digits", seed=seed, batch_size=BATCH)
     torch.manual_seed(seed)
     module = DEQClassifierModule.of(build_network(settings, data.info), settings)
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    with quiet_lightning(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = Trainer(max_epochs=epochs, max_steps=steps, accelerator="cpu", limit_val_batches=0, **off)
-        trainer.fit(module, datamodule=data)
+    fit(module, data, epochs, steps)
     return module
 
 
@@ -132,7 +117,7 @@ def measure(
     name: tuple[str, str], options: Options | None, seeds: range, quick: bool, epochs: int
 ) -> tuple[Row, LightningModule]:
     """Train with every seed; the row, but for the time, and the network of the first seed."""
-    settings = recipe()
+    settings = recipe("deq_digits")[0]
     if options is not None:
         settings = dataclasses.replace(settings, **copy.deepcopy(PLAIN | options))
     modules = [train(settings, seed, epochs, 3 if quick else -1) for seed in seeds]

@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
 
+import chains
 import deq_options
 import fixed_point
 import implicit_gradient
@@ -266,12 +267,32 @@ def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch
 @pytest.mark.parametrize("changes", [c for c in deq_options.OPTIONS.values() if c], ids=str)
 def test_each_option_changes_the_plain_recipe_and_builds(changes):
     """What is shipped has none of them by chance."""
-    settings = deq_options.recipe()
+    settings = deq_options.recipe("deq_digits")[0]
     plain = dataclasses.replace(settings, **deq_options.PLAIN)
     changed = dataclasses.replace(plain, **changes)
     assert changed != plain
     network = build_network(changed, ImageData("digits").info)
     assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
+
+
+def test_chains_of_growing_length(tmp_path, monkeypatch, capsys):
+    figure, report = tmp_path / "c.png", tmp_path / "c.json"
+    monkeypatch.setattr(sys, "argv", ["chains.py", "--quick", "--json", str(report), "--plot", str(figure)])
+    assert chains.main() == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [(row["length"], row["entry"]) for row in rows[:2]] == [(5, "ign_chains"), (5, "gcn_chains")]
+    assert all(row["accuracy"] > 0.95 and row["nfe"] > row["length"] for row in rows if row["entry"] == "ign_chains")
+    assert rows[3]["last"] < 0.8
+    assert figure.stat().st_size > 5000
+    assert "ign_chains" in capsys.readouterr().out
+
+
+def test_the_promises_of_the_chains_are_judged_by_their_numbers():
+    row = chains.Row(100, "ign_chains", 1, 0.995, 0.99, 10, 100, 1.0)
+    guess = dataclasses.replace(row, entry="gcn_chains", accuracy=0.55, last=0.5)
+    assert [check.kept for check in chains.checks([row, guess])] == [True, True]
+    worse = [dataclasses.replace(row, accuracy=0.98), dataclasses.replace(guess, last=0.7)]
+    assert [check.kept for check in chains.checks(worse)] == [False, False]
 
 
 @pytest.mark.slow
