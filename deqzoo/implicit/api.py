@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from .black_box import call_black_box
 from .bridge import ImplicitFunction
 from .by_name import make
-from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
+from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
@@ -28,6 +28,10 @@ SOLVERS: dict[str, type[FixedPointSolver]] = {
     "newton": Newton,
     "newton_krylov": NewtonKrylov,
     "picard": Picard,
+}
+SPLITTINGS: dict[str, type[FixedPointSolver]] = {  # of monotone problems
+    "forward_backward": ForwardBackward,
+    "peaceman_rachford": PeacemanRachford,
 }
 MINIMIZERS: dict[str, type[Minimizer]] = {
     "gradient_descent": GradientDescent,
@@ -63,8 +67,9 @@ def fixed_point(
     Args:
         f: `f(z, *args)`, of the structure and shapes of z.
         z0: start, a tensor or a pytree of tensors; no gradient flows to it.
-        solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; or any callable
-            `solver(f, z0, *args) -> z`, NumPy inside allowed.
+        solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; `ForwardBackward` and
+            `PeacemanRachford` for an f that is a `MonotoneMap`; or any callable `solver(f, z0, *args) -> z`, NumPy
+            inside allowed.
         gradient: `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`.
         batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
         compact: with batch_dims=1: while the solver iterates, call f for the samples alone that are not done. Then f
@@ -207,7 +212,7 @@ def make_solver(name: str, **options: Any) -> Any:
     >>> make_solver("picard", tol=1e-3, damping=0.5).damping
     0.5
     """
-    return make("solver", {**SOLVERS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
+    return make("solver", {**SOLVERS, **SPLITTINGS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
 
 
 def make_gradient(name: str, **options: Any) -> Gradient:

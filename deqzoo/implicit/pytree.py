@@ -31,6 +31,11 @@ def take_rows(tree: Any, rows: Tensor, systems: int) -> Any:
     return map_tensors(lambda leaf: leaf[rows] if leaf.dim() and len(leaf) == systems else leaf, tree)
 
 
+def lerp(start: Any, end: Any, weight: float) -> Any:
+    """start + weight (end - start), of two pytrees of one structure."""
+    return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
+
+
 class Ravel:
     """The map between a pytree and a matrix of shape (systems, unknowns).
 

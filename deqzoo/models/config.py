@@ -50,11 +50,16 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(ClassifierTraining):
-    """How a classifier of DEQ layers is trained."""
+class JacobianPenalty(TrainingConfig):
+    """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+
+
+@dataclass
+class DEQTraining(JacobianPenalty, ClassifierTraining):
+    """How a classifier of DEQ layers is trained."""
 
 
 @dataclass
@@ -66,7 +71,18 @@ class ODETraining(ClassifierTraining):
 
 
 @dataclass
-class DEQClassifierConfig(DEQTraining):
+class FixedPointConfig:
+    """How the equilibria of a network are solved, forward and backward."""
+
+    solver: str = "anderson"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    compile: bool | None = None  # the cells; null: on CUDA
+
+
+@dataclass
+class DEQClassifierConfig(FixedPointConfig, DEQTraining):
     """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
 
     kind: str = "deq_classifier"
@@ -75,13 +91,48 @@ class DEQClassifierConfig(DEQTraining):
     expansion: float = 1.0  # inner channels of a cell over its width
     groups: int = 8  # of the group norms
     dropout: float = 0.0
-    solver: str = "anderson"
+    # How it runs.
+    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+
+
+@dataclass
+class ImplicitGraphConfig(FixedPointConfig, ClassifierTraining):
+    """A classifier of nodes by an equilibrium (`deqzoo.nn.ImplicitGraphNetwork`) and how it is trained."""
+
+    kind: str = "implicit_graph"
+    # The network.
+    hidden: int = 16  # features of a state
+    kappa: float = 0.99  # below 1: how near to losing its well-posedness the equilibrium may come
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class GraphConvolutionConfig(ClassifierTraining):
+    """A classifier of nodes by graph convolutions (`deqzoo.nn.GraphConvolutionNetwork`) and how it is trained."""
+
+    kind: str = "graph_convolution"
+    hidden: int = 16  # features of a state
+    depth: int = 2  # convolutions
+
+
+@dataclass
+class MonDEQClassifierConfig(ClassifierTraining):
+    """An image classifier with a monDEQ (`deqzoo.nn.MonDEQClassifier`) and how it is trained."""
+
+    kind: str = "mondeq_classifier"
+    # The network.
+    body: str = "conv"  # conv: one tier a width; fc: fully connected; plain: the explicit twin of conv with one width
+    widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
+    margin: float = 1.0  # m > 0 of the strong monotonicity
+    stride: int = 1  # of the convolution that injects the image
+    grid: int = 4  # the head sees the last tier averaged to grid x grid positions
+    solver: str = "peaceman_rachford"
     solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
     gradient: str = "implicit"
     gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
-    # How it runs.
-    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
-    compile: bool | None = None  # the cells; null: on CUDA
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
 
 
 @dataclass
@@ -198,11 +249,31 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
     frequencies: int = 20  # of its sines and cosines
 
 
+@dataclass
+class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
+    """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
+
+    kind: str = "language_model"
+    # The network.
+    width: int = 128  # channels
+    heads: int = 4  # of the attention
+    expansion: float = 4.0  # inner channels of a cell over its width
+    dropout: float = 0.0
+    layers: int = 0  # explicit layers in place of the equilibrium; 0: none
+    tied: bool = False  # the head's weights are those of the embedding
+    # Beside it.
+    baselines: list[str] = field(default_factory=list)  # trained entries for the same data, to compare with in the card
+
+
 MODEL_KINDS: dict[str, type] = {
+    "graph_convolution": GraphConvolutionConfig,
+    "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,
     "latent_ode": LatentODEConfig,
     "node_pendulum": NodePendulumConfig,
     "pinn_pendulum": PINNPendulumConfig,
+    "language_model": LanguageModelConfig,
 }

@@ -15,7 +15,7 @@ from .layer import SolverLayer, same_randomness, with_parameters
 
 
 class DEQ(SolverLayer):
-    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch is a system of its own.
+    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch, or all of z, is a system of its own.
 
     Gradients flow to the cell's parameters and to x by the implicit function theorem, in training and in eval mode.
     Dropout masks and other random draws of the cell are the same in every evaluation of one forward and its backward.
@@ -26,7 +26,8 @@ class DEQ(SolverLayer):
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
         compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
             training it changes nothing: there the cell's random draws belong to the whole batch.
-        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a sample does not converge.
+        batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
+        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -49,6 +50,7 @@ class DEQ(SolverLayer):
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
         compact: bool = False,
+        batch_dims: int = 1,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
@@ -56,32 +58,37 @@ class DEQ(SolverLayer):
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
         self.compact = compact
+        self.batch_dims = batch_dims
         self.on_failure = on_failure
         self.solution = None
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
-        if self.training:
+        if self.training and self.batch_dims:
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
-        f, parameters = with_parameters(self.cell)
-        if self.training:
-            f = same_randomness(f, tensor_leaves(z0)[0].device)
+        f, args = self.equation(z0, x)
         z, self.solution = fixed_point(
             f,
             z0,
-            x,
-            *parameters,
+            *args,
             solver=self.solver,
             gradient=self.gradient,
-            batch_dims=1,
+            batch_dims=self.batch_dims,
             compact=self.compact and not self.training,
             on_failure=self.on_failure,
             return_solution=True,
         )
         self.solution.value = map_tensors(torch.Tensor.detach, z)
         return z
+
+    def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
+        f, parameters = with_parameters(self.cell)
+        if self.training:
+            f = same_randomness(f, tensor_leaves(z0)[0].device)
+        return f, (x, *parameters)
 
     def initial_state(self, x: Any) -> Any:
         """The state from which a solve starts: zeros in at least float32, unless the cell has its own."""
@@ -90,8 +97,8 @@ class DEQ(SolverLayer):
         return map_tensors(lambda t: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)), x)
 
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
-        """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
-        return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
+        """Largest absolute eigenvalue of d cell / dz at (z, x), for each system (see `implicit.spectral_radius`)."""
+        return spectral_radius(self.cell, z, x, batch_dims=self.batch_dims, steps=steps)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

@@ -1,0 +1,109 @@
+"""A causal transformer block as a cell of equilibrium layers."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..implicit.modes import in_transform
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which a position sees itself and those before it, with rotary positions.
+
+    Only differences of positions matter, so that the result does not change when a sequence is moved along.
+    Under `torch.func` and forward mode it takes torch's unfused kernel, which has all derivatives. For a double
+    backward ask for that yourself: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH): ...``.
+
+    Args:
+        width: channels of its input, (batch, time, width).
+        heads: must divide the width into even parts.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017; Su et al., "RoFormer", 2021 (rotary positions).
+
+    >>> CausalSelfAttention(8, heads=2)(torch.zeros(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % (2 * heads):
+            raise ValueError(f"heads={heads} must divide width={width} into even parts")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        nn.init.normal_(self.qkv.weight, std=width**-0.5)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Of z's shape, (batch, time, width)."""
+        qkv = self.qkv(z).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, batch, heads, time, size)
+        turn = rotation(z.shape[1], qkv.shape[-1], z.device, torch.promote_types(z.dtype, torch.float32))
+        (q, k), v = rotate(qkv[:2], turn), qkv[2]
+        with sdpa_kernel(SDPBackend.MATH) if in_transform() else contextlib.nullcontext():
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def rotation(time: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """exp(i t w_j) for t < time and the frequencies w_j = 10000^(-2j / size), (time, size / 2), complex."""
+    frequency = 10_000.0 ** -(torch.arange(0, size, 2, device=device, dtype=dtype) / size)
+    angle = torch.outer(torch.arange(time, device=device, dtype=dtype), frequency)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Neighbouring pairs of channels of x (..., time, size), as complex numbers, times ``turn``."""
+    pairs = torch.view_as_complex(x.to(turn.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+class TransformerCell(nn.Module):
+    """A causal transformer block with input injection, bounded by its last normalisation.
+
+        h = norm(z + x + dropout(attention(z)))
+        f(z, x) = norm(h + dropout(down(relu(up(h)))))
+
+    with layer normalisation. Position t of f depends on positions up to t alone, and hence so does its fixed point.
+
+    Args:
+        width: channels of z and x, (batch, time, width).
+        heads: of the attention.
+        expansion: width of the hidden layer over `width`.
+        dropout: probability that a channel of a branch is dropped, for all positions of a sequence together; one
+            mask for all steps of a solve (see `DEQ`).
+
+    Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019 (the DEQ transformer).
+
+    >>> TransformerCell(8, heads=2)(torch.zeros(3, 5, 8), torch.ones(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, width: int, heads: int, expansion: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = round(expansion * width)
+        self.attention = CausalSelfAttention(width, heads)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = dropout
+        # Branches that start small beside the skip connections: then f contracts at first.
+        nn.init.normal_(self.attention.out.weight, std=0.5 * width**-0.5)
+        nn.init.normal_(self.up.weight, std=width**-0.5)
+        nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """f(z, x), of z's shape."""
+        h = self.norm1(z + x + self._drop(self.attention(z)))
+        return self.norm2(h + self._drop(self.down(torch.relu(self.up(h)))))
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """x: from zeros the first step would see nothing but x either, as attention to zeros is zero."""
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        if not (self.training and self.dropout):
+            return branch
+        return branch * F.dropout(torch.ones_like(branch[:, :1]), self.dropout)
