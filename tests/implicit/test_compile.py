@@ -140,3 +140,27 @@ def test_compiled_function_under_autocast():
 
     for found, exact in zip(run(torch.compile(cell, backend="aot_eager")), run(cell), strict=True):
         assert torch.linalg.vector_norm(found - exact) < 0.05 * torch.linalg.vector_norm(exact)
+
+
+# --- a fixed number of steps: the whole solve is one graph ---
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden])
+@pytest.mark.parametrize("gradient", [Phantom(steps=3), OneStep()], ids=lambda option: type(option).__name__)
+def test_whole_solve_with_fixed_steps(solver, gradient):
+    cell, x = Cell(), draw(4, 3)
+
+    def solve(x):
+        options = {"solver": solver(stop="never", max_steps=8), "gradient": gradient, "batch_dims": 1}
+        z = fixed_point(cell, torch.zeros_like(x), x, on_failure="ignore", **options)
+        return z, torch.autograd.grad(loss(z), list(cell.parameters()), retain_graph=True)
+
+    expected = solve(x)
+    z = torch.compile(lambda x: solve(x)[0], backend="aot_eager", fullgraph=True)(x)
+    assert_close((z, torch.autograd.grad(loss(z), list(cell.parameters()))), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_layer_with_fixed_steps_at_inference():
+    deq, x = DEQ(Cell(), solver=Anderson(stop="never", max_steps=8)).eval(), draw(4, 3)
+    with torch.no_grad():
+        assert_close(torch.compile(deq, backend="aot_eager", fullgraph=True)(x), deq(x), rtol=1e-9, atol=1e-10)
