@@ -327,7 +327,7 @@ def test_the_absolute_stop_is_absolute(solver):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stop": "relative"}, "'rel' or 'abs'"),
+        ({"stop": "relative"}, "'rel', 'abs' or 'never'"),
         ({"max_steps": -1}, "max_steps"),
         ({"check_every": 0}, "check_every"),
         ({"patience": 0}, "patience"),
