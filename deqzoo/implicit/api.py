@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .black_box import call_black_box
@@ -115,7 +116,10 @@ def _fixed_point(
         solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
     if not torch.compiler.is_compiling():
         solution.check(on_failure, "fixed point")
+    inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
     if isinstance(gradient, Implicit) and needs_derivative():
+        if gradient.share_inverse:
+            preconditioner = _shared(inverse, solver, preconditioner, Ravel(solution.value, batch_dims))
         implicit = ImplicitFunction(
             solve=_already_solved,
             conditions=lambda z, *args: _difference(z, f(z, *args)),
@@ -173,6 +177,7 @@ def root(
     tensor(0.0833, dtype=torch.float64)
     """
     solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
+    solution.inverse = None
     solution.check(on_failure, "root")
     implicit = ImplicitFunction(
         solve=_already_solved,
@@ -328,6 +333,15 @@ def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...
 
     solution.value = implicit.differentiable(solution.value, *args, report=report)
     return (solution.value, solution) if return_solution else solution.value
+
+
+def _shared(
+    inverse: Callable[[Tensor], Tensor] | None, solver: Any, own: Callable[..., Any] | None, ravel: Ravel
+) -> Callable[..., Any] | None:
+    """The solver's inverse Jacobian as a preconditioner; None where the solve ended before it had any."""
+    if own is not None or not isinstance(solver, Broyden):
+        raise TypeError(f"share_inverse needs solver=Broyden(...) and no preconditioner, got {solver!r} and {own!r}")
+    return None if inverse is None else lambda v, *_: ravel.unflatten(inverse(ravel.flatten(v)))
 
 
 def _difference(z: Any, fz: Any) -> Any:

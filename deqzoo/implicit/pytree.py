@@ -26,14 +26,14 @@ def map_tensors(function: Any, tree: Any) -> Any:
     return _pytree.tree_map_only(Tensor, function, tree)
 
 
-def take_rows(tree: Any, rows: Tensor, systems: int) -> Any:
-    """`tree` with the tensors that have `systems` as leading axis cut to some rows; other tensors are shared by all."""
-    return map_tensors(lambda leaf: leaf[rows] if leaf.dim() and len(leaf) == systems else leaf, tree)
-
-
 def lerp(start: Any, end: Any, weight: float) -> Any:
     """start + weight (end - start), of two pytrees of one structure."""
     return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
+
+
+def take_rows(tree: Any, rows: Tensor, systems: int) -> Any:
+    """`tree` with the tensors that have `systems` as leading axis cut to some rows; other tensors are shared by all."""
+    return map_tensors(lambda leaf: leaf[rows] if leaf.dim() and len(leaf) == systems else leaf, tree)
 
 
 class Ravel:

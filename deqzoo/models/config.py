@@ -58,7 +58,20 @@ class JacobianPenalty(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(JacobianPenalty, ClassifierTraining):
+class FixedPointCorrection(TrainingConfig):
+    """Losses of a classifier of DEQ layers before the fixed point is reached."""
+
+    correction_steps: list[int] = field(default_factory=list)  # of the last solve, after which there is a loss, too
+    correction_decay: float = 0.8  # factor of the last such loss; of those before, one power more each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.correction_decay <= 1:
+            raise ValueError(f"correction_decay must lie in (0, 1], got {self.correction_decay}.")
+
+
+@dataclass
+class DEQTraining(JacobianPenalty, FixedPointCorrection, ClassifierTraining):
     """How a classifier of DEQ layers is trained."""
 
 
@@ -90,7 +103,8 @@ class DEQClassifierConfig(FixedPointConfig, DEQTraining):
     widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
     expansion: float = 1.0  # inner channels of a cell over its width
     groups: int = 8  # of the group norms
-    dropout: float = 0.0
+    dropout: float = 0.0  # of a cell's inner channels, one mask a solve
+    weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.config import DEQClassifierConfig
 from deqzoo.models.deq_check import check_rows, deq_check
@@ -39,15 +40,19 @@ class DEQClassifierKind(Kind):
             expansion=settings.expansion,
             groups=settings.groups,
             dropout=settings.dropout,
+            weight_norm=settings.weight_norm,
             solver=fixed_point_solver(settings),
             gradient=fixed_point_gradient(settings),
         )
 
     def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
-        """Cross-entropy, and the Jacobian penalty."""
+        """Cross-entropy, the Jacobian penalty, and losses on the way to the fixed point."""
         from deqzoo.models.classifier import DEQClassifierModule
 
-        return DEQClassifierModule.of(network, settings)
+        try:
+            return DEQClassifierModule.of(network, settings)
+        except ValueError as error:
+            raise ConfigError(f"model.{error}.") from error
 
     def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
         """See `deqzoo.models.options.fixed_point_for_use`."""

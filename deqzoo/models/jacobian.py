@@ -43,11 +43,11 @@ class JacobianPenalised(SolverModule):
 
     def penalties(self) -> dict[str, tuple[float, Tensor]]:
         """``jacobian``."""
-        if not self._jacobians:
-            return {}
-        total = torch.stack(self._jacobians).sum()
-        self._jacobians.clear()
-        return {"jacobian": (self.options.jacobian_penalty, total)}
+        penalties = super().penalties()
+        if self._jacobians:
+            penalties["jacobian"] = self.options.jacobian_penalty, torch.stack(self._jacobians).sum()
+            self._jacobians.clear()
+        return penalties
 
     def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
         if self.training and torch.is_grad_enabled():

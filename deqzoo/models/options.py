@@ -61,6 +61,11 @@ def fixed_point_gradient(settings: Any) -> Any:
         linear = options.get("linear_solver", "gmres")
         setting = "model.gradient_options.linear_solver"
         options["linear_solver"] = by_name(setting, LINEAR_SOLVERS, make_solver, linear, linear_options)
+    if options.get("share_inverse") and settings.solver != "broyden":
+        raise ConfigError(
+            "model.gradient_options.share_inverse needs model.solver=broyden, which builds an inverse Jacobian; "
+            f"got {settings.solver}."
+        )
     try:
         return make_gradient(settings.gradient, **options)
     except (TypeError, ValueError) as error:

@@ -24,13 +24,15 @@ class DEQ(SolverLayer):
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
+        batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
         compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
             training it changes nothing: there the cell's random draws belong to the whole batch.
-        batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
         on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
+        intermediate: in training, cell(z, x) of each iterate z that the solver was asked to `keep`, with the graph of
+            this one step: estimates of the fixed point, for losses on the way to it.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
 
@@ -49,18 +51,19 @@ class DEQ(SolverLayer):
         *,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
-        compact: bool = False,
         batch_dims: int = 1,
+        compact: bool = False,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
         self.cell: Any = cell
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
-        self.compact = compact
         self.batch_dims = batch_dims
+        self.compact = compact
         self.on_failure = on_failure
         self.solution = None
+        self.intermediate: list[Any] = []
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
@@ -81,7 +84,13 @@ class DEQ(SolverLayer):
             return_solution=True,
         )
         self.solution.value = map_tensors(torch.Tensor.detach, z)
+        learning = self.training and torch.is_grad_enabled()
+        self.intermediate = [f(kept, *args) for kept in self.solution.kept] if learning else []
         return z
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As `SolverLayer` does, and without other results."""
+        return {**super().__getstate__(), "intermediate": []}
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """f and its further arguments, of the z = f(z, *args) that is solved from z0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,10 @@ class Method(ABC):
         """What falls from step to step where the residual need not: the objective of a minimiser, (systems,)."""
         return None
 
+    def inverse(self) -> Function | None:
+        """v -> M v with M near (I - df/dz)^-1, on (systems, unknowns), where the method has built such an M."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class FixedPointSolver(ABC):
@@ -63,6 +67,7 @@ class FixedPointSolver(ABC):
         check_every: the host looks at the stop rule every so many steps; one synchronisation each.
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
+        keep: after so many steps each, keep the iterate, in `Solution.kept`.
     """
 
     tol: float | None = None
@@ -71,8 +76,12 @@ class FixedPointSolver(ABC):
     check_every: int = 1
     patience: int = 50
     trace: bool = False
+    keep: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", tuple(self.keep))
+        if list(self.keep) != sorted(set(self.keep)) or (self.keep and self.keep[0] < 0):
+            raise ValueError(f"keep must be increasing numbers of steps, got {list(self.keep)}")
         if self.stop not in ("rel", "abs", "never"):
             raise ValueError(f"stop must be 'rel', 'abs' or 'never', got {self.stop!r}")
         if self.max_steps < 0 or self.check_every < 1 or self.patience < 1:
@@ -132,6 +141,7 @@ class FixedPointSolver(ABC):
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
         solution.steps = ravel.per_system(solution.steps)
+        solution.kept = [ravel.unflatten(z) for z in solution.kept]
         if solution.trace is not None:
             solution.trace = ravel.per_system(solution.trace)
         return solution
@@ -150,7 +160,10 @@ def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
     judge = _Judge(options, tol, z, row_norm(g) if root else None)
+    kept = []
     for step in range(options.max_steps + 1):
+        if step in options.keep:
+            kept.append(z)
         last = step == options.max_steps
         host = last or step % options.check_every == 0
         more, all_active = judge.look(step, z, g, image, method, host)
@@ -161,7 +174,10 @@ def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root
         z_next = method.step(z, g, image)
         z = z_next if all_active else select(judge.active, z_next, z)
         g, image = evaluate(z)
-    return judge.solution(evaluate.calls + method.products)
+    solution = judge.solution(evaluate.calls + method.products)
+    solution.kept = kept + [z] * (len(options.keep) - len(kept))
+    solution.inverse = method.inverse()
+    return solution
 
 
 def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool, compact: bool) -> Solution:
@@ -173,14 +189,17 @@ def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool
         raise ValueError('stop="never" is for solvers whose last iterate stands: a line search must look at each')
     g, image = evaluate(z)
     first = row_norm(g)
+    iterates = [z]
     for _ in range(options.max_steps):
         z = method.step(z, g, image)
         g, image = evaluate(z)
+        iterates = [*iterates, z] if options.keep else [z]
     norm, scale = row_norm(g), first if root else row_norm(image)
     status = torch.where(norm <= tol * scale, Status.CONVERGED, Status.MAX_STEPS)
     status = torch.where(norm < torch.inf, status, Status.DIVERGED)
     steps = torch.full_like(status, options.max_steps)
-    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products)
+    kept = [iterates[min(step, options.max_steps)] for step in options.keep]
+    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products, kept=kept)
 
 
 class _Evaluate:

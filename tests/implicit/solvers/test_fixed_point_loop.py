@@ -387,6 +387,11 @@ def test_without_a_stop_the_status_tells_who_converged():
     assert solution.status.tolist() == [Status.CONVERGED, Status.MAX_STEPS, Status.DIVERGED]
 
 
+def test_without_a_stop_iterates_are_kept():
+    solution = Picard(stop="never", max_steps=3, keep=(1, 3, 9))(lambda z: z / 2 + 1, torch.zeros(2))
+    assert [z.tolist() for z in solution.kept] == [[1.0, 1.0], [1.75, 1.75], [1.75, 1.75]]
+
+
 def test_without_a_stop_a_root():
     solution = Broyden(stop="never", max_steps=60, tol=1e-9)(
         lambda y: y + 0.3 * torch.sin(y) - 1, torch.zeros(3, dtype=torch.float64), root=True, batch_dims=1
