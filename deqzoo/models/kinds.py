@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
+    "conv_classifier": "deqzoo.models.conv_classifier:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
     "mondeq_classifier": "deqzoo.models.mondeq_classifier:KIND",

@@ -4,9 +4,10 @@ from .cells import ConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .image_classifier import ImageClassifier, conv_net
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
-from .mondeq import MonDEQ, MonDEQClassifier, mondeq_conv, mondeq_fc, plain_conv
+from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
@@ -19,10 +20,10 @@ __all__ = [
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "ImageClassifier",
     "LatentODE",
     "MLPDynamics",
     "MonDEQ",
-    "MonDEQClassifier",
     "MonotoneCell",
     "MonotoneConv2d",
     "MonotoneLinear",
@@ -32,10 +33,10 @@ __all__ = [
     "PendulumPINN",
     "SolverLayer",
     "anode_net",
+    "conv_net",
     "mondeq_conv",
     "mondeq_fc",
     "ode_net",
-    "plain_conv",
     "point_classifier",
     "solver_layers",
     "use_solver",
