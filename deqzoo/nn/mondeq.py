@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..implicit import FixedPointSolver, Gradient, PeacemanRachford
+from ..implicit.modes import full_precision
 from ..implicit.solution import OnFailure
 from .deq import DEQ
 from .image_classifier import ImageClassifier, conv3x3, pooled_linear
@@ -48,8 +49,9 @@ class MonDEQ(DEQ):
         super().__init__(cell, solver=solver, gradient=gradient, on_failure=on_failure)
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The cell itself, which reads its parameters in W alone."""
-        return self.cell, (x, self.cell.weight(x))
+        """The cell itself, which reads its parameters in W alone; under autocast too W is exact, and with it the margin."""
+        with full_precision(x.device.type):
+            return self.cell, (x, self.cell.weight(x))
 
 
 def mondeq_fc(
