@@ -49,7 +49,7 @@ class MonDEQ(DEQ):
         super().__init__(cell, solver=solver, gradient=gradient, on_failure=on_failure)
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The cell itself, which reads its parameters in W alone; under autocast too W is exact, and with it the margin."""
+        """The cell, which reads its parameters in W alone; W is exact under autocast too, for the margin's sake."""
         with full_precision(x.device.type):
             return self.cell, (x, self.cell.weight(x))
 
