@@ -131,12 +131,23 @@ class GraphConvolutionConfig(ClassifierTraining):
 
 
 @dataclass
+class ConvClassifierConfig(ClassifierTraining):
+    """A plain convolutional classifier (`deqzoo.nn.conv_net`), to compare with, and how it is trained."""
+
+    kind: str = "conv_classifier"
+    width: int = 64  # channels
+    depth: int = 2  # convolutions after the one that takes the image
+    stride: int = 1  # of the one that takes the image
+    grid: int = 4  # the head sees averages of grid x grid parts of the image
+
+
+@dataclass
 class MonDEQClassifierConfig(ClassifierTraining):
-    """An image classifier with a monDEQ (`deqzoo.nn.MonDEQClassifier`) and how it is trained."""
+    """An image classifier with a monDEQ (`deqzoo.nn.mondeq_conv`, `deqzoo.nn.mondeq_fc`) and how it is trained."""
 
     kind: str = "mondeq_classifier"
     # The network.
-    body: str = "conv"  # conv: one tier a width; fc: fully connected; plain: the explicit twin of conv with one width
+    body: str = "conv"  # conv: one tier a width; or fc: fully connected
     widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
     margin: float = 1.0  # m > 0 of the strong monotonicity
     stride: int = 1  # of the convolution that injects the image
@@ -283,6 +294,7 @@ MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "conv_classifier": ConvClassifierConfig,
     "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,
