@@ -10,6 +10,7 @@ import deqzoo
 from deqzoo.config import ConfigError, load_run
 from deqzoo.data.info import IGNORED
 from deqzoo.models.bits import bits_per_char, perplexity, totals
+from deqzoo.models.language_model_check import SAMPLE
 from deqzoo.models.language_model_module import LanguageModelModule
 from deqzoo.nn import LanguageModel, Vocabulary
 from deqzoo.training import Run
@@ -46,7 +47,7 @@ def finished(words, tmp_path_factory):
     """A finished run."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("deqzoo.models.language_model_check", fromlist=["SAMPLE"]).SAMPLE, "length", 10)
+        patch.setitem(SAMPLE, "length", 10)
         return run(tmp_path_factory.mktemp("runs") / "a", *words)
 
 
