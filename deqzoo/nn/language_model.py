@@ -15,8 +15,8 @@ class LanguageModel(nn.Module):
     """Predicts each next token of a sequence from those before it.
 
     x = embedding(tokens), z* = cell(z*, x), logits = head(z*): a sequence is one system, whose equilibrium is causal as
-    the cell is. With ``layers`` it is the explicit twin instead: so many cells with weights of their own, each applied
-    once, the first to x, with the same input injection.
+    the cell is. With ``layers`` it is the explicit twin instead, a usual transformer: so many cells with weights of
+    their own, z <- cell(z, z) from x on.
 
     Args:
         vocabulary: the tokens.
@@ -80,7 +80,7 @@ class LanguageModel(nn.Module):
             return self.head(self.deq(x, None if start is None else torch.cat([start, x[:, start.shape[1] :]], 1)))
         z = x
         for layer in self.layers:
-            z = layer(z, x)
+            z = layer(z, z)
         return self.head(z)
 
     @torch.no_grad()

@@ -64,10 +64,12 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 class TransformerCell(nn.Module):
     """A causal transformer block with input injection, bounded by its last normalisation.
 
-        h = norm(z + x + dropout(attention(z)))
+        h = norm(x + dropout(attention(z)))
         f(z, x) = norm(h + dropout(down(relu(up(h)))))
 
-    with layer normalisation. Position t of f depends on positions up to t alone, and hence so does its fixed point.
+    with layer normalisation. Both skip connections start from the input, so that the state acts by way of the attention
+    alone, an average: this keeps the Jacobian small. Position t of f depends on positions up to t alone, and hence so
+    does the fixed point. ``cell(z, z)`` is the usual transformer layer.
 
     Args:
         width: channels of z and x, (batch, time, width).
@@ -89,14 +91,14 @@ class TransformerCell(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = dropout
-        # Branches that start small beside the skip connections: then f contracts at first.
+        # Branches start small beside the skip connections: then f contracts at first.
         nn.init.normal_(self.attention.out.weight, std=0.5 * width**-0.5)
         nn.init.normal_(self.up.weight, std=width**-0.5)
         nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """f(z, x), of z's shape."""
-        h = self.norm1(z + x + self._drop(self.attention(z)))
+        h = self.norm1(x + self._drop(self.attention(z)))
         return self.norm2(h + self._drop(self.down(torch.relu(self.up(h)))))
 
     def initial_state(self, x: Tensor) -> Tensor:

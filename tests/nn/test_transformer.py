@@ -154,6 +154,6 @@ def test_runs_compiled():
 
 def test_branches_and_norms_are_the_formula():
     cell, z, x = cell_of(), randn(2, T, WIDTH, seed=1), randn(2, T, WIDTH, seed=2)
-    h = F.layer_norm(z + x + cell.attention(z), (WIDTH,))
+    h = F.layer_norm(x + cell.attention(z), (WIDTH,))
     hidden = torch.relu(h @ cell.up.weight.T + cell.up.bias)
     assert_close(cell(z, x), F.layer_norm(h + hidden @ cell.down.weight.T + cell.down.bias, (WIDTH,)), 1e-12)
