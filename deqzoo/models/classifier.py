@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deqzoo.models.config import ClassifierTraining, DEQTraining, ODETraining, TrainingConfig
-from deqzoo.models.jacobian import JacobianPenalised
+from deqzoo.models.deq_module import DEQModule
 from deqzoo.models.module import Batch, SolverModule, Step
 from deqzoo.nn import NeuralODE, solver_layers
 
@@ -30,7 +30,7 @@ class Classifier(SolverModule):
         return Step(loss, {"accuracy": accuracy}, inputs, len(labels))
 
 
-class DEQClassifierModule(JacobianPenalised, Classifier):
+class DEQClassifierModule(DEQModule, Classifier):
     """A `Classifier` of DEQ layers, with the penalty of their Jacobians."""
 
     Options: ClassVar[type[TrainingConfig]] = DEQTraining

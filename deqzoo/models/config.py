@@ -50,15 +50,16 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class JacobianPenalty(TrainingConfig):
+class FixedPointTraining(TrainingConfig):
     """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+    train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
 
 
 @dataclass
-class DEQTraining(JacobianPenalty, ClassifierTraining):
+class DEQTraining(FixedPointTraining, ClassifierTraining):
     """How a classifier of DEQ layers is trained."""
 
 
@@ -210,7 +211,7 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
 
 
 @dataclass
-class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
+class LanguageModelConfig(FixedPointConfig, FixedPointTraining):
     """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
 
     kind: str = "language_model"

@@ -9,6 +9,7 @@ import torch
 import deqzoo
 from deqzoo.config import ConfigError, load_run
 from deqzoo.data.info import IGNORED
+from deqzoo.implicit import Phantom
 from deqzoo.models.bits import bits_per_char, perplexity, totals
 from deqzoo.models.language_model_check import SAMPLE
 from deqzoo.models.language_model_module import LanguageModelModule
@@ -28,6 +29,7 @@ SMALL = [
     "model.width=8",
     "model.heads=2",
     "model.dropout=0.1",
+    "model.solver_options.tol=1e-6",
     "model.ema_decay=0.5",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
@@ -63,10 +65,13 @@ def test_bits_of_known_predictions():
 def test_run_folder_and_logs(finished):
     plots = {path.name for path in (finished.folder / "plots").iterdir()}
     assert plots == {"training.png", "residuals.png", "bits_over_nfe.png"}
-    columns = set().union(*read_history(finished.folder / "metrics.csv"))
+    history = read_history(finished.folder / "metrics.csv")
+    columns = set().union(*history)
     logged = {f"train/{name}" for name in ("bits_per_char", "nfe", "residual", "nfe_backward", "jacobian")}
     assert logged | {"val/bits_per_char", "val/residual"} <= columns
+    assert {row["train/nfe"] for row in history if "train/nfe" in row} == {7}  # train_max_steps
     metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics["test"]["nfe"] == 12
     begin, end = finished.data.spans["test"]
     assert metrics["test"]["n"] == metrics["language_model_check"]["n"] == end - begin - 1
     assert metrics["test"]["bits_per_char"] == pytest.approx(metrics["test"]["loss"] / math.log(2), rel=1e-4)
@@ -137,13 +142,13 @@ def test_words_are_told_in_bits_a_character(tmp_path):
 
 def test_one_batch_is_learned_by_heart():
     torch.manual_seed(0)
-    text = "What's in a name? That which we call a rose"
+    text = "What's in a name? That which"
     vocabulary = Vocabulary.of(text, "characters")
-    network = LanguageModel(vocabulary=vocabulary, window=50, width=32, heads=2)
+    network = LanguageModel(vocabulary=vocabulary, window=50, width=32, heads=2, gradient=Phantom(steps=3))
     module = LanguageModelModule(network)
     tokens = vocabulary.encode(text)[None]
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    for _ in range(80):
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(60):
         loss = module.step(network, (tokens[:, :-1], tokens[:, 1:]), "train").loss
         optimizer.zero_grad()
         loss.backward()
