@@ -50,11 +50,12 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class JacobianPenalty(TrainingConfig):
+class FixedPointTraining(TrainingConfig):
     """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+    train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
 
 
 @dataclass
@@ -71,7 +72,7 @@ class FixedPointCorrection(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(JacobianPenalty, FixedPointCorrection, ClassifierTraining):
+class DEQTraining(FixedPointTraining, FixedPointCorrection, ClassifierTraining):
     """How a classifier of DEQ layers is trained."""
 
 
@@ -275,7 +276,7 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
 
 
 @dataclass
-class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
+class LanguageModelConfig(FixedPointConfig, FixedPointTraining):
     """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
 
     kind: str = "language_model"
