@@ -69,7 +69,7 @@ def test_run_folder_and_logs(finished):
     columns = set().union(*history)
     logged = {f"train/{name}" for name in ("bits_per_char", "nfe", "residual", "nfe_backward", "jacobian")}
     assert logged | {"val/bits_per_char", "val/residual"} <= columns
-    assert {row["train/nfe"] for row in history if "train/nfe" in row} == {7}  # train_max_steps
+    assert {row["train/nfe"] for row in history if "train/nfe" in row} == {finished.settings.model.train_max_steps + 1}
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics["test"]["nfe"] == 12
     begin, end = finished.data.spans["test"]
