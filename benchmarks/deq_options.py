@@ -156,14 +156,17 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=8, help="of each training")
     options = started(__doc__, parser)
     seeds, rounds = (range(1), 1) if options.quick else (range(options.seeds), 21)
-    found = {name: measure(name, changes, seeds, options.quick, options.epochs) for name, changes in OPTIONS.items()}
+    console, found = open_console(), {}
+    for name, changes in OPTIONS.items():
+        found[name] = measure(name, changes, seeds, options.quick, options.epochs)
+        console.print(f"{' '.join(name)}: {100 * statistics.mean(found[name][0].accuracies):.2f} %", style="dim")
     batch = first_batch()
     times = interleaved({name: training_step(module, batch) for name, (_, module) in found.items()}, rounds)
     rows = [row for row, _ in found.values()]
     for row in rows:
         row.ratio = median_ratio(times[row.group, row.option], times["recipe", "plain"])
     print_table(
-        open_console(),
+        console,
         f"deq_digits, {options.epochs} epochs, {len(seeds)} seed(s), 360 test digits",
         ["", "option"],
         ["accuracy %", "spread", f"at {SHORT + 1} NFE", "NFE test", "residual", "NFE train", "back", "time"],

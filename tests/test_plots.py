@@ -9,6 +9,7 @@ from deqzoo.plots import (
     animate_flow,
     figure,
     plot_flow,
+    plot_over_hops,
     plot_over_nfe,
     plot_phase_portrait,
     plot_residuals,
@@ -20,7 +21,7 @@ from deqzoo.plots import (
 def drawn(monkeypatch):
     figures = []
     save = figure.save
-    for module in ("cost", "flow", "residuals", "training"):
+    for module in ("cost", "flow", "graph", "residuals", "training"):
         monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 
@@ -64,6 +65,14 @@ def test_a_number_over_its_cost_has_a_line_a_solver(tmp_path, drawn):
         list(map(list, points)) for points in curves.values()
     ]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("NFE of a solve", "bits per character")
+
+
+def test_accuracy_over_hops_leaves_out_where_there_are_no_nodes(tmp_path, drawn):
+    curves = {"this entry": torch.tensor([1.0, torch.nan, 0.5]), "another": torch.tensor([1.0, 0.9, 0.5])}
+    assert is_png(plot_over_hops(curves, tmp_path / "h.png"))
+    (axis,) = drawn[0].axes
+    assert axis.lines[0].get_xydata().tolist() == [[0, 100], [2, 50]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(curves)
 
 
 def test_a_run_too_short_to_have_logged_still_draws(tmp_path):

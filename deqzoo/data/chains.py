@@ -64,7 +64,7 @@ class ChainData(TensorData):
     Attributes:
         hops: (N,), of each node from the first of its chain.
 
-    >>> data = ChainData("chains", length=5, train_size=20, batch_size=20, val_size=10)
+    >>> data = ChainData("chains", length=5)
     >>> data.setup()
     >>> batch = next(iter(data.train_dataloader()))
     >>> batch.features.shape, batch.labels.shape

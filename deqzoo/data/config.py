@@ -175,15 +175,15 @@ class ChainDataConfig(DataConfig):
 
     kind: str = "chains"
     name: str = "chains"
-    batch_size: int = 100
+    batch_size: int = 20
     eval_batch_size: int = 10_000
     length: int = 100
     classes: int = 2
     chains_per_class: int = 20
     features: int = 100
-    noise: float = 0.01
-    train_size: int = 100
-    val_size: int = 400
+    noise: float = 0.0
+    train_size: int = 20
+    val_size: int = 100
     repeats: int = 1
 
     def __post_init__(self) -> None:

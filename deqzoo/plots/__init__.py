@@ -1,7 +1,7 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do.
+what ODEs do, ``graph.py`` what is known along the edges of a graph.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
