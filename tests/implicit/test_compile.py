@@ -149,7 +149,7 @@ def test_compiled_function_under_autocast():
 @pytest.mark.parametrize("gradient", [Phantom(steps=3), OneStep()], ids=lambda option: type(option).__name__)
 def test_whole_solve_with_fixed_steps(solver, gradient):
     cell, x = Cell(), draw(4, 3)
-    options = {"solver": solver(stop="never", max_steps=8), "gradient": gradient, "batch_dims": 1}
+    options = {"solver": solver(stop="never", max_steps=3), "gradient": gradient, "batch_dims": 1}
 
     def solve(x):
         return fixed_point(cell, torch.zeros_like(x), x, on_failure="ignore", **options)
@@ -162,6 +162,6 @@ def test_whole_solve_with_fixed_steps(solver, gradient):
 
 
 def test_layer_with_fixed_steps_at_inference():
-    deq, x = DEQ(Cell(), solver=Anderson(stop="never", max_steps=8)).eval(), draw(4, 3)
+    deq, x = DEQ(Cell(), solver=Anderson(stop="never", max_steps=3)).eval(), draw(4, 3)
     with torch.no_grad():
         assert_close(torch.compile(deq, backend="aot_eager", fullgraph=True)(x), deq(x), rtol=1e-9, atol=1e-10)
