@@ -38,8 +38,8 @@ def draw_chains(
     Source: Gu et al., "Implicit Graph Neural Networks", 2020, section 6 (two classes, 20 chains each, 100 features).
 
     >>> x, edges, labels = draw_chains(3, classes=2, chains_per_class=1, features=2, noise=0.0, random=Generator())
-    >>> x[:, 0], x[:, 1], labels
-    (tensor([1., 0., 0., 0., 0., 0.]), tensor([0., 0., 0., 1., 0., 0.]), tensor([0, 0, 0, 1, 1, 1]))
+    >>> x[:, 0].long(), x[:, 1].long(), labels
+    (tensor([1, 0, 0, 0, 0, 0]), tensor([0, 0, 0, 1, 0, 0]), tensor([0, 0, 0, 1, 1, 1]))
     >>> edges
     tensor([[0, 1, 3, 4],
             [1, 2, 4, 5]])

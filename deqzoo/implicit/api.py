@@ -48,7 +48,6 @@ GRADIENTS: dict[str, type[Gradient]] = {
 }
 
 
-@eager
 def fixed_point(
     f: Callable[..., Any],
     z0: Any,
@@ -91,14 +90,35 @@ def fixed_point(
     """
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
+    # `torch.compile` takes the solve as a whole where nothing in it asks the host.
+    plain = isinstance(gradient, Phantom | OneStep) or not needs_derivative()
+    traceable = plain and getattr(solver, "stop", None) == "never"
+    return (_fixed_point if traceable else _fixed_point_eagerly)(
+        f, z0, args, solver, gradient, batch_dims, compact, preconditioner, on_failure, return_solution
+    )
+
+
+def _fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    args: tuple[Any, ...],
+    solver: Any,
+    gradient: Gradient,
+    batch_dims: int,
+    compact: bool,
+    preconditioner: Callable[..., Any] | None,
+    on_failure: OnFailure,
+    return_solution: bool,
+) -> Any:
     if isinstance(gradient, Unrolled):
         solution = _unroll(f, z0, args, solver, gradient, batch_dims, compact)
     else:
         solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
-    solution.check(on_failure, "fixed point")
+    if not torch.compiler.is_compiling():
+        solution.check(on_failure, "fixed point")
     inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
-    if isinstance(gradient, Implicit):
-        if gradient.share_inverse and needs_derivative():
+    if isinstance(gradient, Implicit) and needs_derivative():
+        if gradient.share_inverse:
             preconditioner = _shared(inverse, solver, preconditioner, Ravel(solution.value, batch_dims))
         implicit = ImplicitFunction(
             solve=_already_solved,
@@ -113,9 +133,14 @@ def fixed_point(
         steps, damping = (1, 1.0) if isinstance(gradient, OneStep) else (gradient.steps, gradient.damping)
         for _ in range(steps if needs_derivative() else 0):
             solution.value = _mix(solution.value, f(solution.value, *args), damping)
-    elif not isinstance(gradient, Unrolled):
+    elif not isinstance(gradient, Implicit | Unrolled):
         raise TypeError(f"gradient must be Implicit, Phantom, OneStep or Unrolled, got {type(gradient).__name__}")
     return (solution.value, solution) if return_solution else solution.value
+
+
+@eager
+def _fixed_point_eagerly(*arguments: Any) -> Any:
+    return _fixed_point(*arguments)
 
 
 @eager
@@ -252,7 +277,8 @@ def _solve(
             if problem == "argmin":
                 mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
             raise TypeError(f"{type(solver).__name__} {mend}")
-        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point", compact=compact)
+        options = {"compact": True} if compact else {}
+        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point", **options)
     if not callable(solver) or isinstance(solver, type | LinearSolver):
         raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
     if compact:

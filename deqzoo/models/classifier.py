@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from deqzoo.models.config import ClassifierTraining, DEQTraining, ODETraining, TrainingConfig
 from deqzoo.models.correction import FixedPointCorrected
-from deqzoo.models.jacobian import JacobianPenalised
+from deqzoo.models.deq_module import DEQModule
 from deqzoo.models.module import Batch, SolverModule, Step
 from deqzoo.nn import NeuralODE, solver_layers
 
@@ -34,7 +34,7 @@ class Classifier(SolverModule):
         return Step(loss, {"accuracy": accuracy}, inputs, len(labels))
 
 
-class DEQClassifierModule(JacobianPenalised, FixedPointCorrected, Classifier):
+class DEQClassifierModule(DEQModule, FixedPointCorrected, Classifier):
     """A `Classifier` of DEQ layers, with the penalty of their Jacobians, and losses on the way to the fixed point."""
 
     Options: ClassVar[type[TrainingConfig]] = DEQTraining

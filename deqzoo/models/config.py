@@ -50,11 +50,12 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class JacobianPenalty(TrainingConfig):
+class FixedPointTraining(TrainingConfig):
     """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+    train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
 
 
 @dataclass
@@ -71,7 +72,7 @@ class FixedPointCorrection(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(JacobianPenalty, FixedPointCorrection, ClassifierTraining):
+class DEQTraining(FixedPointTraining, FixedPointCorrection, ClassifierTraining):
     """How a classifier of DEQ layers is trained."""
 
 
@@ -131,12 +132,23 @@ class GraphConvolutionConfig(ClassifierTraining):
 
 
 @dataclass
+class ConvClassifierConfig(ClassifierTraining):
+    """A plain convolutional classifier (`deqzoo.nn.conv_net`), to compare with, and how it is trained."""
+
+    kind: str = "conv_classifier"
+    width: int = 64  # channels
+    depth: int = 2  # convolutions after the one that takes the image
+    stride: int = 1  # of the one that takes the image
+    grid: int = 4  # the head sees averages of grid x grid parts of the image
+
+
+@dataclass
 class MonDEQClassifierConfig(ClassifierTraining):
-    """An image classifier with a monDEQ (`deqzoo.nn.MonDEQClassifier`) and how it is trained."""
+    """An image classifier with a monDEQ (`deqzoo.nn.mondeq_conv`, `deqzoo.nn.mondeq_fc`) and how it is trained."""
 
     kind: str = "mondeq_classifier"
     # The network.
-    body: str = "conv"  # conv: one tier a width; fc: fully connected; plain: the explicit twin of conv with one width
+    body: str = "conv"  # conv: one tier a width; or fc: fully connected
     widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
     margin: float = 1.0  # m > 0 of the strong monotonicity
     stride: int = 1  # of the convolution that injects the image
@@ -264,7 +276,7 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
 
 
 @dataclass
-class LanguageModelConfig(FixedPointConfig, JacobianPenalty):
+class LanguageModelConfig(FixedPointConfig, FixedPointTraining):
     """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
 
     kind: str = "language_model"
@@ -283,6 +295,7 @@ MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "conv_classifier": ConvClassifierConfig,
     "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
+    "conv_classifier": "deqzoo.models.conv_classifier:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
     "implicit_graph": "deqzoo.models.graph:IMPLICIT",

@@ -25,7 +25,6 @@ class LanguageModelKind(Kind):
     info = TextInfo
     metric = "bits_per_char"
     takes = "tokens -> logits of the next ones; model.generate(prompt, length) -> text"
-    try_next = "model.solver=broyden"
 
     def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
         """See `deqzoo.nn.LanguageModel`."""

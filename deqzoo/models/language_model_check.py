@@ -11,9 +11,10 @@ from deqzoo.models.bits import bits_per_char, totals
 from deqzoo.models.deq_check import RESIDUAL, SHARE, flop_share, parameter_share
 from deqzoo.models.kinds import Trained
 from deqzoo.nn import use_solver
+from deqzoo.nn.vocabulary import NEWLINE
 
 GAP = 0.01  # largest gap in bits per character between 12 evaluations and a tight tolerance
-SAMPLE = {"prompt": "\n", "length": 400, "temperature": 0.8, "seed": 0}
+SAMPLE = {"length": 400, "temperature": 0.8, "seed": 0}  # how a text is drawn, from a newline on
 _SOLVERS, _MOST_STEPS = ("picard", "anderson", "broyden"), 15
 
 Batch = tuple[Tensor, ...]
@@ -30,7 +31,7 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
         ``n``: test tokens. ``passed``: at least 80 % of parameters and FLOPs in the cell, a median residual of at most
             1e-2, and the two within .01 bits.
         ``nfe_warm``, ``nfe_cold``: evaluations a token in `LanguageModel.generate`, with and without warm start.
-        ``sample``: a text that the model made.
+        ``prompt``, ``sample``: a text that the model made.
         ``baselines``: of shipped entries for the same text, bits per character and what they cost.
     """
     network: Any = trained.network
@@ -52,10 +53,12 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
         "bits_tight": bits_per_char(tight).item(),
         "bits_one_step": bits_per_char(one_step).item(),
         "n": int(sums[1]),
-        "nfe_warm": _generation(network, warm_start=True)[0],
         "baselines": baselines(trained.settings.baselines, trained.data.options.name),
     }
-    result["nfe_cold"], result["sample"] = _generation(network, warm_start=False)
+    tokens = network.vocabulary.tokens
+    result["prompt"] = NEWLINE if NEWLINE in tokens else tokens[1]
+    result["nfe_cold"], _ = _generation(network, result["prompt"], warm_start=False)
+    result["nfe_warm"], result["sample"] = _generation(network, result["prompt"], warm_start=True)
     result["passed"] = (
         min(result["parameter_share"], result["flop_share"]) >= SHARE
         and residual <= RESIDUAL
@@ -106,12 +109,12 @@ def _test(network: Any, batches: Sequence[Batch]) -> tuple[Tensor, float]:
     return sums, torch.cat(residuals).median().item()
 
 
-def _generation(network: Any, warm_start: bool) -> tuple[float, str]:
+def _generation(network: Any, prompt: str, warm_start: bool) -> tuple[float, str]:
     """NFE a token, and the text."""
     spent: list[int] = []
     hook = network.deq.register_forward_hook(lambda deq, *_: spent.append(deq.solution.nfe))
     try:
-        text = network.generate(**SAMPLE, warm_start=warm_start)
+        text = network.generate(prompt, **SAMPLE, warm_start=warm_start)
     finally:
         hook.remove()
     return sum(spent) / len(spent), text
@@ -144,4 +147,4 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def sample_text(check: Mapping[str, Any]) -> str:
     """The sample of a `language_model_check`, for the model card."""
     options = ", ".join(f"{name}={value!r}" for name, value in SAMPLE.items())
-    return f"`model.generate({options})`:\n\n```text\n{check['sample'].strip()}\n```"
+    return f"`model.generate({check['prompt']!r}, {options})`:\n\n```text\n{check['sample'].strip()}\n```"

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.models.bits import bits_per_char, perplexity, totals
-from deqzoo.models.jacobian import JacobianPenalised
+from deqzoo.models.deq_module import DEQModule
 from deqzoo.models.module import Batch, Step
 from deqzoo.nn import LanguageModel
 
 
-class LanguageModelModule(JacobianPenalised):
+class LanguageModelModule(DEQModule):
     """Trains a `LanguageModel` by cross-entropy (nats a token); logs ``bits_per_char``, in the test ``perplexity``."""
 
     def __init__(self, network: LanguageModel, **options: Any) -> None:

@@ -13,7 +13,7 @@ from deqzoo.models.deq_check import check_rows, first_batches
 from deqzoo.models.deq_classifier import DEQClassifierKind, measure_deq
 from deqzoo.models.kinds import Check, Trained
 from deqzoo.models.options import fixed_point_gradient, monotone_solver
-from deqzoo.nn import mondeq_conv, mondeq_fc, plain_conv
+from deqzoo.nn import mondeq_conv, mondeq_fc
 
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
@@ -23,29 +23,31 @@ DRAWN = 500  # test images of it
 
 
 class MonDEQClassifierKind(DEQClassifierKind):
-    """Images in, logits out; the body is one monotone equilibrium, or its explicit twin."""
+    """Images in, logits out; the body is one monotone equilibrium."""
 
     try_next = "model.solver=anderson"
 
     def network(self, settings: Any, info: ImageInfo) -> nn.Module:
-        """See `deqzoo.nn.mondeq_conv`, `deqzoo.nn.mondeq_fc`, `deqzoo.nn.plain_conv`."""
+        """See `deqzoo.nn.mondeq_conv`, `deqzoo.nn.mondeq_fc`."""
         widths: list[int] = list(settings.widths)
-        about: Any = {"classes": info.classes, "mean": info.mean, "std": info.std}
-        if settings.body not in ("conv", "fc", "plain"):
-            raise ConfigError(f"model.body={settings.body}: valid are conv, fc, plain.")
-        if not widths or (settings.body != "conv" and len(widths) > 1):
-            raise ConfigError(f"model.widths={widths}: conv takes one or several, {settings.body} takes one.")
-        solving: Any = {"solver": monotone_solver(settings), "gradient": fixed_point_gradient(settings)}
-        shape: Any = {"stride": settings.stride, "grid": settings.grid}
+        if settings.body not in ("conv", "fc"):
+            raise ConfigError(f"model.body={settings.body}: valid are conv, fc.")
+        if not widths or (settings.body == "fc" and len(widths) > 1):
+            raise ConfigError(f"model.widths={widths}: conv takes one width a tier, fc takes one.")
+        options: Any = {
+            "classes": info.classes,
+            "mean": info.mean,
+            "std": info.std,
+            "margin": settings.margin,
+            "solver": monotone_solver(settings),
+            "gradient": fixed_point_gradient(settings),
+        }
         try:
-            if settings.body == "plain":
-                return plain_conv(**about, width=widths[0], **shape)
             if settings.body == "conv":
-                return mondeq_conv(**about, widths=widths, margin=settings.margin, **shape, **solving)
+                return mondeq_conv(widths=widths, stride=settings.stride, grid=settings.grid, **options)
             if info.size is None:
                 raise ValueError("body=fc needs the size of the images; the data do not state it")
-            pixels = info.in_channels * prod(info.size)
-            return mondeq_fc(pixels, **about, features=widths[0], margin=settings.margin, **solving)
+            return mondeq_fc(info.in_channels * prod(info.size), features=widths[0], **options)
         except ValueError as error:
             raise ConfigError(f"model.{error}.") from error
 
@@ -56,18 +58,13 @@ class MonDEQClassifierKind(DEQClassifierKind):
         return Classifier.of(network, settings)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
-        """Solver, gradient and margin, where there is an equilibrium."""
-        if model["body"] == "plain":
-            return {}
+        """Solver, gradient and margin."""
         return super().facts(model) | {"margin of monotonicity": f"{model['margin']:g}"}
 
     def plots(self, trained: Trained, folder: Path) -> None:
         """Accuracy and residual over NFE for each solver, and the course of the training."""
-        from deqzoo.plots import PANELS, budget_curves, plot_budget, plot_training
+        from deqzoo.plots import budget_curves, plot_budget, plot_training
 
-        if not trained.network.equilibria:
-            plot_training(trained.history, folder / "training.png", {"accuracy": PANELS["accuracy"]})
-            return
         batches = first_batches(((images, labels) for images, labels in trained.test_batches()), DRAWN)
         plot_budget(budget_curves(trained.network, batches, COMPARED), folder / "accuracy_over_nfe.png")
         plot_training(trained.history, folder / "training.png")
@@ -81,22 +78,16 @@ class MonDEQClassifierKind(DEQClassifierKind):
 
 
 def _measure(trained: Trained) -> dict[str, Any]:
-    """`deq_check`, and what the shipped baseline reached; nothing of a network without equilibrium."""
-    if not trained.network.equilibria:
-        return {}
-    baseline = trained.settings.baseline
-    found = measure_deq(trained)
+    """`deq_check`, and what the shipped baseline reached."""
+    found, baseline = measure_deq(trained), trained.settings.baseline
     if baseline is not None:
         from deqzoo.zoo import CheckpointError
         from deqzoo.zoo.loading import read_checkpoint
 
         try:
             metrics = read_checkpoint(baseline).metrics
-            found["baseline"] = {
-                "entry": baseline,
-                "accuracy": metrics["test"]["accuracy"],
-                **{key: metrics[key] for key in ("parameters", "steps", "time")},
-            }
+            size = {key: metrics[key] for key in ("parameters", "steps")}
+            found["baseline"] = {"entry": baseline, "accuracy": metrics["test"]["accuracy"], **size}
         except CheckpointError:  # it has not been trained yet
             pass
     return found

@@ -6,10 +6,11 @@ from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
+from .image_classifier import ImageClassifier, conv_net
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
-from .mondeq import MonDEQ, MonDEQClassifier, mondeq_conv, mondeq_fc, plain_conv
+from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
@@ -27,12 +28,12 @@ __all__ = [
     "DEQClassifier",
     "GraphCell",
     "GraphConvolutionNetwork",
+    "ImageClassifier",
     "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
     "MLPDynamics",
     "MonDEQ",
-    "MonDEQClassifier",
     "MonotoneCell",
     "MonotoneConv2d",
     "MonotoneLinear",
@@ -44,12 +45,12 @@ __all__ = [
     "TransformerCell",
     "Vocabulary",
     "anode_net",
+    "conv_net",
     "mondeq_conv",
     "mondeq_fc",
     "normalized_adjacency",
     "ode_net",
     "perron_frobenius",
-    "plain_conv",
     "point_classifier",
     "propagate",
     "solver_layers",

@@ -15,8 +15,8 @@ class LanguageModel(nn.Module):
     """Predicts each next token of a sequence from those before it.
 
     x = embedding(tokens), z* = cell(z*, x), logits = head(z*): a sequence is one system, whose equilibrium is causal as
-    the cell is. With ``layers`` it is the explicit twin instead: so many cells with weights of their own, each applied
-    once, the first to x, with the same input injection.
+    the cell is. With ``layers`` it is the explicit twin instead, a usual transformer: so many cells with weights of
+    their own, z <- cell(z, z) from x on.
 
     Args:
         vocabulary: the tokens.
@@ -80,7 +80,7 @@ class LanguageModel(nn.Module):
             return self.head(self.deq(x, None if start is None else torch.cat([start, x[:, start.shape[1] :]], 1)))
         z = x
         for layer in self.layers:
-            z = layer(z, x)
+            z = layer(z, z)
         return self.head(z)
 
     @torch.no_grad()
@@ -96,8 +96,9 @@ class LanguageModel(nn.Module):
     ) -> str:
         """The prompt and ``length`` tokens drawn to follow it, one after the other.
 
-        The equilibrium does not change where the text does not, as it is causal: with ``warm_start`` a solve starts
-        from that of the text so far. It looks back on ``window`` tokens.
+        It looks back on ``window`` tokens. The equilibrium does not change where the text does not, as it is causal:
+        with ``warm_start`` a solve starts from that of the text so far, and ends sooner, as the stop rule looks at all
+        positions together. A tighter ``tol`` (see `deqzoo.load`) makes the last one as exact as from a cold start.
 
         Args:
             prompt: at least one token, all of the vocabulary.
@@ -131,13 +132,14 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"the prompt has {self.vocabulary.unit} that the model does not know: {listed}; it knows {known}"
             )
-        if not prompt:
+        tokens = self.vocabulary.encode(prompt)
+        if not len(tokens):
             raise ValueError("the prompt is empty; give at least one token, such as a newline")
         if length < 0 or temperature < 0:
             raise ValueError(f"length and temperature must not be negative, got {length} and {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        return self.vocabulary.encode(prompt)
+        return tokens
 
 
 def _draw(logits: Tensor, temperature: float, top_k: int | None, random: torch.Generator) -> Tensor:

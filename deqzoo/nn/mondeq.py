@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..implicit import FixedPointSolver, Gradient, PeacemanRachford
+from ..implicit.modes import full_precision
 from ..implicit.solution import OnFailure
 from .deq import DEQ
+from .image_classifier import ImageClassifier, conv3x3, pooled_linear
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
 
@@ -29,6 +30,7 @@ class MonDEQ(DEQ):
 
     Source: Winston, Kolter, "Monotone operator equilibrium networks", 2020.
 
+    >>> import torch
     >>> mondeq = MonDEQ(MonotoneLinear(4))
     >>> z = mondeq(torch.randn(3, 4))
     >>> bool((z >= 0).all()), mondeq.solution.converged
@@ -47,49 +49,9 @@ class MonDEQ(DEQ):
         super().__init__(cell, solver=solver, gradient=gradient, on_failure=on_failure)
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The cell itself, which reads its parameters in W alone."""
-        return self.cell, (x, self.cell.weight(x))
-
-
-class MonDEQClassifier(nn.Module):
-    """Normalisation, a layer that injects, an equilibrium, a linear head: see `mondeq_fc`, `mondeq_conv`.
-
-    Args:
-        classes: names of the classes.
-        mean, std: per-channel statistics; the normalisation is part of the network.
-        stem: images -> injection.
-        body: injection -> state.
-        head: state -> logits.
-
-    Images are float in [0, 1], (batch, channels, height, width); the result is logits, (batch, len(classes)).
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        stem: nn.Module,
-        body: nn.Module,
-        head: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.classes = tuple(classes)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
-        self.stem, self.body, self.head = stem, body, head
-
-    @property
-    def equilibria(self) -> list[DEQ]:
-        """The equilibrium layer, or none in `plain_conv`."""
-        return [self.body] if isinstance(self.body, DEQ) else []
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, (batch, classes)."""
-        return self.head(self.body(self.stem((images - self.mean) / self.std)))
+        """The cell, which reads its parameters in W alone; W is exact under autocast too, for the margin's sake."""
+        with full_precision(x.device.type):
+            return self.cell, (x, self.cell.weight(x))
 
 
 def mondeq_fc(
@@ -101,13 +63,14 @@ def mondeq_fc(
     features: int,
     margin: float = 1.0,
     **solving: Any,
-) -> MonDEQClassifier:
+) -> ImageClassifier:
     """The fully connected monDEQ: z* = relu(W z* + U x + b) of `features` units, for images of `in_features` pixels.
 
+    >>> import torch
     >>> mondeq_fc(64, ["a", "b"], [0.5], [0.5], features=20)(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
     """
-    return MonDEQClassifier(
+    return ImageClassifier(
         classes=classes,
         mean=mean,
         std=std,
@@ -127,7 +90,7 @@ def mondeq_conv(
     stride: int = 1,
     grid: int = 4,
     **solving: Any,
-) -> MonDEQClassifier:
+) -> ImageClassifier:
     """The convolutional monDEQ, of a single convolution or several tiers (see `MonotoneConv2d`).
 
     Args:
@@ -136,37 +99,18 @@ def mondeq_conv(
         grid: the last tier is averaged to grid x grid positions for the head.
         solving: solver and gradient, see `MonDEQ`.
 
+    >>> import torch
     >>> mondeq_conv(["a", "b"], [0.5], [0.5], widths=[4, 8], grid=2)(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
     """
     cell = MonotoneConv2d(widths, margin)
-    return MonDEQClassifier(
+    return ImageClassifier(
         classes=classes,
         mean=mean,
         std=std,
-        stem=nn.Sequential(_conv(len(mean), widths[0], stride, bias=True), nn.ZeroPad2d(cell.borders[0])),
+        stem=nn.Sequential(conv3x3(len(mean), widths[0], stride), nn.ZeroPad2d(cell.borders[0])),
         body=MonDEQ(cell, **solving),
-        head=nn.Sequential(_LastTier(cell), _pooled_linear(widths[-1], grid, len(classes))),
-    )
-
-
-def plain_conv(
-    classes: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    *,
-    width: int,
-    stride: int = 1,
-    grid: int = 4,
-) -> MonDEQClassifier:
-    """The explicit twin of `mondeq_conv` with one width: A and B as two ordinary layers, one after the other."""
-    return MonDEQClassifier(
-        classes=classes,
-        mean=mean,
-        std=std,
-        stem=nn.Sequential(_conv(len(mean), width, stride, bias=True), nn.ReLU()),
-        body=nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU()),
-        head=_pooled_linear(width, grid, len(classes)),
+        head=nn.Sequential(_LastTier(cell), pooled_linear(widths[-1], grid, len(classes))),
     )
 
 
@@ -180,11 +124,3 @@ class _LastTier(nn.Module):
     def forward(self, z: tuple[Tensor, ...]) -> Tensor:
         border = self.border
         return nn.functional.pad(z[-1], 4 * [-border])
-
-
-def _conv(before: int, after: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=bias)
-
-
-def _pooled_linear(width: int, grid: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.Linear(width * grid**2, classes))

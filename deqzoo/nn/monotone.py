@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class MonotoneCell(nn.Module):
     """f(z, x) = relu(W z + x), where W = (1 - m) I - A^T A + B - B^T has I - W >= m I for whatever A and B.
 
-    A cell is a `deqzoo.implicit.MonotoneMap`: with `ForwardBackward` or `PeacemanRachford`, a `MonDEQ` around it
-    converges for every weight. A subclass says what A and B are, by `weight`, `multiply` and `inverse`.
+    A cell is a `deqzoo.implicit.MonotoneMap`, so that operator splitting finds its equilibrium: `PeacemanRachford` with
+    any step length, whatever the weights, `ForwardBackward` with a short one. A subclass says what A and B are, by
+    `weight`, `multiply` and `inverse`.
 
     Args:
         margin: m, above 0: the strong monotonicity. The larger, the faster the solves, and the less W can do.
@@ -92,17 +93,20 @@ class MonotoneLinear(MonotoneCell):
 
     def inverse(self, alpha: float, x: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
         """As `MonotoneCell.inverse`."""
-        inverse = inverse_of_step(weight, alpha).T
+        inverse = shifted_inverse(identity_like(weight) - weight, alpha).T
         return lambda v: v @ inverse
 
 
 def with_margin(margin: float, a: Tensor, b: Tensor) -> Tensor:
     """(1 - m) I - A^T A + B - B^T, of matrices or of spectra (..., n, n)."""
-    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    return (1 - margin) * identity - a.mH @ a + b - b.mH
+    return (1 - margin) * identity_like(a) - a.mH @ a + b - b.mH
 
 
-def inverse_of_step(weight: Tensor, alpha: float) -> Tensor:
-    """(I + alpha (I - W))^-1, of matrices or of spectra (..., n, n); I - W > 0 makes it regular."""
-    identity = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    return torch.linalg.inv((1 + alpha) * identity - alpha * weight)
+def shifted_inverse(matrix: Tensor, alpha: float) -> Tensor:
+    """(I + alpha M)^-1, of matrices or of spectra (..., n, n); it is there where M + M^T >= 0."""
+    return torch.linalg.inv(identity_like(matrix) + alpha * matrix)
+
+
+def identity_like(matrix: Tensor) -> Tensor:
+    """I, (n, n), for matrices or spectra (..., n, n)."""
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

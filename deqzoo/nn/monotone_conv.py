@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fourier import Size, downsample, fold, from_frequencies, spectrum, to_frequencies, upsample
-from .monotone import MonotoneCell, inverse_of_step, with_margin
+from .monotone import MonotoneCell, identity_like, shifted_inverse, with_margin
 
 Tiers = tuple[Tensor, ...]
 
@@ -75,7 +75,7 @@ class MonotoneConv2d(MonotoneCell):
         return tuple(x.new_zeros(len(x), channels, *size, dtype=dtype) for channels, size in shapes)
 
     def weight(self, x: Tensor) -> Spectra:
-        """The spectra of the convolutions, on the sizes of x's tiers."""
+        """The spectra of W, on the sizes of x's tiers."""
 
         def spectra(kernels: nn.ModuleList) -> Tiers:
             return tuple(spectrum(kernel(), size) for kernel, size in zip(kernels, self.sizes(x), strict=False))
@@ -103,13 +103,11 @@ class MonotoneConv2d(MonotoneCell):
         where D (of A and B) is inverted at each frequency, and so is H, which is a convolution on the coarser tier.
         """
         sizes = self.sizes(x)
-        inverses = [inverse_of_step(block, alpha) for block in weight.blocks]
-        corrections = []
-        for down, inverse, size in zip(weight.down, inverses, sizes, strict=False):
-            # I + alpha (I - W) with I - W = T D^-1 T^T.
-            response = fold(down @ inverse @ down.mH, size)
-            identity = torch.eye(response.shape[-1], dtype=response.dtype, device=response.device)
-            corrections.append(inverse_of_step(identity - response, alpha))
+        inverses = [shifted_inverse(identity_like(block) - block, alpha) for block in weight.blocks]  # D^-1
+        corrections = [  # H
+            shifted_inverse(fold(down @ inverse @ down.mH, size), alpha)
+            for down, inverse, size in zip(weight.down, inverses, sizes, strict=False)
+        ]
 
         def solve(v: Tiers) -> Tiers:
             solved = []

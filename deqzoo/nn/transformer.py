@@ -13,9 +13,11 @@ from ..implicit.modes import in_transform
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and those before it, with rotary positions.
+    """Multi-head self-attention in which a position sees those before it, not itself, with rotary positions.
 
-    Only differences of positions matter, so that the result does not change when a sequence is moved along.
+    A zero key and value stand before the first position, so that no position is forced to look at another: one that
+    attended to itself alone (as the first must, else) would feed its state back in full, and its equilibrium could
+    become unstable. Only differences of positions matter.
     Under `torch.func` and forward mode it takes torch's unfused kernel, which has all derivatives. For a double
     backward ask for that yourself: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH): ...``.
 
@@ -34,18 +36,25 @@ class CausalSelfAttention(nn.Module):
         if heads < 1 or width % (2 * heads):
             raise ValueError(f"heads={heads} must divide width={width} into even parts")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        nn.init.normal_(self.qkv.weight, std=width**-0.5)
+        for linear in (self.query, self.key_value):
+            nn.init.normal_(linear.weight, std=width**-0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         """Of z's shape, (batch, time, width)."""
-        qkv = self.qkv(z).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, batch, heads, time, size)
-        turn = rotation(z.shape[1], qkv.shape[-1], z.device, torch.promote_types(z.dtype, torch.float32))
-        (q, k), v = rotate(qkv[:2], turn), qkv[2]
+        before = F.pad(z[:, :-1], (0, 0, 1, 0))  # at each position, the state of the one before
+        q = self._by_head(self.query(z))
+        k, v = self._by_head(self.key_value(before)).chunk(2, dim=-1)
+        turn = rotation(z.shape[1], q.shape[-1], z.device, torch.promote_types(z.dtype, torch.float32))
+        q, k = rotate(q, turn), rotate(k, turn)
         with sdpa_kernel(SDPBackend.MATH) if in_transform() else contextlib.nullcontext():
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).flatten(2))
+
+    def _by_head(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, time, size)
 
 
 def rotation(time: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -64,10 +73,12 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 class TransformerCell(nn.Module):
     """A causal transformer block with input injection, bounded by its last normalisation.
 
-        h = norm(z + x + dropout(attention(z)))
+        h = norm(x + dropout(attention(z)))
         f(z, x) = norm(h + dropout(down(relu(up(h)))))
 
-    with layer normalisation. Position t of f depends on positions up to t alone, and hence so does its fixed point.
+    with layer normalisation. Both skip connections start from the input, so that the state acts by way of the attention
+    alone, an average: this keeps the Jacobian small. Position t of f depends on positions up to t alone, and hence so
+    does the fixed point. ``cell(z, z)`` is the usual transformer layer.
 
     Args:
         width: channels of z and x, (batch, time, width).
@@ -89,14 +100,14 @@ class TransformerCell(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = dropout
-        # Branches that start small beside the skip connections: then f contracts at first.
+        # Branches start small beside the skip connections: then f contracts at first.
         nn.init.normal_(self.attention.out.weight, std=0.5 * width**-0.5)
         nn.init.normal_(self.up.weight, std=width**-0.5)
         nn.init.normal_(self.down.weight, std=0.5 * hidden**-0.5)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """f(z, x), of z's shape."""
-        h = self.norm1(z + x + self._drop(self.attention(z)))
+        h = self.norm1(x + self._drop(self.attention(z)))
         return self.norm2(h + self._drop(self.down(torch.relu(self.up(h)))))
 
     def initial_state(self, x: Tensor) -> Tensor:

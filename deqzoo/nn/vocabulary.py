@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ UNITS = ("characters", "words")
 
 
 def split(text: str, unit: str) -> Iterator[str]:
-    r"""The tokens of a text: its characters, or its words, which white space divides; each line ends with a newline.
+    r"""The tokens of a text: its characters, or its words, which white space divides, and the ends of lines.
 
     >>> list(split("to be", "characters")), list(split("to  be\nor", "words"))
-    (['t', 'o', ' ', 'b', 'e'], ['to', 'be', '\n', 'or', '\n'])
+    (['t', 'o', ' ', 'b', 'e'], ['to', 'be', '\n', 'or'])
     """
     if unit == "characters":
         return iter(text)
-    return (word for line in text.splitlines() for word in (*line.split(), NEWLINE))
+    return (found[0] for found in re.finditer(rf"\S+|{NEWLINE}", text))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_options_given_by_name_are_not_ignored():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stop": "relative"}, "'rel' or 'abs'"),
+        ({"stop": "relative"}, "'rel', 'abs' or 'never'"),
         ({"tol": -1.0}, "tol"),
         ({"tol": float("nan")}, "tol"),
         ({"max_steps": -1}, "max_steps"),

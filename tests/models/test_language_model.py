@@ -9,7 +9,9 @@ import torch
 import deqzoo
 from deqzoo.config import ConfigError, load_run
 from deqzoo.data.info import IGNORED
+from deqzoo.implicit import Phantom
 from deqzoo.models.bits import bits_per_char, perplexity, totals
+from deqzoo.models.language_model_check import SAMPLE
 from deqzoo.models.language_model_module import LanguageModelModule
 from deqzoo.nn import LanguageModel, Vocabulary
 from deqzoo.training import Run
@@ -23,10 +25,11 @@ SMALL = [
     "data=text_file",
     "data.length=16",
     "data.context=8",
-    "data.batch_size=32",
+    "data.batch_size=16",
     "model.width=8",
     "model.heads=2",
     "model.dropout=0.1",
+    "model.solver_options.tol=1e-6",
     "model.ema_decay=0.5",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
@@ -46,7 +49,7 @@ def finished(words, tmp_path_factory):
     """A finished run."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("deqzoo.models.language_model_check", fromlist=["SAMPLE"]).SAMPLE, "length", 10)
+        patch.setitem(SAMPLE, "length", 10)
         return run(tmp_path_factory.mktemp("runs") / "a", *words)
 
 
@@ -62,10 +65,13 @@ def test_bits_of_known_predictions():
 def test_run_folder_and_logs(finished):
     plots = {path.name for path in (finished.folder / "plots").iterdir()}
     assert plots == {"training.png", "residuals.png", "bits_over_nfe.png"}
-    columns = set().union(*read_history(finished.folder / "metrics.csv"))
+    history = read_history(finished.folder / "metrics.csv")
+    columns = set().union(*history)
     logged = {f"train/{name}" for name in ("bits_per_char", "nfe", "residual", "nfe_backward", "jacobian")}
     assert logged | {"val/bits_per_char", "val/residual"} <= columns
+    assert {row["train/nfe"] for row in history if "train/nfe" in row} == {finished.settings.model.train_max_steps + 1}
     metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics["test"]["nfe"] == 12
     begin, end = finished.data.spans["test"]
     assert metrics["test"]["n"] == metrics["language_model_check"]["n"] == end - begin - 1
     assert metrics["test"]["bits_per_char"] == pytest.approx(metrics["test"]["loss"] / math.log(2), rel=1e-4)
@@ -93,7 +99,7 @@ def test_mode_test_repeats_the_number(finished, words, tmp_path):
 
 def test_cut_off_run_resumes_to_the_same_parameters(finished, words, tmp_path, monkeypatch):
     def die(self, batch, batch_idx):
-        if self.global_step == 11:
+        if self.global_step == 8:
             raise OSError("killed")
         return step(self, batch, batch_idx)
 
@@ -128,7 +134,7 @@ def test_words_are_told_in_bits_a_character(tmp_path):
     for name in ("train", "valid", "test"):
         write_text(folder / f"wiki.{name}.tokens", lines=40)
     options = ["data=wikitext103", f"data.root={tmp_path}", "data.length=16", "data.context=8", "trainer.max_steps=2"]
-    test = run(tmp_path / "run", "model=lm_shakespeare", *SMALL[3:], *options).metrics["test"]
+    test = run(tmp_path / "run", "model=lm_shakespeare", *SMALL[3:], "data.batch_size=4", *options).metrics["test"]
     characters = len((folder / "wiki.test.tokens").read_text()) - len("to ")
     assert test["n"] == 40 * 6 - 1
     assert test["bits_per_char"] == pytest.approx(test["loss"] * test["n"] / math.log(2) / characters, rel=0.02)
@@ -136,12 +142,12 @@ def test_words_are_told_in_bits_a_character(tmp_path):
 
 def test_one_batch_is_learned_by_heart():
     torch.manual_seed(0)
-    text = "What's in a name? That which we call a rose by any other name would smell as sweet"
+    text = "What's in a name? That which"
     vocabulary = Vocabulary.of(text, "characters")
-    network = LanguageModel(vocabulary=vocabulary, window=80, width=32, heads=2)
-    module = LanguageModelModule(network, lr=1e-2)
+    network = LanguageModel(vocabulary=vocabulary, window=50, width=32, heads=2, gradient=Phantom(steps=3))
+    module = LanguageModelModule(network)
     tokens = vocabulary.encode(text)[None]
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(60):
         loss = module.step(network, (tokens[:, :-1], tokens[:, 1:]), "train").loss
         optimizer.zero_grad()

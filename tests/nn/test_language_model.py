@@ -50,9 +50,10 @@ def test_gradient_reaches_every_parameter(layers, tied):
 
 def test_explicit_twin_applies_each_layer_once():
     model, tokens = model_of(layers=2), tokens_of(2, 5)
-    x = model.inject(tokens)
     first, second = model.layers
-    assert_close(model(tokens), model.head(second(first(x, x), x)), 1e-14)
+    x = model.inject(tokens)
+    z = first(x, x)
+    assert_close(model(tokens), model.head(second(z, z)), 1e-14)
     assert model.equilibria == []
 
 

@@ -61,7 +61,9 @@ class FixedPointSolver(ABC):
     Args:
         tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
         max_steps: updates at most; f is called once more than that.
-        stop: "rel" or "abs".
+        stop: "rel" or "abs"; "never": always max_steps steps, of which the last iterate is returned; its status is that
+            of the relative rule. The host reads nothing, so `torch.compile` takes the whole solve (at inference, and
+            with the gradients `Phantom` and `OneStep`), and CUDA graphs with it.
         check_every: the host looks at the stop rule every so many steps; one synchronisation each.
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
@@ -70,7 +72,7 @@ class FixedPointSolver(ABC):
 
     tol: float | None = None
     max_steps: int = 100
-    stop: Literal["rel", "abs"] = "rel"
+    stop: Literal["rel", "abs", "never"] = "rel"
     check_every: int = 1
     patience: int = 50
     trace: bool = False
@@ -80,8 +82,8 @@ class FixedPointSolver(ABC):
         object.__setattr__(self, "keep", tuple(self.keep))
         if list(self.keep) != sorted(set(self.keep)) or (self.keep and self.keep[0] < 0):
             raise ValueError(f"keep must be increasing numbers of steps, got {list(self.keep)}")
-        if self.stop not in ("rel", "abs"):
-            raise ValueError(f"stop must be 'rel' or 'abs', got {self.stop!r}")
+        if self.stop not in ("rel", "abs", "never"):
+            raise ValueError(f"stop must be 'rel', 'abs' or 'never', got {self.stop!r}")
         if self.max_steps < 0 or self.check_every < 1 or self.patience < 1:
             raise ValueError("max_steps must be at least 0, check_every and patience at least 1")
         if self.tol is not None and not self.tol >= 0:
@@ -91,7 +93,6 @@ class FixedPointSolver(ABC):
     def method(self, g: Function, tol: float) -> Method:
         """The update rule, for one solve of g(z) = f(z) - z = 0."""
 
-    @eager
     def __call__(
         self,
         f: Callable[..., Any],
@@ -107,6 +108,19 @@ class FixedPointSolver(ABC):
         For a root, f(z) stands in the stop rule for g, and the first residual for the scale: ||f(z)|| <= tol ||f(z0)||.
         With `record`, which `Picard` alone allows, the iterations stay on the tape. `compact`: see `fixed_point`.
         """
+        solve = self._solve if self.stop == "never" else self._solve_eagerly
+        return solve(f, z0, args, batch_dims, root, record, compact)
+
+    def _solve(
+        self,
+        f: Callable[..., Any],
+        z0: Any,
+        args: tuple[Any, ...],
+        batch_dims: int,
+        root: bool,
+        record: bool,
+        compact: bool,
+    ) -> Solution:
         if compact and batch_dims != 1:
             raise ValueError("compact=True needs batch_dims=1: else there are no samples to leave out")
         ravel = Ravel(z0, batch_dims)
@@ -122,7 +136,7 @@ class FixedPointSolver(ABC):
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
-            solution = iterate(self, flat, z, root, compact)
+            solution = (take_all_steps if self.stop == "never" else iterate)(self, flat, z, root, compact)
         solution.value = ravel.unflatten(solution.value)
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
@@ -131,6 +145,10 @@ class FixedPointSolver(ABC):
         if solution.trace is not None:
             solution.trace = ravel.per_system(solution.trace)
         return solution
+
+    @eager
+    def _solve_eagerly(self, *arguments: Any) -> Solution:
+        return self._solve(*arguments)
 
 
 def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root: bool, compact: bool) -> Solution:
@@ -160,6 +178,28 @@ def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root
     solution.kept = kept + [z] * (len(options.keep) - len(kept))
     solution.inverse = method.inverse()
     return solution
+
+
+def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool, compact: bool) -> Solution:
+    """The loop without a stop: `max_steps` steps of all systems, and not a look at any."""
+    tol = default_tolerance(z.dtype) if options.tol is None else options.tol
+    evaluate = _Evaluate(f, root)
+    method = options.method(lambda x: evaluate(x)[0], tol)
+    if method.backtracks:
+        raise ValueError('stop="never" is for solvers whose last iterate stands: a line search must look at each')
+    g, image = evaluate(z)
+    first = row_norm(g)
+    iterates = [z]
+    for _ in range(options.max_steps):
+        z = method.step(z, g, image)
+        g, image = evaluate(z)
+        iterates = [*iterates, z] if options.keep else [z]
+    norm, scale = row_norm(g), first if root else row_norm(image)
+    status = torch.where(norm <= tol * scale, Status.CONVERGED, Status.MAX_STEPS)
+    status = torch.where(norm < torch.inf, status, Status.DIVERGED)
+    steps = torch.full_like(status, options.max_steps)
+    kept = [iterates[min(step, options.max_steps)] for step in options.keep]
+    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products, kept=kept)
 
 
 class _Evaluate:

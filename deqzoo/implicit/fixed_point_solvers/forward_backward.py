@@ -40,10 +40,17 @@ class ForwardBackward(Splitting):
 
     @eager
     def __call__(
-        self, f: Any, z0: Any, *args: Any, batch_dims: int = 0, root: bool = False, record: bool = False
+        self,
+        f: Any,
+        z0: Any,
+        *args: Any,
+        batch_dims: int = 0,
+        root: bool = False,
+        record: bool = False,
+        compact: bool = False,
     ) -> Solution:
         """As `FixedPointSolver.__call__`, for a `MonotoneMap` f."""
-        self.check_problem(f, root, record)
+        self.check_problem(f, root, record, compact)
 
         def stretched(z: Any, *args: Any) -> Any:
             """The splitting step, stretched by 1 / alpha; damping by alpha makes it the step again."""

@@ -42,10 +42,17 @@ class PeacemanRachford(Splitting):
 
     @eager
     def __call__(
-        self, f: Any, z0: Any, *args: Any, batch_dims: int = 0, root: bool = False, record: bool = False
+        self,
+        f: Any,
+        z0: Any,
+        *args: Any,
+        batch_dims: int = 0,
+        root: bool = False,
+        record: bool = False,
+        compact: bool = False,
     ) -> Solution:
         """As `FixedPointSolver.__call__`, for a `MonotoneMap` f."""
-        self.check_problem(f, root, record)
+        self.check_problem(f, root, record, compact)
         z0, args = map_tensors(Tensor.detach, (z0, args))
         with no_derivatives():
             with full_precision(tensor_leaves(z0)[0].device.type):

@@ -44,9 +44,11 @@ class Splitting(FixedPointSolver):
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"{type(self).__name__} needs a step length alpha above 0, got {self.alpha}")
 
-    def check_problem(self, f: Any, root: bool, record: bool) -> None:
-        """Raise a TypeError that names the mend where there is nothing to split."""
+    def check_problem(self, f: Any, root: bool, record: bool, compact: bool) -> None:
+        """Raise an error that names the mend where there is nothing to split, or not as asked for."""
         name = type(self).__name__
+        if compact:
+            raise ValueError(f"{name} makes what it needs of W and b for the whole batch: leave out compact=True")
         if root or record:
             raise TypeError(f"{name} solves fixed points, and its steps are not recorded: pass it to fixed_point")
         if not isinstance(f, MonotoneMap):

@@ -248,5 +248,8 @@ def test_what_cannot_be_split_is_an_error_that_names_the_mend(solver):
     assert isinstance(Map(), MonotoneMap)
     with pytest.raises(TypeError, match=r"affine, prox and resolvent, .*Anderson\(\) takes any f"):
         fixed_point(torch.cos, torch.zeros(1), solver=solver)
+    zeros = torch.zeros(1, N)
+    with pytest.raises(ValueError, match="leave out compact"):
+        fixed_point(Map(), zeros, zeros, torch.eye(N), solver=solver, batch_dims=1, compact=True)
     with pytest.raises(TypeError, match="pass it to fixed_point"):
         root(Map(), torch.zeros(1, N), torch.zeros(1, N), torch.eye(N), solver=solver)
