@@ -1,5 +1,6 @@
 """Training of classifiers: cross-entropy and accuracy, and the penalties that keep the solves of their layers short."""
 
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from deqzoo.models.config import ClassifierTraining, DEQTraining, ODETraining, TrainingConfig
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.models.module import Batch, SolverModule, Step
-from deqzoo.nn import DEQ, NeuralODE, solver_layers
+from deqzoo.nn import DEQ, NeuralODE, solver_layers, use_unrolled
 
 
 class Classifier(SolverModule):
@@ -31,7 +32,10 @@ class Classifier(SolverModule):
 
 
 class DEQClassifierModule(Classifier):
-    """A `Classifier` of DEQ layers, with the penalty of their Jacobians (see `deqzoo.models.jacobian`), summed."""
+    """A `Classifier` of DEQ layers, with the penalty of their Jacobians (see `deqzoo.models.jacobian`), summed.
+
+    Its first ``unrolled_steps`` steps train an explicit network of ``unrolled_depth`` iterations of each cell.
+    """
 
     Options: ClassVar[type[TrainingConfig]] = DEQTraining
 
@@ -43,6 +47,12 @@ class DEQClassifierModule(Classifier):
                 if isinstance(layer, DEQ):
                     layer.register_forward_hook(self._add_jacobian)
 
+    def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
+        """Cross-entropy, its labels smoothed in training alone."""
+        explicit = stage == "train" and self.global_step < self.options.unrolled_steps
+        with use_unrolled(network, self.options.unrolled_depth) if explicit else nullcontext():
+            return super().step(network, batch, stage)
+
     def penalties(self) -> dict[str, tuple[float, Tensor]]:
         """``jacobian``."""
         if not self._jacobians:
@@ -51,7 +61,7 @@ class DEQClassifierModule(Classifier):
         self._jacobians.clear()
         return {"jacobian": (self.options.jacobian_penalty, total)}
 
-    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
+    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Any) -> None:
         if self.training and torch.is_grad_enabled():
             self._jacobians.append(jacobian_penalty(deq, inputs[0], z, self.options.jacobian_samples))
 

@@ -55,6 +55,13 @@ class DEQTraining(ClassifierTraining):
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
+    unrolled_steps: int = 0  # first steps of the training, through plain iterations that are all recorded
+    unrolled_depth: int = 10  # iterations in such a step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unrolled_steps < 0 or self.unrolled_depth < 1:
+            raise ValueError("unrolled_steps must not be negative, and unrolled_depth must be at least 1.")
 
 
 @dataclass
@@ -82,6 +89,20 @@ class DEQClassifierConfig(DEQTraining):
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
     compile: bool | None = None  # the cells; null: on CUDA
+
+
+@dataclass
+class MDEQClassifierConfig(DEQClassifierConfig):
+    """An image classifier of one multiscale equilibrium (`deqzoo.nn.MDEQClassifier`) and how it is trained."""
+
+    kind: str = "mdeq_classifier"
+    # The network, beside what a `DEQClassifierConfig` has.
+    widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
+    expansion: float = 5.0  # inner channels of a block over its width
+    blocks: int = 1  # residual blocks in each resolution
+    weight_norm: bool = True  # of the convolutions in the cell
+    head_widths: list[int] = field(default_factory=lambda: [8, 16])  # inner channels of the head's bottlenecks
+    final_width: int = 200  # channels before the pooling
 
 
 @dataclass
@@ -200,6 +221,7 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
 
 MODEL_KINDS: dict[str, type] = {
     "deq_classifier": DEQClassifierConfig,
+    "mdeq_classifier": MDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,
     "latent_ode": LatentODEConfig,

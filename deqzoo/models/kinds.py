@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
+    "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
     "node_pendulum": "deqzoo.models.pendulum:NODE",
     "pinn_pendulum": "deqzoo.models.pendulum:PINN",

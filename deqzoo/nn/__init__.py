@@ -2,10 +2,12 @@
 
 from .cells import ConvCell
 from .classifier import DEQClassifier
-from .deq import DEQ
+from .deq import DEQ, use_unrolled
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
+from .mdeq import MDEQCell
+from .mdeq_classifier import MDEQClassifier
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
@@ -17,6 +19,8 @@ __all__ = [
     "ConvDynamics",
     "DEQClassifier",
     "LatentODE",
+    "MDEQCell",
+    "MDEQClassifier",
     "MLPDynamics",
     "NeuralODE",
     "ODEClassifier",
@@ -28,4 +32,5 @@ __all__ = [
     "point_classifier",
     "solver_layers",
     "use_solver",
+    "use_unrolled",
 ]

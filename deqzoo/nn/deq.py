@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
-from ..implicit.pytree import map_tensors, tensor_leaves
+from ..implicit import (
+    Anderson,
+    FixedPointSolver,
+    Gradient,
+    Implicit,
+    Solution,
+    Status,
+    fixed_point,
+    spectral_radius,
+)
+from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, same_randomness, with_parameters
+from .layer import SolverLayer, same_randomness, solver_layers, with_parameters
 
 
 class DEQ(SolverLayer):
@@ -28,6 +38,7 @@ class DEQ(SolverLayer):
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
+        depth: None, or the number of iterations without a solve, see `use_unrolled`.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
 
@@ -54,6 +65,7 @@ class DEQ(SolverLayer):
         self.gradient = Implicit() if gradient is None else gradient
         self.on_failure = on_failure
         self.solution = None
+        self.depth: int | None = None
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
@@ -64,6 +76,9 @@ class DEQ(SolverLayer):
         f, parameters = with_parameters(self.cell)
         if self.training:
             f = same_randomness(f, tensor_leaves(z0)[0].device)
+        if self.depth is not None:
+            z, self.solution = _iterated(f, z0, (x, *parameters), self.depth)
+            return z
         z, self.solution = fixed_point(
             f,
             z0,
@@ -87,6 +102,35 @@ class DEQ(SolverLayer):
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
         """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
         return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
+
+
+@contextmanager
+def use_unrolled(network: nn.Module, depth: int) -> Iterator[None]:
+    """Within it, each DEQ layer of `network` is an explicit network: `depth` iterations of its cell, all recorded.
+
+    So the original DEQs begin their training: it is cheap, and the solves that follow start from a cell that converges.
+    """
+    deqs = [layer for layer in solver_layers(network) if isinstance(layer, DEQ)]
+    own = [deq.depth for deq in deqs]
+    try:
+        for deq in deqs:
+            deq.depth = depth
+        yield
+    finally:
+        for deq, before in zip(deqs, own, strict=True):
+            deq.depth = before
+
+
+def _iterated(f: Callable[..., Any], z: Any, args: tuple[Any, ...], depth: int) -> tuple[Any, Solution]:
+    """f applied `depth` times to z; its residual is that of the iterate before the last, which costs nothing."""
+    ravel, last = Ravel(z, batch_dims=1), z
+    for _ in range(depth):
+        last, z = z, f(z, *args)
+    before, rows = ravel.flatten(last).detach(), ravel.flatten(z).detach()
+    steps = torch.full((ravel.systems,), depth, device=ravel.device)
+    status = torch.full_like(steps, Status.MAX_STEPS)
+    residual = (rows - before).norm(dim=1) / rows.norm(dim=1)
+    return z, Solution(map_tensors(torch.Tensor.detach, z), status, residual, steps, nfe=depth)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

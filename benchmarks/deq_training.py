@@ -1,0 +1,200 @@
+"""Training steps of MDEQ-small beside torchdeq: `python benchmarks/deq_training.py [--json FILE] [--quick]`.
+
+A step is forward, loss, backward and the optimiser's update. Both libraries get the same modules and weights, solver,
+tolerance, budget and phantom gradient, and each of them the memory layout in which it is faster. With fresh weights the
+solves use up their budget; with a contracting cell they meet the tolerance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from measure import SavedBytes, interleaved, median_ratio
+from problems import seeded
+from report import Check, finished, open_console, print_checks, print_table, started
+from rich.console import Console
+from torch import Tensor
+
+from deqzoo.implicit import Anderson, Broyden, Phantom
+from deqzoo.nn import MDEQClassifier
+
+try:
+    import torchdeq
+except ImportError:
+    torchdeq = None
+
+TOL, STEPS = 1e-3, 22  # of the solves: relative; steps at most, one call of f more
+PHANTOM, DAMPING = 5, 0.5  # steps on the tape
+AT_MOST = 0.6  # of torchdeq's time, promised with the recipe's solver, Broyden
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {  # ours, and torchdeq's with the same number of calls
+    "Broyden": (Broyden(tol=TOL, max_steps=STEPS), {"f_solver": "broyden", "f_max_iter": STEPS}),
+    "Anderson": (Anderson(tol=TOL, max_steps=STEPS), {"f_solver": "anderson", "f_max_iter": STEPS + 1}),
+}
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+
+
+@dataclasses.dataclass
+class Row:
+    """A training step in one way."""
+
+    weights: str
+    solver: str
+    library: str
+    layout: str
+    nfe: int  # of the solve
+    nfe_taped: int  # for the gradient
+    residual: float  # of the solve, relative, the worst sample's, as the library reports it
+    seconds: float
+    over_torchdeq: float | None  # over torchdeq's faster layout
+    saved_bytes: int  # kept for the backward pass
+
+
+class Task:
+    """A classifier in training, its solver and gradient those of one library.
+
+    Args:
+        library: "deqzoo" or "torchdeq".
+        solver: a key of `SOLVERS`.
+        layout: a key of `LAYOUTS`.
+        contracts: the state enters the cell with so little weight that the cell contracts.
+        quick: a small network and batch.
+    """
+
+    def __init__(self, library: str, solver: str, layout: str, contracts: bool, quick: bool) -> None:
+        small: dict[str, Any] = {"widths": [8, 8], "head_widths": [2, 4], "final_width": 16} if quick else {}
+        ours, theirs = SOLVERS[solver]
+        about = {"in_channels": 3, "classes": "0123456789", "mean": [0.5] * 3, "std": [0.25] * 3}
+        with seeded():
+            model = MDEQClassifier(**about, **small, solver=ours, gradient=Phantom(PHANTOM, DAMPING))  # type: ignore[arg-type]
+            images = torch.rand(4, 3, 8, 8) if quick else torch.rand(32, 3, 32, 32)
+            self.labels = torch.randint(10, (len(images),))
+        for output in model.deq.cell.outputs if contracts else []:
+            torch.nn.init.constant_(output[-1].weight, 0.2)
+        self.model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
+        self.images = images.to(memory_format=LAYOUTS[layout])
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        self.start = [parameter.detach().clone() for parameter in model.parameters()]
+        self.theirs = None
+        if library == "torchdeq":
+            self.theirs = torchdeq.get_deq(f_tol=TOL, f_stop_mode="rel", grad=PHANTOM, tau=DAMPING, **theirs)
+        self.residual = math.nan
+
+    def loss(self) -> Tensor:
+        """Of the batch, with its graph."""
+        model = self.model
+        x = model.stem((self.images - model.mean) / model.std)
+        if self.theirs is None:
+            state = model.deq(x)
+            residuals = model.deq.solution.residual  # type: ignore[union-attr]
+        else:
+            states, info = self.theirs(lambda *z: model.deq.cell(z, x), list(model.deq.initial_state(x)))
+            state, residuals = states[-1], info["rel_lowest"]
+        self.residual = residuals.max().item()
+        return F.cross_entropy(model.head(state), self.labels)
+
+    def step(self) -> None:
+        """A training step from the first weights."""
+        with torch.no_grad():
+            for parameter, start in zip(self.model.parameters(), self.start, strict=True):
+                parameter.copy_(start)
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+
+    def counts(self) -> tuple[int, int, int]:
+        """NFE of the solve, NFE on the tape, bytes kept for the backward pass."""
+        taped: list[bool] = []
+        hook = self.model.deq.cell.register_forward_hook(lambda *_: taped.append(torch.is_grad_enabled()))
+        with SavedBytes() as saved:
+            loss = self.loss()
+        hook.remove()
+        loss.backward()
+        return len(taped) - sum(taped), sum(taped), saved.total
+
+
+def measure(weights: str, solver: str, rounds: int, quick: bool) -> list[Row]:
+    """A row for each library and layout."""
+    libraries = ["deqzoo"] if torchdeq is None else ["deqzoo", "torchdeq"]
+    tasks = {
+        (library, layout): Task(library, solver, layout, weights == "contracting", quick)
+        for library in libraries
+        for layout in LAYOUTS
+    }
+    rows = {}
+    for (library, layout), task in tasks.items():
+        nfe, taped, saved = task.counts()
+        rows[library, layout] = Row(weights, solver, library, layout, nfe, taped, task.residual, math.nan, None, saved)
+    calls: dict[Any, Callable[[], Any]] = {key: task.step for key, task in tasks.items()}
+    times = interleaved(calls, rounds)
+    for key, row in rows.items():
+        row.seconds = statistics.median(times[key])
+    theirs = [key for key in rows if key[0] == "torchdeq"]
+    if theirs:
+        faster = min(theirs, key=lambda key: rows[key].seconds)
+        for key, row in rows.items():
+            row.over_torchdeq = median_ratio(times[key], times[faster])
+    return list(rows.values())
+
+
+def checks(rows: list[Row]) -> list[Check]:
+    """What is promised of our channels-last steps."""
+    found = []
+    for row in rows:
+        if (row.library, row.layout) == ("deqzoo", "NHWC") and row.solver == "Broyden" and row.over_torchdeq:
+            promise = f"MDEQ-small, {row.weights} weights, Broyden: at most {AT_MOST} of torchdeq's time"
+            found.append(Check(promise, f"{row.over_torchdeq:.2f}", row.over_torchdeq <= AT_MOST))
+    return found
+
+
+def print_rows(console: Console, rows: list[Row]) -> None:
+    """The table."""
+    print_table(
+        console,
+        f"A training step of MDEQ-small, phantom gradient of {PHANTOM} steps, relative {TOL:g}, {STEPS + 1} NFE at most",
+        ["weights", "solver", "library", "layout"],
+        ["NFE", "on the tape", "residual", "ms", "over torchdeq's best", "MiB kept"],
+        [
+            (
+                row.weights,
+                row.solver,
+                row.library,
+                row.layout,
+                f"{row.nfe}",
+                f"{row.nfe_taped}",
+                f"{row.residual:.1e}",
+                f"{row.seconds * 1e3:.0f}",
+                "" if row.over_torchdeq is None else f"{row.over_torchdeq:.2f}",
+                f"{row.saved_bytes / 2**20:.0f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def main() -> int:
+    """Run, print, and write."""
+    options = started(__doc__)
+    console = open_console()
+    if torchdeq is None:
+        console.print("torchdeq is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+    rounds = 1 if options.quick else 5
+    rows = [
+        row
+        for weights in ("fresh", "contracting")
+        for solver in SOLVERS
+        for row in measure(weights, solver, rounds, options.quick)
+    ]
+    print_rows(console, rows)
+    kept = checks(rows)
+    print_checks(console, kept)
+    return finished(options, ["deqzoo", "torchdeq"], kept, rows=rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
