@@ -75,7 +75,7 @@ class Task:
             images = torch.rand(4, 3, 8, 8) if quick else torch.rand(8, 3, 32, 32)
             self.labels = torch.randint(10, (len(images),))
         if contracts:
-            let_contract(model.deq.cell)
+            let_contract(model.body.cell)
         self.model = model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
         self.images = images.to(memory_format=LAYOUTS[layout])
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -90,10 +90,10 @@ class Task:
         model = self.model
         x = model.stem((self.images - model.mean) / model.std)
         if self.theirs is None:
-            state = model.deq(x)
-            residuals = model.deq.solution.residual  # type: ignore[union-attr]
+            state = model.body(x)
+            residuals = model.body.solution.residual  # type: ignore[union-attr]
         else:
-            states, info = self.theirs(lambda *z: model.deq.cell(z, x), list(model.deq.initial_state(x)))
+            states, info = self.theirs(lambda *z: model.body.cell(z, x), list(model.body.initial_state(x)))
             state, residuals = states[-1], info["rel_lowest"]
         self.residual = residuals.max().item()
         return F.cross_entropy(model.head(state), self.labels)
@@ -110,7 +110,7 @@ class Task:
     def counts(self) -> tuple[int, int, int]:
         """NFE of the solve, NFE on the tape, bytes kept for the backward pass."""
         taped: list[bool] = []
-        hook = self.model.deq.cell.register_forward_hook(lambda *_: taped.append(torch.is_grad_enabled()))
+        hook = self.model.body.cell.register_forward_hook(lambda *_: taped.append(torch.is_grad_enabled()))
         with SavedBytes() as saved:
             loss = self.loss()
         hook.remove()
@@ -165,7 +165,7 @@ def print_rows(console: Console, rows: list[Row]) -> None:
     """The table."""
     print_table(
         console,
-        f"A training step of MDEQ-small, phantom gradient of {PHANTOM} steps, relative {TOL:g}, {STEPS + 1} NFE at most",
+        f"Training steps of MDEQ-small, {PHANTOM} phantom steps, relative {TOL:g}, at most {STEPS + 1} NFE",
         ["weights", "solver", "library", "layout"],
         ["NFE", "on the tape", "residual", "ms", "over torchdeq's best", "MiB kept"],
         [

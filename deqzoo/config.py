@@ -51,7 +51,7 @@ class TrainerConfig:
 
     max_epochs: int | None = None
     max_steps: int = -1
-    max_time: Any = None
+    max_time: Any = None  # DAYS:HOURS:MINUTES:SECONDS of training, those before a resume included
     accelerator: str = "auto"
     devices: Any = "auto"
     strategy: str = "auto"

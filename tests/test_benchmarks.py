@@ -1,5 +1,6 @@
 """The benchmarks' problems are what they say, their instruments count right, and the scripts run (small)."""
 
+import dataclasses
 import functools
 import json
 import sys
@@ -10,12 +11,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
 
+import chains
+import deq_options
 import fixed_point
 import implicit_gradient
 import ode
 import report
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
+
+from deqzoo.data import ImageData
+from deqzoo.models import DEQClassifierModule, build_network
 
 PROBLEMS = solver_problems(quick=True)
 linear_problems = pytest.mark.parametrize("problem", PROBLEMS[3:], ids=lambda problem: problem.name)
@@ -244,6 +250,49 @@ def test_torchopt_finds_the_same_hypergradient():
     rows = [r for r in implicit_gradient.ridge_table(quick=True) if r.library == "torchopt"]
     assert len(rows) == 4
     assert all(r.error < 1e-4 for r in rows)
+
+
+def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
+    chosen = [("recipe", "plain"), ("Broyden", "inverse shared, no product (SHINE)"), ("backward", "phantom, 3 steps")]
+    monkeypatch.setattr(deq_options, "OPTIONS", {name: deq_options.OPTIONS[name] for name in chosen})
+    monkeypatch.setattr(sys, "argv", ["deq_options.py", "--quick", "--json", str(tmp_path / "o.json")])
+    assert deq_options.main() == 0
+    plain, shine, phantom = json.loads((tmp_path / "o.json").read_text())["rows"]
+    assert (plain["ratio"], shine["nfe_backward"], phantom["nfe_backward"]) == (1, 0, 3)
+    assert plain["nfe_backward"] > 3
+    assert all(0 < row["accuracies"][0] < 1 and row["nfe"] > 4 for row in (plain, shine, phantom))
+    assert "SHINE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [c for c in deq_options.OPTIONS.values() if c], ids=str)
+def test_each_option_changes_the_plain_recipe_and_builds(changes):
+    """What is shipped has none of them by chance."""
+    settings = deq_options.recipe("deq_digits")[0]
+    plain = dataclasses.replace(settings, **deq_options.PLAIN)
+    changed = dataclasses.replace(plain, **changes)
+    assert changed != plain
+    network = build_network(changed, ImageData("digits").info)
+    assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
+
+
+def test_chains_of_growing_length(tmp_path, monkeypatch, capsys):
+    figure, report = tmp_path / "c.png", tmp_path / "c.json"
+    monkeypatch.setattr(sys, "argv", ["chains.py", "--quick", "--json", str(report), "--plot", str(figure)])
+    assert chains.main() == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [(row["length"], row["entry"]) for row in rows[:2]] == [(5, "ign_chains"), (5, "gcn_chains")]
+    assert all(row["accuracy"] > 0.95 and row["nfe"] > row["length"] for row in rows if row["entry"] == "ign_chains")
+    assert rows[3]["last"] < 0.8
+    assert figure.stat().st_size > 5000
+    assert "ign_chains" in capsys.readouterr().out
+
+
+def test_the_promises_of_the_chains_are_judged_by_their_numbers():
+    row = chains.Row(100, "ign_chains", 1, 0.995, 0.99, 10, 100, 1.0)
+    guess = dataclasses.replace(row, entry="gcn_chains", accuracy=0.55, last=0.5)
+    assert [check.kept for check in chains.checks([row, guess])] == [True, True]
+    worse = [dataclasses.replace(row, accuracy=0.98), dataclasses.replace(guess, last=0.7)]
+    assert [check.kept for check in chains.checks(worse)] == [False, False]
 
 
 @pytest.mark.slow

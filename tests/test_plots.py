@@ -9,6 +9,7 @@ from deqzoo.plots import (
     animate_flow,
     figure,
     plot_flow,
+    plot_over_nfe,
     plot_phase_portrait,
     plot_residuals,
     plot_training,
@@ -19,7 +20,7 @@ from deqzoo.plots import (
 def drawn(monkeypatch):
     figures = []
     save = figure.save
-    for module in ("flow", "residuals", "training"):
+    for module in ("cost", "flow", "residuals", "training"):
         monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 
@@ -53,6 +54,16 @@ def test_training_shows_accuracy_nfe_and_residual(tmp_path, drawn):
     assert len(nfe.lines) == 2
     assert len(accuracy.lines) == 1
     assert residual.get_yscale() == "log"
+
+
+def test_a_number_over_its_cost_has_a_line_a_solver(tmp_path, drawn):
+    curves = {"picard": [(2, 3.0), (3, 2.5)], "anderson": [(2, 3.0), (3, 2.2), (4, 2.1)]}
+    assert is_png(plot_over_nfe(curves, "bits per character", tmp_path / "c.png"))
+    (axis,) = drawn[0].axes
+    assert [line.get_xydata().tolist() for line in axis.lines] == [
+        list(map(list, points)) for points in curves.values()
+    ]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("NFE of a solve", "bits per character")
 
 
 def test_a_run_too_short_to_have_logged_still_draws(tmp_path):

@@ -2,7 +2,8 @@
 
 ``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
-``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all::
+``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
+``text.py``, which cuts them into windows. A graph: ``chains.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -12,37 +13,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deqzoo.data.chains import ChainData
     from deqzoo.data.config import Augment, ImageDataConfig
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import ImageInfo, PointInfo
+    from deqzoo.data.info import GraphInfo, ImageInfo, PointInfo, TextInfo
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.table import data_table
+    from deqzoo.data.text import TextData
 
 _HOMES = {
     "Augment": "deqzoo.data.config",
+    "ChainData": "deqzoo.data.chains",
     "CorruptDataError": "deqzoo.data.files",
     "DATASETS": "deqzoo.data.registry",
     "DataNotFoundError": "deqzoo.data.files",
+    "GraphInfo": "deqzoo.data.info",
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
     "ImageInfo": "deqzoo.data.info",
     "PointData": "deqzoo.data.points",
     "PointInfo": "deqzoo.data.info",
+    "TextData": "deqzoo.data.text",
+    "TextInfo": "deqzoo.data.info",
     "data_table": "deqzoo.data.table",
 }
 
 __all__ = [
     "DATASETS",
     "Augment",
+    "ChainData",
     "CorruptDataError",
     "DataNotFoundError",
+    "GraphInfo",
     "ImageData",
     "ImageDataConfig",
     "ImageInfo",
     "PointData",
     "PointInfo",
+    "TextData",
+    "TextInfo",
     "data_table",
 ]
 

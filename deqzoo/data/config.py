@@ -122,4 +122,90 @@ class SeriesDataConfig(DataConfig):
             raise ValueError(f"data.repeats must be at least 1, got {self.repeats}")
 
 
-DATA_KINDS: dict[str, type] = {"images": ImageDataConfig, "points": PointDataConfig, "series": SeriesDataConfig}
+@dataclass
+class TextDataConfig(DataConfig):
+    """A text and how it is cut into windows.
+
+    Attributes:
+        kind: the kind of data, always ``text`` here.
+        name: the text, a name of :data:`deqzoo.data.text_sets.TEXT_SETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        file: path of a text of your own (with ``name="text_file"`` only).
+        length: tokens of a window.
+        context: tokens at the head of a validation or test window that are read there but scored in the one before.
+        min_count: rarer tokens of the training part count as unknown.
+        download: fetch what is missing; False: an error says what is missing.
+    """
+
+    kind: str = "text"
+    name: str = "shakespeare"
+    root: str | None = None
+    file: str | None = None
+    length: int = 128
+    context: int = 64
+    min_count: int = 1
+    download: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("length", "min_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.context < self.length:
+            raise ValueError(f"data.context={self.context} must lie in [0, data.length={self.length})")
+
+
+@dataclass
+class ChainDataConfig(DataConfig):
+    """A graph of chains whose nodes are to be classified: the same one always.
+
+    A batch is the whole graph and some of its labelled nodes: ``batch_size`` of them.
+
+    Attributes:
+        kind: the kind of data, always ``chains`` here.
+        name: the set, always ``chains``.
+        length: nodes of a chain.
+        classes: number of them.
+        chains_per_class: as many for each.
+        features: of a node, at least as many as classes.
+        noise: the features of all nodes are uniform in [-noise, noise], but for the class of a chain's first node.
+        train_size, val_size: labelled nodes for training and validation, drawn from all; the others are for testing.
+        repeats: passes over the training nodes that make an epoch.
+    """
+
+    kind: str = "chains"
+    name: str = "chains"
+    batch_size: int = 100
+    eval_batch_size: int = 10_000
+    length: int = 100
+    classes: int = 2
+    chains_per_class: int = 20
+    features: int = 100
+    noise: float = 0.01
+    train_size: int = 100
+    val_size: int = 400
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("length", "chains_per_class", "train_size", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 2 <= self.classes <= self.features:
+            raise ValueError(f"data.classes={self.classes} must lie between 2 and data.features={self.features}")
+        if self.val_size < 0 or self.noise < 0:
+            raise ValueError(f"data.val_size and data.noise must not be negative, got {self.val_size}, {self.noise}")
+        nodes = self.length * self.classes * self.chains_per_class
+        if self.train_size + self.val_size >= nodes:
+            raise ValueError(
+                f"data.train_size={self.train_size} and val_size={self.val_size} leave none of {nodes} nodes to test"
+            )
+
+
+DATA_KINDS: dict[str, type] = {
+    "images": ImageDataConfig,
+    "points": PointDataConfig,
+    "series": SeriesDataConfig,
+    "text": TextDataConfig,
+    "chains": ChainDataConfig,
+}

@@ -68,6 +68,26 @@ class PointInfo(DataInfo):
     classes: tuple[str, ...]
 
 
+IGNORED = -100  # the target of a token that is not scored, as torch's cross-entropy has it
+
+
+@dataclasses.dataclass(frozen=True)
+class TextInfo(DataInfo):
+    """Text as a sequence of tokens.
+
+    Attributes:
+        unit: what a token is, "characters" or "words".
+        vocabulary: the tokens, the first of which stands for all that are not known.
+        length: tokens of a window in training.
+    """
+
+    items: ClassVar[str] = "tokens"
+
+    unit: str
+    vocabulary: tuple[str, ...]
+    length: int
+
+
 @dataclasses.dataclass(frozen=True)
 class SeriesInfo(DataInfo):
     """Series at common times, of which a window is shown.
@@ -88,3 +108,18 @@ class SeriesInfo(DataInfo):
     count: int
     window: float
     parameters: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphInfo(DataInfo):
+    """A graph whose nodes have features and labels.
+
+    Attributes:
+        in_features: of a node.
+        classes: names of the labels.
+    """
+
+    items: ClassVar[str] = "nodes"
+
+    in_features: int
+    classes: tuple[str, ...]

@@ -6,9 +6,11 @@ from typing import Any
 from deqzoo.config import ConfigError
 
 DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
+    "chains": "deqzoo.data.chains:ChainData",
     "images": "deqzoo.data.images:ImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",
+    "text": "deqzoo.data.text:TextData",
 }
 
 

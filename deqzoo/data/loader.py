@@ -119,6 +119,32 @@ class TensorLoader:
         return tuple(tensor[indices].to(self.device, non_blocking=True) for tensor in self.tensors)
 
 
+class PassesLoader(TensorLoader):
+    """A `TensorLoader` whose epochs are several passes over a small set, each in an order of its own.
+
+    Args:
+        tensors, indices, batch_size, options: as `TensorLoader` has them.
+        repeats: passes an epoch.
+    """
+
+    def __init__(self, *args: Any, repeats: int = 1, **options: Any) -> None:
+        self.repeats = repeats
+        super().__init__(*args, **options)
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        if self.shuffle:
+            return self.repeats * len(self.indices) // self.world_size // self.batch_size
+        return super().__len__()
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return super()._order()
+        random = generator(self.seed, self.epoch)
+        passes = [self.indices[torch.randperm(len(self.indices), generator=random)] for _ in range(self.repeats)]
+        return torch.cat(passes)[self.rank :: self.world_size].to(self.tensors[0].device)
+
+
 class ImageLoader(TensorLoader):
     """Batches (images, labels): (B, C, H, W) float32 in [0, 1] and (B,) int64.
 

@@ -4,26 +4,19 @@ To add one, add its entry to `DATASETS` (and, for a new file format, a reader to
 ``data/NAME.yaml``.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
+from deqzoo.data.files import Archive, FileSet
 from deqzoo.data.formats import Content, Images, read_cifar10, read_digits, read_mnist
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A published file that holds one or more of a set's files, compressed."""
-
-    url: str
-    md5: str
-
-
-@dataclass(frozen=True)
-class ImageSet:
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(FileSet):
     """A set of labelled images.
 
     Attributes:
-        title: its name in prose.
         shape: (channels, height, width).
         classes: names of the labels 0, 1, ...
         mean, std: of the training images, a channel, for pixels in [0, 1].
@@ -31,15 +24,11 @@ class ImageSet:
         n_test: images published for testing.
         val_size: images held out for validation unless the user says otherwise.
         white: the byte that stands for 1.0.
-        source, licence: where it is published, and on which terms.
-        megabytes: size of the download; 0 if it ships with a dependency.
-        folder: where the files lie under the data root.
-        files: md5 of the content of each file; a file may also stand there as ``NAME.gz``.
-        archives: what to download.
         read: reader of the files.
     """
 
-    title: str
+    instead: ClassVar[str] = "Use a data set that ships with a dependency: data=digits."
+
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -47,14 +36,8 @@ class ImageSet:
     n_train: int
     n_test: int
     val_size: int
-    source: str
-    licence: str
     read: Callable[[Content], Images]
     white: int = 255
-    megabytes: int = 0
-    folder: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
-    archives: tuple[Archive, ...] = ()
 
 
 _DIGITS = tuple("0123456789")

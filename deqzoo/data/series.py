@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deqzoo.data.config import DataConfig, SeriesDataConfig
 from deqzoo.data.info import SeriesInfo
-from deqzoo.data.loader import TensorLoader, generator
+from deqzoo.data.loader import PassesLoader, TensorLoader, generator
 from deqzoo.data.module import TensorData
 from deqzoo.data.pendulum import simulate_pendulums
 from deqzoo.data.series_set import SeriesSet
@@ -157,32 +157,6 @@ class SeriesData(TensorData):
         assert self.tensors is not None
         repeats = self.options.repeats if train else 1
         return PassesLoader(self.tensors, self.parts[part], batch_size, repeats=repeats, shuffle=train, **options)
-
-
-class PassesLoader(TensorLoader):
-    """A `TensorLoader` whose epochs are several passes over a small set, each in an order of its own.
-
-    Args:
-        tensors, indices, batch_size, options: as `TensorLoader` has them.
-        repeats: passes an epoch.
-    """
-
-    def __init__(self, *args: Any, repeats: int = 1, **options: Any) -> None:
-        self.repeats = repeats
-        super().__init__(*args, **options)
-
-    def __len__(self) -> int:
-        """Batches in a whole epoch."""
-        if self.shuffle:
-            return self.repeats * len(self.indices) // self.world_size // self.batch_size
-        return super().__len__()
-
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return super()._order()
-        random = generator(self.seed, self.epoch)
-        passes = [self.indices[torch.randperm(len(self.indices), generator=random)] for _ in range(self.repeats)]
-        return torch.cat(passes)[self.rank :: self.world_size].to(self.tensors[0].device)
 
 
 def rows() -> dict[str, list[str]]:

@@ -14,7 +14,8 @@ Reading order
     lifting.py              how the tensors that a condition reads are found
     operator.py             products with a Jacobian and its transpose
     linear_solvers/         GMRES, CG, Neumann, Dense
-    fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden
+    fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
+                            splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
     minimizers/             GradientDescent, LBFGS, NewtonCG
     gradients.py            cheaper gradients of a fixed point
@@ -34,6 +35,7 @@ from .api import (
     LINEAR_SOLVERS,
     MINIMIZERS,
     SOLVERS,
+    SPLITTINGS,
     argmin,
     fixed_point,
     make_gradient,
@@ -41,7 +43,15 @@ from .api import (
     root,
 )
 from .bridge import ImplicitFunction
-from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
+from .fixed_point_solvers import (
+    Anderson,
+    Broyden,
+    FixedPointSolver,
+    ForwardBackward,
+    MonotoneMap,
+    PeacemanRachford,
+    Picard,
+)
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
@@ -84,6 +94,7 @@ __all__ = [
     "ODE_SOLVERS",
     "RK4",
     "SOLVERS",
+    "SPLITTINGS",
     "Adjoint",
     "Anderson",
     "Backsolve",
@@ -96,6 +107,7 @@ __all__ = [
     "Dopri8",
     "Euler",
     "FixedPointSolver",
+    "ForwardBackward",
     "Gradient",
     "GradientDescent",
     "Heun",
@@ -106,6 +118,7 @@ __all__ = [
     "LinearSolver",
     "Midpoint",
     "Minimizer",
+    "MonotoneMap",
     "Neumann",
     "Newton",
     "NewtonCG",
@@ -114,6 +127,7 @@ __all__ = [
     "NonConvergenceWarning",
     "OdeSolver",
     "OneStep",
+    "PeacemanRachford",
     "Phantom",
     "Picard",
     "Solution",

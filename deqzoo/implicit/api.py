@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .black_box import call_black_box
 from .bridge import ImplicitFunction
 from .by_name import make
-from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, Picard
+from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
@@ -29,6 +30,10 @@ SOLVERS: dict[str, type[FixedPointSolver]] = {
     "newton_krylov": NewtonKrylov,
     "picard": Picard,
 }
+SPLITTINGS: dict[str, type[FixedPointSolver]] = {  # of monotone problems
+    "forward_backward": ForwardBackward,
+    "peaceman_rachford": PeacemanRachford,
+}
 MINIMIZERS: dict[str, type[Minimizer]] = {
     "gradient_descent": GradientDescent,
     "lbfgs": LBFGS,
@@ -43,7 +48,6 @@ GRADIENTS: dict[str, type[Gradient]] = {
 }
 
 
-@eager
 def fixed_point(
     f: Callable[..., Any],
     z0: Any,
@@ -51,6 +55,7 @@ def fixed_point(
     solver: FixedPointSolver | Callable[..., Any] | None = None,
     gradient: Gradient | None = None,
     batch_dims: int = 0,
+    compact: bool = False,
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
@@ -62,10 +67,14 @@ def fixed_point(
     Args:
         f: `f(z, *args)`, of the structure and shapes of z.
         z0: start, a tensor or a pytree of tensors; no gradient flows to it.
-        solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; or any callable
-            `solver(f, z0, *args) -> z`, NumPy inside allowed.
+        solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; `ForwardBackward` and
+            `PeacemanRachford` for an f that is a `MonotoneMap`; or any callable `solver(f, z0, *args) -> z`, NumPy
+            inside allowed.
         gradient: `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`.
         batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
+        compact: with batch_dims=1: while the solver iterates, call f for the samples alone that are not done. Then f
+            must treat each sample by itself, and tensors among `args` with the batch as leading axis are cut likewise
+            (captured ones are not). One more host read a stop check; not under `vmap`, where it changes nothing.
         preconditioner: see `ImplicitFunction`, for A = I - df/dz.
         on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge.
         return_solution: also return the `Solution`.
@@ -81,12 +90,36 @@ def fixed_point(
     """
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
+    # `torch.compile` takes the solve as a whole where nothing in it asks the host.
+    plain = isinstance(gradient, Phantom | OneStep) or not needs_derivative()
+    traceable = plain and getattr(solver, "stop", None) == "never"
+    return (_fixed_point if traceable else _fixed_point_eagerly)(
+        f, z0, args, solver, gradient, batch_dims, compact, preconditioner, on_failure, return_solution
+    )
+
+
+def _fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    args: tuple[Any, ...],
+    solver: Any,
+    gradient: Gradient,
+    batch_dims: int,
+    compact: bool,
+    preconditioner: Callable[..., Any] | None,
+    on_failure: OnFailure,
+    return_solution: bool,
+) -> Any:
     if isinstance(gradient, Unrolled):
-        solution = _unroll(f, z0, args, solver, gradient, batch_dims)
+        solution = _unroll(f, z0, args, solver, gradient, batch_dims, compact)
     else:
-        solution = _solve("fixed_point", solver, f, z0, args, batch_dims)
-    solution.check(on_failure, "fixed point")
-    if isinstance(gradient, Implicit):
+        solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
+    if not torch.compiler.is_compiling():
+        solution.check(on_failure, "fixed point")
+    inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
+    if isinstance(gradient, Implicit) and needs_derivative():
+        if gradient.share_inverse:
+            preconditioner = _shared(inverse, solver, preconditioner, Ravel(solution.value, batch_dims))
         implicit = ImplicitFunction(
             solve=_already_solved,
             conditions=lambda z, *args: _difference(z, f(z, *args)),
@@ -100,9 +133,14 @@ def fixed_point(
         steps, damping = (1, 1.0) if isinstance(gradient, OneStep) else (gradient.steps, gradient.damping)
         for _ in range(steps if needs_derivative() else 0):
             solution.value = _mix(solution.value, f(solution.value, *args), damping)
-    elif not isinstance(gradient, Unrolled):
+    elif not isinstance(gradient, Implicit | Unrolled):
         raise TypeError(f"gradient must be Implicit, Phantom, OneStep or Unrolled, got {type(gradient).__name__}")
     return (solution.value, solution) if return_solution else solution.value
+
+
+@eager
+def _fixed_point_eagerly(*arguments: Any) -> Any:
+    return _fixed_point(*arguments)
 
 
 @eager
@@ -113,6 +151,7 @@ def root(
     solver: FixedPointSolver | Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
     batch_dims: int = 0,
+    compact: bool = False,
     tags: Sequence[str] = (),
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
@@ -137,7 +176,8 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
-    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims)
+    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
+    solution.inverse = None
     solution.check(on_failure, "root")
     implicit = ImplicitFunction(
         solve=_already_solved,
@@ -202,7 +242,7 @@ def make_solver(name: str, **options: Any) -> Any:
     >>> make_solver("picard", tol=1e-3, damping=0.5).damping
     0.5
     """
-    return make("solver", {**SOLVERS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
+    return make("solver", {**SOLVERS, **SPLITTINGS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
 
 
 def make_gradient(name: str, **options: Any) -> Gradient:
@@ -228,6 +268,7 @@ def _solve(
     y0: Any,
     args: tuple[Any, ...],
     batch_dims: int,
+    compact: bool = False,
 ) -> Solution:
     """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
     if isinstance(solver, FixedPointSolver):
@@ -236,9 +277,12 @@ def _solve(
             if problem == "argmin":
                 mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
             raise TypeError(f"{type(solver).__name__} {mend}")
-        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point")
+        options = {"compact": True} if compact else {}
+        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point", **options)
     if not callable(solver) or isinstance(solver, type | LinearSolver):
         raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
+    if compact:
+        raise ValueError(f"compact=True is for the solvers of deqzoo, not for {solver!r}")
     with no_derivatives():
         start, rest = map_tensors(torch.Tensor.detach, (y0, args))
         value = call_black_box(lambda y0, args: solver(f, y0, *args), (start, rest))
@@ -248,7 +292,13 @@ def _solve(
 
 
 def _unroll(
-    f: Callable[..., Any], z0: Any, args: tuple[Any, ...], solver: Any, gradient: Unrolled, batch_dims: int
+    f: Callable[..., Any],
+    z0: Any,
+    args: tuple[Any, ...],
+    solver: Any,
+    gradient: Unrolled,
+    batch_dims: int,
+    compact: bool,
 ) -> Solution:
     """The solver's own iterations, recorded."""
     if not isinstance(solver, Picard):
@@ -259,7 +309,7 @@ def _unroll(
             checkpoint(f, z, *args, use_reentrant=False) if gradient.checkpoint and not in_transform() else f(z, *args)
         )
 
-    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True)
+    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True, compact=compact)
     idle = solution.steps == 0
     if needs_derivative() and (solution.steps.numel() == 0 or host_flags(idle)[0][0]):
         # A system that met the stop rule at its start has nothing on the tape: it takes one step there.
@@ -283,6 +333,15 @@ def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...
 
     solution.value = implicit.differentiable(solution.value, *args, report=report)
     return (solution.value, solution) if return_solution else solution.value
+
+
+def _shared(
+    inverse: Callable[[Tensor], Tensor] | None, solver: Any, own: Callable[..., Any] | None, ravel: Ravel
+) -> Callable[..., Any] | None:
+    """The solver's inverse Jacobian as a preconditioner; None where the solve ended before it had any."""
+    if own is not None or not isinstance(solver, Broyden):
+        raise TypeError(f"share_inverse needs solver=Broyden(...) and no preconditioner, got {solver!r} and {own!r}")
+    return None if inverse is None else lambda v, *_: ravel.unflatten(inverse(ravel.flatten(v)))
 
 
 def _difference(z: Any, fz: Any) -> Any:

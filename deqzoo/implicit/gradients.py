@@ -11,15 +11,21 @@ from .linear_solvers import GMRES, LinearSolver
 class Implicit:
     """The exact gradient, by the implicit function theorem: one linear solve with I - df/dz transposed.
 
-    With `Neumann(k)` as the linear solver it is the truncated series of k products.
+    With `Neumann(k)` as the linear solver it is the truncated series of k products; `GMRES(max_steps=k)` makes more of
+    as many.
 
     Args:
         linear_solver: solver of the adjoint system (and of the tangent system in forward mode).
+        share_inverse: precondition that system by the inverse Jacobian that `Broyden` has built on its way to the fixed
+            point. It changes the cost, not the result; a solve that is truncated starts with a better guess (with
+            `Neumann(k=0)` this is SHINE). In torch.func transforms it has no effect.
 
-    Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
+    Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019; Ramzi et al., "SHINE: SHaring the INverse Estimate
+    from the forward pass for bi-level optimization and implicit models", 2022.
     """
 
     linear_solver: LinearSolver = dataclasses.field(default_factory=GMRES)
+    share_inverse: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def compiled_runs_eagerly() -> contextlib.AbstractContextManager[Any]:
 
 def in_transform() -> bool:
     """True under a `torch.func` transform or inside a forward-mode level."""
-    return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def needs_derivative() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,16 @@ def tensor_leaves(tree: Any) -> list[Tensor]:
 def map_tensors(function: Any, tree: Any) -> Any:
     """`tree` with each tensor replaced by `function(tensor)`."""
     return _pytree.tree_map_only(Tensor, function, tree)
+
+
+def lerp(start: Any, end: Any, weight: float) -> Any:
+    """start + weight (end - start), of two pytrees of one structure."""
+    return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
+
+
+def take_rows(tree: Any, rows: Tensor, systems: int) -> Any:
+    """`tree` with the tensors that have `systems` as leading axis cut to some rows; other tensors are shared by all."""
+    return map_tensors(lambda leaf: leaf[rows] if leaf.dim() and len(leaf) == systems else leaf, tree)
 
 
 class Ravel:
@@ -56,6 +67,14 @@ class Ravel:
         self._channels_last = [batch_dims == 1 and _is_channels_last(leaf) for leaf in leaves]
         plain = isinstance(tree, Tensor) and not self._channels_last[0] and self.dtypes[0] == self.dtype
         self._shape = self.shapes[0] if plain else None  # of a tree that is one tensor: the short way
+
+    def of(self, systems: int) -> Ravel:
+        """The same map for another number of systems (batch_dims=1)."""
+        other = copy.copy(self)
+        other.shapes = [torch.Size([systems, *shape[1:]]) for shape in self.shapes]
+        other.batch_shape, other.systems = torch.Size([systems]), systems
+        other._shape = None if self._shape is None else other.shapes[0]
+        return other
 
     def check(self, tree: Any) -> None:
         """Raise a ValueError that names the difference if `tree` has another structure or other shapes."""

@@ -24,8 +24,8 @@ class Rows:
         """Write new - old at `slot`, without a temporary, and return it as a view."""
         self._grow(slot)
         row = self._data[:, slot]
-        if in_transform():
-            row.copy_(new - old)  # vmap knows no out=
+        if in_transform() or torch.compiler.is_compiling():
+            row.copy_(new - old)  # they know no out= of this kind
         else:
             torch.sub(new, old, out=row)
         return row

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +51,9 @@ class Solution:
         nfe: calls of the function for the whole batch, a product with its Jacobian counted as one.
         trace: residual after each step, (steps + 1, *batch), if asked for.
         backward: the `Solution` (without value) of the latest adjoint solve, once a backward pass has run.
+        kept: iterates, in the structure of the unknown, after the steps that the solver was asked to `keep`; the last
+            one in place of those that the solve did not come to.
+        inverse: v -> M v with M near (I - df/dz)^-1 at the solution, on (systems, unknowns), if the solver has one.
         rejected: steps of an ODE solver that were tried and not taken, of the batch's shape.
     """
 
@@ -61,6 +65,8 @@ class Solution:
     trace: Tensor | None = None
     backward: Solution | None = None
     rejected: Tensor | None = None
+    kept: list[Any] = dataclasses.field(default_factory=list)
+    inverse: Callable[[Tensor], Tensor] | None = None
 
     @property
     def converged(self) -> Tensor:

@@ -1,6 +1,5 @@
 """Training of classifiers: cross-entropy and accuracy, and the penalties that keep the solves of their layers short."""
 
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deqzoo.models.config import ClassifierTraining, DEQTraining, ODETraining, TrainingConfig
-from deqzoo.models.jacobian import jacobian_penalty
+from deqzoo.models.correction import FixedPointCorrected
+from deqzoo.models.deq_module import DEQModule
 from deqzoo.models.module import Batch, SolverModule, Step
-from deqzoo.nn import DEQ, NeuralODE, solver_layers, use_unrolled
+from deqzoo.nn import NeuralODE, solver_layers
 
 
 class Classifier(SolverModule):
@@ -22,48 +22,22 @@ class Classifier(SolverModule):
     Options: ClassVar[type[TrainingConfig]] = ClassifierTraining
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
-        """Cross-entropy, its labels smoothed in training alone."""
+        """Cross-entropy and accuracy."""
         inputs, labels = batch
-        logits = network(inputs)
+        return self.scored(network(inputs), labels, inputs, stage)
+
+    def scored(self, logits: Tensor, labels: Tensor, inputs: Tensor, stage: str) -> Step:
+        """The cross-entropy, its labels smoothed in training alone, and the accuracy of logits (B, classes)."""
         smoothing = self.options.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         accuracy = (logits.argmax(1) == labels).float().mean()
         return Step(loss, {"accuracy": accuracy}, inputs, len(labels))
 
 
-class DEQClassifierModule(Classifier):
-    """A `Classifier` of DEQ layers, with the penalty of their Jacobians (see `deqzoo.models.jacobian`), summed.
-
-    Its first ``unrolled_steps`` steps train an explicit network of ``unrolled_depth`` iterations of each cell.
-    """
+class DEQClassifierModule(DEQModule, FixedPointCorrected, Classifier):
+    """A `Classifier` of DEQ layers, with the penalty of their Jacobians, and losses on the way to the fixed point."""
 
     Options: ClassVar[type[TrainingConfig]] = DEQTraining
-
-    def __init__(self, network: nn.Module, **options: Any) -> None:
-        super().__init__(network, **options)
-        self._jacobians: list[Tensor] = []
-        if self.options.jacobian_penalty:
-            for layer in solver_layers(network):
-                if isinstance(layer, DEQ):
-                    layer.register_forward_hook(self._add_jacobian)
-
-    def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
-        """Cross-entropy, its labels smoothed in training alone."""
-        explicit = stage == "train" and self.global_step < self.options.unrolled_steps
-        with use_unrolled(network, self.options.unrolled_depth) if explicit else nullcontext():
-            return super().step(network, batch, stage)
-
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
-        """``jacobian``."""
-        if not self._jacobians:
-            return {}
-        total = torch.stack(self._jacobians).sum()
-        self._jacobians.clear()
-        return {"jacobian": (self.options.jacobian_penalty, total)}
-
-    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Any) -> None:
-        if self.training and torch.is_grad_enabled():
-            self._jacobians.append(jacobian_penalty(deq, inputs[0], z, self.options.jacobian_samples))
 
 
 class ODEClassifierModule(Classifier):

@@ -50,18 +50,37 @@ class ClassifierTraining(TrainingConfig):
 
 
 @dataclass
-class DEQTraining(ClassifierTraining):
-    """How a classifier of DEQ layers is trained."""
+class FixedPointTraining(TrainingConfig):
+    """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
-    unrolled_steps: int = 0  # first steps of the training, through plain iterations that are all recorded
+    train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
+    unrolled_steps: int = 0  # so many training steps come first, with each solve replaced by iterations on the tape
     unrolled_depth: int = 10  # iterations in such a step
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unrolled_steps < 0 or self.unrolled_depth < 1:
             raise ValueError("unrolled_steps must not be negative, and unrolled_depth must be at least 1.")
+
+
+@dataclass
+class FixedPointCorrection(TrainingConfig):
+    """Losses of a classifier of DEQ layers before the fixed point is reached."""
+
+    correction_steps: list[int] = field(default_factory=list)  # of the last solve, after which there is a loss, too
+    correction_decay: float = 0.8  # factor of the last such loss; of those before, one power more each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.correction_decay <= 1:
+            raise ValueError(f"correction_decay must lie in (0, 1], got {self.correction_decay}.")
+
+
+@dataclass
+class DEQTraining(FixedPointTraining, FixedPointCorrection, ClassifierTraining):
+    """How a classifier of DEQ layers is trained."""
 
 
 @dataclass
@@ -73,7 +92,18 @@ class ODETraining(ClassifierTraining):
 
 
 @dataclass
-class DEQClassifierConfig(DEQTraining):
+class FixedPointConfig:
+    """How the equilibria of a network are solved, forward and backward."""
+
+    solver: str = "anderson"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    compile: bool | None = None  # the cells; null: on CUDA
+
+
+@dataclass
+class DEQClassifierConfig(FixedPointConfig, DEQTraining):
     """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
 
     kind: str = "deq_classifier"
@@ -81,14 +111,10 @@ class DEQClassifierConfig(DEQTraining):
     widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
     expansion: float = 1.0  # inner channels of a cell over its width
     groups: int = 8  # of the group norms
-    dropout: float = 0.0
-    solver: str = "anderson"
-    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
-    gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    dropout: float = 0.0  # of a cell's inner channels, one mask a solve
+    weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
-    compile: bool | None = None  # the cells; null: on CUDA
 
 
 @dataclass
@@ -99,10 +125,61 @@ class MDEQClassifierConfig(DEQClassifierConfig):
     # The network, beside what a `DEQClassifierConfig` has.
     widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
     expansion: float = 5.0  # inner channels of a block over its width
+    weight_norm: bool = True
     blocks: int = 1  # residual blocks in each resolution
-    weight_norm: bool = True  # of the convolutions in the cell
     head_widths: list[int] = field(default_factory=lambda: [8, 16])  # inner channels of the head's bottlenecks
     final_width: int = 200  # channels before the pooling
+
+
+@dataclass
+class ImplicitGraphConfig(FixedPointConfig, ClassifierTraining):
+    """A classifier of nodes by an equilibrium (`deqzoo.nn.ImplicitGraphNetwork`) and how it is trained."""
+
+    kind: str = "implicit_graph"
+    # The network.
+    hidden: int = 16  # features of a state
+    kappa: float = 0.99  # below 1: how near to losing its well-posedness the equilibrium may come
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class GraphConvolutionConfig(ClassifierTraining):
+    """A classifier of nodes by graph convolutions (`deqzoo.nn.GraphConvolutionNetwork`) and how it is trained."""
+
+    kind: str = "graph_convolution"
+    hidden: int = 16  # features of a state
+    depth: int = 2  # convolutions
+
+
+@dataclass
+class ConvClassifierConfig(ClassifierTraining):
+    """A plain convolutional classifier (`deqzoo.nn.conv_net`), to compare with, and how it is trained."""
+
+    kind: str = "conv_classifier"
+    width: int = 64  # channels
+    depth: int = 2  # convolutions after the one that takes the image
+    stride: int = 1  # of the one that takes the image
+    grid: int = 4  # the head sees averages of grid x grid parts of the image
+
+
+@dataclass
+class MonDEQClassifierConfig(ClassifierTraining):
+    """An image classifier with a monDEQ (`deqzoo.nn.mondeq_conv`, `deqzoo.nn.mondeq_fc`) and how it is trained."""
+
+    kind: str = "mondeq_classifier"
+    # The network.
+    body: str = "conv"  # conv: one tier a width; or fc: fully connected
+    widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
+    margin: float = 1.0  # m > 0 of the strong monotonicity
+    stride: int = 1  # of the convolution that injects the image
+    grid: int = 4  # the head sees the last tier averaged to grid x grid positions
+    solver: str = "peaceman_rachford"
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    gradient: str = "implicit"
+    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
 
 
 @dataclass
@@ -219,12 +296,33 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
     frequencies: int = 20  # of its sines and cosines
 
 
+@dataclass
+class LanguageModelConfig(FixedPointConfig, FixedPointTraining):
+    """A language model of a DEQ transformer (`deqzoo.nn.LanguageModel`), or its explicit twin, and its training."""
+
+    kind: str = "language_model"
+    # The network.
+    width: int = 128  # channels
+    heads: int = 4  # of the attention
+    expansion: float = 4.0  # inner channels of a cell over its width
+    dropout: float = 0.0
+    layers: int = 0  # explicit layers in place of the equilibrium; 0: none
+    tied: bool = False  # the head's weights are those of the embedding
+    # Beside it.
+    baselines: list[str] = field(default_factory=list)  # trained entries for the same data, to compare with in the card
+
+
 MODEL_KINDS: dict[str, type] = {
+    "graph_convolution": GraphConvolutionConfig,
+    "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
     "mdeq_classifier": MDEQClassifierConfig,
+    "conv_classifier": ConvClassifierConfig,
+    "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,
     "latent_ode": LatentODEConfig,
     "node_pendulum": NodePendulumConfig,
     "pinn_pendulum": PINNPendulumConfig,
+    "language_model": LanguageModelConfig,
 }

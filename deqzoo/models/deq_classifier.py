@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.config import DEQClassifierConfig
 from deqzoo.models.deq_check import check_rows, deq_check
 from deqzoo.models.kinds import Check, Kind, Trained
-from deqzoo.models.options import described, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.options import described, fixed_point_for_use, fixed_point_gradient, fixed_point_solver
 from deqzoo.nn import DEQClassifier
 
 if TYPE_CHECKING:
@@ -39,26 +40,23 @@ class DEQClassifierKind(Kind):
             expansion=settings.expansion,
             groups=settings.groups,
             dropout=settings.dropout,
+            weight_norm=settings.weight_norm,
             solver=fixed_point_solver(settings),
             gradient=fixed_point_gradient(settings),
         )
 
     def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
-        """Cross-entropy, and the Jacobian penalty."""
+        """Cross-entropy, the Jacobian penalty, and losses on the way to the fixed point."""
         from deqzoo.models.classifier import DEQClassifierModule
 
-        return DEQClassifierModule.of(network, settings)
+        try:
+            return DEQClassifierModule.of(network, settings)
+        except ValueError as error:
+            raise ConfigError(f"model.{error}.") from error
 
     def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
-        """Another solver keeps ``tol`` and ``max_steps`` of the recipe's options: the rest are the old one's own."""
-        options = dict(settings.solver_options)
-        if solver is not None and solver != settings.solver:
-            options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
-            settings.solver = solver
-        changes = {"tol": tol, "max_steps": max_steps}
-        settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
-        # Exact, and unlike the cheaper gradients of training it leaves the output alone.
-        settings.gradient, settings.gradient_options = "implicit", {}
+        """See `deqzoo.models.options.fixed_point_for_use`."""
+        fixed_point_for_use(settings, solver, tol, max_steps)
 
     def example(self, info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Four images."""
@@ -83,7 +81,7 @@ class DEQClassifierKind(Kind):
     check = Check(
         name="deq_check",
         title="Does the equilibrium do the work?",
-        measure=lambda trained: _measure(trained),
+        measure=lambda trained: measure_deq(trained),
         rows=check_rows,
     )
 
@@ -97,7 +95,8 @@ def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dic
     return {"images": noise}
 
 
-def _measure(trained: Trained) -> dict[str, Any]:
+def measure_deq(trained: Trained) -> dict[str, Any]:
+    """`deq_check` on the test images, or on some where a CPU would take long."""
     parameters = sum(p.numel() for p in trained.network.parameters())
     slow = trained.device.type == "cpu" and parameters > LARGE
     batches = [(images, labels) for images, labels in trained.test_batches()]

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deqzoo.implicit.pytree import map_tensors, tensor_leaves
 from deqzoo.nn import DEQ
@@ -20,7 +21,8 @@ def jacobian_penalty(deq: DEQ, x: Tensor, z: Any, samples: int | None = None) ->
     Source: Bai, Koltun, Kolter, "Stabilizing Equilibrium Models by Jacobian Regularization", 2021.
     """
     z = map_tensors(lambda t: t[:samples].detach().requires_grad_(), z)
-    f = deq.cell.forward(z, x[:samples].detach())  # not __call__: a compiled cell has no second derivative
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative, nor has a compiled cell's __call__
+        f = deq.cell.forward(z, x[:samples].detach())
     images, unknowns = tensor_leaves(f), tensor_leaves(z)
     noise = [torch.randn_like(image) for image in images]
     products = torch.autograd.grad(images, unknowns, noise, create_graph=True)

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
+    "conv_classifier": "deqzoo.models.conv_classifier:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
+    "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
+    "implicit_graph": "deqzoo.models.graph:IMPLICIT",
+    "language_model": "deqzoo.models.language_model:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
+    "mondeq_classifier": "deqzoo.models.mondeq_classifier:KIND",
     "node_pendulum": "deqzoo.models.pendulum:NODE",
     "pinn_pendulum": "deqzoo.models.pendulum:PINN",
     "ode_classifier": "deqzoo.models.ode_classifier:IMAGES",
@@ -64,12 +69,14 @@ class Check:
         title: the heading in the card.
         measure: makes it, as what JSON can hold.
         rows: of the card's table (check, measured, asked for), from what ``measure`` gave.
+        text: what the card says below the table, in Markdown, if anything.
     """
 
     name: str
     title: str
     measure: Callable[[Trained], dict[str, Any]]
     rows: Callable[[Mapping[str, Any]], list[tuple[str, str, str]]]
+    text: Callable[[Mapping[str, Any]], str] | None = None
 
 
 class Kind:

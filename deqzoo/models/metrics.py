@@ -37,6 +37,8 @@ METRICS: dict[str, Metric] = {
     "parameter_error": Metric("largest error of a parameter", ".2%"),
     "gravity_over_length": Metric("gravity / length (1/s^2)", ".4f"),
     "damping": Metric("damping (1/s)", ".4f"),
+    "bits_per_char": Metric("bits per character", ".3f"),
+    "perplexity": Metric("perplexity of a token", ".2f"),
     "loss": Metric("loss", ".4f"),
     "nfe": Metric("NFE (largest over the layers)", ".1f"),
     "residual": Metric("median residual", ".1e"),

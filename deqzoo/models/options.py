@@ -11,6 +11,7 @@ from deqzoo.implicit import (
     LINEAR_SOLVERS,
     ODE_SOLVERS,
     SOLVERS,
+    SPLITTINGS,
     make_adjoint,
     make_gradient,
     make_ode_solver,
@@ -46,6 +47,12 @@ def fixed_point_solver(settings: Any) -> Any:
     return by_name("model.solver", SOLVERS, make_solver, settings.solver, settings.solver_options)
 
 
+def monotone_solver(settings: Any) -> Any:
+    """As `fixed_point_solver`, of a monotone problem, which operator splitting solves too."""
+    valid = {**SOLVERS, **SPLITTINGS}
+    return by_name("model.solver", valid, make_solver, settings.solver, settings.solver_options)
+
+
 def fixed_point_gradient(settings: Any) -> Any:
     """The gradient of ``settings``; its options may hold ``linear_solver`` and ``linear_solver_options``."""
     options = dict(settings.gradient_options)
@@ -54,11 +61,32 @@ def fixed_point_gradient(settings: Any) -> Any:
         linear = options.get("linear_solver", "gmres")
         setting = "model.gradient_options.linear_solver"
         options["linear_solver"] = by_name(setting, LINEAR_SOLVERS, make_solver, linear, linear_options)
+    if options.get("share_inverse") and settings.solver != "broyden":
+        raise ConfigError(
+            "model.gradient_options.share_inverse needs model.solver=broyden, which builds an inverse Jacobian; "
+            f"got {settings.solver}."
+        )
     try:
         return make_gradient(settings.gradient, **options)
     except (TypeError, ValueError) as error:
         hint = "Leave out what the recipe sets with ~model.gradient_options.NAME."
         raise ConfigError(f"model.gradient={settings.gradient}: {error}. {hint}") from error
+
+
+def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+    """Change typed settings, in place, to another fixed-point solver, tolerance or step limit; None: as before.
+
+    Another solver keeps ``tol`` and ``max_steps`` of the recipe's options: the rest are the old one's own. The gradient
+    becomes the exact one.
+    """
+    options = dict(settings.solver_options)
+    if solver is not None and solver != settings.solver:
+        options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
+        settings.solver = solver
+    changes = {"tol": tol, "max_steps": max_steps}
+    settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+    # Exact, and unlike the cheaper gradients of training it leaves the output alone.
+    settings.gradient, settings.gradient_options = "implicit", {}
 
 
 def described(name: str, options: Mapping[str, Any]) -> str:

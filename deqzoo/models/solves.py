@@ -14,7 +14,7 @@ def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
 
     - ``nfe``: evaluations of the layer's function, the largest over the layers;
     - of DEQ layers: ``residual``, see `residuals`, its median over the samples, and ``unconverged``, the fraction of
-      samples of which some layer did not meet its tolerance;
+      samples of which some layer did not meet its tolerance (a layer with ``batch_dims=0`` has one sample, the whole);
     - of ODE layers: ``steps`` (accepted) and ``rejected``, the largest over the layers, and ``failed``, the fraction of
       solves (of samples, where each has its own steps) that did not reach the end of the interval.
     """
@@ -50,7 +50,8 @@ def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
 def residuals(layers: Sequence[SolverLayer]) -> Tensor:
     """The residual of each sample of the last batch, the largest over the DEQ layers; empty if there are none."""
     solutions = _solutions(layers, DEQ)
-    return torch.stack([solution.residual for solution in solutions]).amax(0) if solutions else torch.zeros(0)
+    found = [solution.residual.reshape(-1) for solution in solutions]
+    return torch.stack(found).amax(0) if found else torch.zeros(0)
 
 
 def _solutions(layers: Sequence[SolverLayer], sort: type[SolverLayer]) -> list[Solution]:

@@ -1,36 +1,62 @@
 """Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
+from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell
 from .classifier import DEQClassifier
-from .deq import DEQ, use_unrolled
+from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
+from .image_classifier import ImageClassifier, conv_net
+from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
 from .mdeq_classifier import MDEQClassifier
+from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
+from .monotone import MonotoneCell, MonotoneLinear
+from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
+from .transformer import TransformerCell
+from .vocabulary import Vocabulary
 
 __all__ = [
     "DEQ",
+    "Adjacency",
     "BottleneckDynamics",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "GraphCell",
+    "GraphConvolutionNetwork",
+    "ImageClassifier",
+    "ImplicitGraphNetwork",
+    "LanguageModel",
     "LatentODE",
     "MDEQCell",
     "MDEQClassifier",
     "MLPDynamics",
+    "MonDEQ",
+    "MonotoneCell",
+    "MonotoneConv2d",
+    "MonotoneLinear",
     "NeuralODE",
     "ODEClassifier",
     "PendulumODE",
     "PendulumPINN",
     "SolverLayer",
+    "TransformerCell",
+    "Vocabulary",
     "anode_net",
+    "conv_net",
+    "mondeq_conv",
+    "mondeq_fc",
+    "normalized_adjacency",
     "ode_net",
+    "perron_frobenius",
     "point_classifier",
+    "propagate",
     "solver_layers",
     "use_solver",
-    "use_unrolled",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 
 class ConvCell(nn.Module):
@@ -18,15 +19,26 @@ class ConvCell(nn.Module):
         channels: channels of z and x, (batch, channels, height, width).
         expansion: width of the hidden layer over `channels`.
         groups: groups of the normalisations; must divide both widths.
-        dropout: probability that a hidden channel is dropped; one mask for all steps of a solve (see `DEQ`).
+        dropout: probability that a hidden channel is dropped; one mask for all steps of a solve (see `DEQ`), which is
+            called variational dropout.
+        weight_norm: learn length and direction of each output channel's kernel apart, w = g v / ||v||.
 
-    Source: Kolter, Duvenaud, Johnson, "Deep Implicit Layers" (NeurIPS 2020 tutorial), chapter 4.
+    Source: Kolter, Duvenaud, Johnson, "Deep Implicit Layers" (NeurIPS 2020 tutorial), chapter 4; Salimans, Kingma,
+    "Weight Normalization", 2016; Gal, Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural
+    Networks", 2016.
 
     >>> ConvCell(16)(torch.zeros(2, 16, 8, 8), torch.ones(2, 16, 8, 8)).shape
     torch.Size([2, 16, 8, 8])
     """
 
-    def __init__(self, channels: int, expansion: float = 1.0, groups: int = 8, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        expansion: float = 1.0,
+        groups: int = 8,
+        dropout: float = 0.0,
+        weight_norm: bool = False,
+    ) -> None:
         super().__init__()
         hidden = round(expansion * channels)
         if channels % groups or hidden % groups:
@@ -39,6 +51,8 @@ class ConvCell(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         for conv in (self.conv1, self.conv2):
             nn.init.normal_(conv.weight, std=0.01)
+            if weight_norm:
+                parametrizations.weight_norm(conv)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """f(z, x), of z's shape."""

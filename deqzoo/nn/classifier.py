@@ -20,7 +20,7 @@ class DEQClassifier(nn.Module):
         classes: names of the classes.
         mean, std: per-channel statistics; the normalisation is part of the network.
         widths: channels of the stages; each further stage halves the resolution.
-        expansion, groups, dropout: of the cells, see `ConvCell`.
+        expansion, groups, dropout, weight_norm: of the cells, see `ConvCell`.
         solver, gradient: of the equilibrium layers, see `DEQ`.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, len(classes)).
@@ -41,6 +41,7 @@ class DEQClassifier(nn.Module):
         expansion: float = 1.0,
         groups: int = 8,
         dropout: float = 0.0,
+        weight_norm: bool = False,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
     ) -> None:
@@ -59,7 +60,7 @@ class DEQClassifier(nn.Module):
             before, stride = (in_channels, 1) if i == 0 else (widths[i - 1], 2)
             conv = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
             entries.append(nn.Sequential(conv, nn.GroupNorm(groups, width)))
-            cell = ConvCell(width, expansion, groups, dropout)
+            cell = ConvCell(width, expansion, groups, dropout, weight_norm)
             stages.append(DEQ(cell, solver=solver, gradient=gradient))
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
@@ -76,4 +77,8 @@ class DEQClassifier(nn.Module):
         x = (images - self.mean) / self.std
         for entry, stage in zip(self.entries, self.stages, strict=True):
             x = stage(entry(x))
-        return self.head(self.norm(x).mean(dim=(2, 3)))
+        return self.readout(x)
+
+    def readout(self, z: Tensor) -> Tensor:
+        """Logits of a state of the last stage."""
+        return self.head(self.norm(z).mean(dim=(2, 3)))

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..implicit import (
-    Anderson,
-    FixedPointSolver,
-    Gradient,
-    Implicit,
-    Solution,
-    Status,
-    fixed_point,
-    spectral_radius,
-)
-from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
+from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
+from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, same_randomness, solver_layers, with_parameters
+from .layer import SolverLayer, same_randomness, with_parameters
 
 
 class DEQ(SolverLayer):
-    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch is a system of its own.
+    """The fixed point z* = cell(z*, x) as a layer; each sample of the batch, or all of z, is a system of its own.
 
     Gradients flow to the cell's parameters and to x by the implicit function theorem, in training and in eval mode.
     Dropout masks and other random draws of the cell are the same in every evaluation of one forward and its backward.
@@ -34,11 +24,15 @@ class DEQ(SolverLayer):
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
-        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a sample does not converge.
+        batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
+        compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
+            training it changes nothing: there the cell's random draws belong to the whole batch.
+        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
-        depth: None, or the number of iterations without a solve, see `use_unrolled`.
+        intermediate: in training, cell(z, x) of each iterate z that the solver was asked to `keep`, with the graph of
+            this one step: estimates of the fixed point, for losses on the way to it.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", 2019.
 
@@ -57,41 +51,53 @@ class DEQ(SolverLayer):
         *,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
+        batch_dims: int = 1,
+        compact: bool = False,
         on_failure: OnFailure = "ignore",
     ) -> None:
         super().__init__()
         self.cell: Any = cell
         self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
         self.gradient = Implicit() if gradient is None else gradient
+        self.batch_dims = batch_dims
+        self.compact = compact
         self.on_failure = on_failure
         self.solution = None
-        self.depth: int | None = None
+        self.intermediate: list[Any] = []
 
     def forward(self, x: Any, z0: Any = None) -> Any:
         """z*(x), from the start z0: a former solution (warm start), or `cell.initial_state(x)`, or zeros like x."""
-        if self.training:
+        if self.training and self.batch_dims:
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
-        f, parameters = with_parameters(self.cell)
-        if self.training:
-            f = same_randomness(f, tensor_leaves(z0)[0].device)
-        if self.depth is not None:
-            z, self.solution = _iterated(f, z0, (x, *parameters), self.depth)
-            return z
+        f, args = self.equation(z0, x)
         z, self.solution = fixed_point(
             f,
             z0,
-            x,
-            *parameters,
+            *args,
             solver=self.solver,
             gradient=self.gradient,
-            batch_dims=1,
+            batch_dims=self.batch_dims,
+            compact=self.compact and not self.training,
             on_failure=self.on_failure,
             return_solution=True,
         )
         self.solution.value = map_tensors(torch.Tensor.detach, z)
+        learning = self.training and torch.is_grad_enabled()
+        self.intermediate = [f(kept, *args) for kept in self.solution.kept] if learning else []
         return z
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As `SolverLayer` does, and without other results."""
+        return {**super().__getstate__(), "intermediate": []}
+
+    def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
+        f, parameters = with_parameters(self.cell)
+        if self.training:
+            f = same_randomness(f, tensor_leaves(z0)[0].device)
+        return f, (x, *parameters)
 
     def initial_state(self, x: Any) -> Any:
         """The state from which a solve starts: zeros in at least float32, unless the cell has its own."""
@@ -100,37 +106,8 @@ class DEQ(SolverLayer):
         return map_tensors(lambda t: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)), x)
 
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
-        """Largest absolute eigenvalue of d cell / dz at (z, x), for each sample (see `implicit.spectral_radius`)."""
-        return spectral_radius(self.cell, z, x, batch_dims=1, steps=steps)
-
-
-@contextmanager
-def use_unrolled(network: nn.Module, depth: int) -> Iterator[None]:
-    """Within it, each DEQ layer of `network` is an explicit network: `depth` iterations of its cell, all recorded.
-
-    So the original DEQs begin their training: it is cheap, and the solves that follow start from a cell that converges.
-    """
-    deqs = [layer for layer in solver_layers(network) if isinstance(layer, DEQ)]
-    own = [deq.depth for deq in deqs]
-    try:
-        for deq in deqs:
-            deq.depth = depth
-        yield
-    finally:
-        for deq, before in zip(deqs, own, strict=True):
-            deq.depth = before
-
-
-def _iterated(f: Callable[..., Any], z: Any, args: tuple[Any, ...], depth: int) -> tuple[Any, Solution]:
-    """f applied `depth` times to z; its residual is that of the iterate before the last, which costs nothing."""
-    ravel, last = Ravel(z, batch_dims=1), z
-    for _ in range(depth):
-        last, z = z, f(z, *args)
-    before, rows = ravel.flatten(last).detach(), ravel.flatten(z).detach()
-    steps = torch.full((ravel.systems,), depth, device=ravel.device)
-    status = torch.full_like(steps, Status.MAX_STEPS)
-    residual = (rows - before).norm(dim=1) / rows.norm(dim=1)
-    return z, Solution(map_tensors(torch.Tensor.detach, z), status, residual, steps, nfe=depth)
+        """Largest absolute eigenvalue of d cell / dz at (z, x), for each system (see `implicit.spectral_radius`)."""
+        return spectral_radius(self.cell, z, x, batch_dims=self.batch_dims, steps=steps)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from ..implicit import FixedPointSolver, Gradient
 from .deq import DEQ
+from .image_classifier import ImageClassifier
 from .mdeq import MDEQCell, State
 
 
-class MDEQClassifier(nn.Module):
+class MDEQClassifier(ImageClassifier):
     """Stem at full resolution, one multiscale equilibrium, and a head that gathers its resolutions.
 
     The head brings each resolution through a `Bottleneck`, then goes from the highest to the lowest: a strided
@@ -34,14 +34,12 @@ class MDEQClassifier(nn.Module):
 
     Source: Bai, Koltun, Kolter, "Multiscale Deep Equilibrium Models", 2020.
 
+    >>> import torch
     >>> about = {"in_channels": 1, "classes": ["a", "b"], "mean": [0.5], "std": [0.5]}
     >>> model = MDEQClassifier(**about, widths=[8, 8], head_widths=[2, 4], final_width=16)
     >>> model(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -61,32 +59,28 @@ class MDEQClassifier(nn.Module):
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
     ) -> None:
-        super().__init__()
         if not len(mean) == len(std) == in_channels:
             raise ValueError(f"mean and std need one value for each of the {in_channels} channels")
         if len(head_widths) != len(widths):
             raise ValueError(f"head_widths needs a value for each of the {len(widths)} widths, got {len(head_widths)}")
-        self.classes = tuple(classes)
-        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
-        self.stem = _stem(in_channels, widths[0], injection=len(widths) > 2)
-        self.head = MDEQHead(widths, head_widths, final_width, len(self.classes))
-        for module in (*self.stem.modules(), *self.head.modules()):
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
         cell = MDEQCell(
             widths, blocks=blocks, expansion=expansion, groups=groups, dropout=dropout, weight_norm=weight_norm
         )
-        self.deq = DEQ(cell, solver=solver, gradient=gradient)
+        super().__init__(
+            classes=classes,
+            mean=mean,
+            std=std,
+            stem=_stem(in_channels, widths[0], injection=len(widths) > 2),
+            body=DEQ(cell, solver=solver, gradient=gradient),
+            head=MDEQHead(widths, head_widths, final_width, len(classes)),
+        )
+        for module in (*self.stem.modules(), *self.head.modules()):
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
 
-    @property
-    def equilibria(self) -> list[DEQ]:
-        """The equilibrium layer, in a list of one."""
-        return [self.deq]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, (B, classes)."""
-        return self.head(self.deq(self.stem((images - self.mean) / self.std)))
+    def readout(self, z: State) -> Tensor:
+        """Logits of a state of the equilibrium."""
+        return self.head(z)
 
 
 class MDEQHead(nn.Module):

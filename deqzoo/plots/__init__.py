@@ -1,20 +1,31 @@
 """Figures of a run, as PNG and GIF files.
 
-``training.py`` shows the steps, ``residuals.py`` compares solvers of DEQ layers, ``flow.py`` draws what ODEs do.
+``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
+what ODEs do.
 """
 
+from deqzoo.plots.budget import Budget, budget_curves, plot_budget
+from deqzoo.plots.cost import plot_over_nfe
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
+from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import ODE_PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
 
 __all__ = [
+    "LANGUAGE_PANELS",
     "ODE_PANELS",
+    "PANELS",
     "SERIES_PANELS",
+    "Budget",
     "animate_flow",
     "animate_series",
+    "budget_curves",
+    "plot_budget",
     "plot_fit",
     "plot_flow",
+    "plot_over_hops",
+    "plot_over_nfe",
     "plot_parameters",
     "plot_phase_portrait",
     "plot_plane",

@@ -37,6 +37,13 @@ SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
 }
 
 
+LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
+    "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
+    "NFE a step": NFE,
+    "median relative residual": RESIDUAL,
+}
+
+
 def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS) -> Path:
     """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label."""
     figure, axes = make_panels(len(panels), "Training")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from lightning.pytorch.loggers import Logger as LightningLogger
@@ -51,7 +52,7 @@ class Run:
             initial_weights(self.module, self.settings.ckpt, self.settings.entry)
         for part in {self.module.network, self.module.trained_network}:
             speed_up(part, self.settings.model, self.settings.trainer)
-        self.timer = Timer()
+        self.timer = _timer(self.settings.trainer.max_time)
         self.device = torch.device("cpu")
         self.metrics: dict[str, Any] = {}
 
@@ -146,7 +147,8 @@ class Run:
             part.write_text(text)
 
     def _trainer(self, loggers: Any, callbacks: list[Callback], precision: str | int) -> Trainer:
-        chosen = to_plain(OmegaConf.structured(self.settings.trainer)) | {"precision": precision}
+        # A Timer among the callbacks makes Lightning ignore its own max_time: ours has it.
+        chosen = to_plain(OmegaConf.structured(self.settings.trainer)) | {"precision": precision, "max_time": None}
         return Trainer(
             **chosen,
             logger=loggers,
@@ -199,6 +201,13 @@ def _checked(config: DictConfig, folder: Path) -> RunConfig:
     if settings.resume is not None and not (folder / "last.ckpt").is_file():
         raise ConfigError(f"{folder} has no last.ckpt to go on from: start the run anew.")
     return settings
+
+
+def _timer(max_time: Any) -> Timer:
+    try:
+        return Timer(duration=max_time)
+    except (MisconfigurationException, TypeError) as error:
+        raise ConfigError(f"trainer.max_time={max_time}: give days, hours, minutes, seconds as 00:01:30:00.") from error
 
 
 def _check_that_data_fit(settings: RunConfig, kind: Kind, data: Any) -> None:

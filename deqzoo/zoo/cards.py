@@ -22,6 +22,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
     if kind.check is not None and (measured := metrics.get(kind.check.name)):
         lines += ["", f"## {kind.check.title}", "", "| check | measured | asked for |", "| --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in kind.check.rows(measured)]
+        lines += [] if kind.check.text is None else ["", kind.check.text(measured)]
     if plots:
         lines += ["", "## Plots", ""]
         lines += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in plots]

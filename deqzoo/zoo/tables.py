@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from deqzoo.atomic import whole_file
 from deqzoo.config import names
@@ -28,7 +29,7 @@ def pages() -> dict[Path, str]:
         'it, and `deqzoo.load("NAME")` loads its weights where there are some.\n'
     )
     found = {
-        models / "README.md": f"# Models\n\n{intro}\n{entries_table('')}\n{generated}",
+        models / "README.md": f"# Models\n\n{intro}\n{entries_table()}\n{generated}",
         data / "README.md": "# Data sets\n\nA set a file: its name is what one types after `data=`.\n\n"
         f"{data_table()}\n{generated}",
     }
@@ -40,7 +41,7 @@ def pages() -> dict[Path, str]:
         start, end = _MARKS
         text = readme.read_text()
         before, _, rest = text.partition(start)
-        found[readme] = before + start + entries_table("models/") + end + rest.partition(end)[2]
+        found[readme] = before + start + results_table() + end + rest.partition(end)[2]
     return found
 
 
@@ -59,9 +60,8 @@ def write_pages() -> list[Path]:
     return changed
 
 
-def entries_table(to_models: str) -> str:
-    """The entries of the zoo in Markdown; ``to_models`` is the way from the page to ``models/``."""
-    up = "" if to_models else "../"
+def entries_table() -> str:
+    """All entries of the zoo in Markdown, for ``models/README.md``."""
     lines = [
         "| entry | what | paper (its number) | weights | ours |",
         "| --- | --- | --- | --- | --- |",
@@ -70,27 +70,63 @@ def entries_table(to_models: str) -> str:
         recipe = zoo_path("models") / f"{name}.yaml"
         weights, ours = "none yet", "not measured"
         if name in shipped():
-            weights, ours = f"[`{name}`]({up}checkpoints/{name}/README.md)", _result(name)
-        cells = [
-            f"[`{name}`]({to_models}{name}.yaml)",
-            first_line(recipe),
-            head(recipe, "Paper"),
-            weights,
-            ours,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+            weights, ours = f"[`{name}`](../checkpoints/{name}/README.md)", _result(name, _metrics(name))
+        lines.append(_row(f"[`{name}`]({name}.yaml)", first_line(recipe), head(recipe, "Paper"), weights, ours))
     return "\n".join(lines) + "\n"
 
 
-def _result(name: str) -> str:
+def results_table() -> str:
+    """The trained entries in Markdown, for ``README.md``: what the paper says, what was reached, and at what cost."""
+    lines = [
+        "| entry | paper (its number) | ours | parameters | NFE | hardware | time | command |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    trained = [name for name in names("models") if name in shipped()]
+    for name in trained:
+        metrics = _metrics(name)
+        nfe = metrics["test"].get("nfe")
+        lines.append(
+            _row(
+                f"[`{name}`](checkpoints/{name}/README.md)",
+                head(zoo_path("models") / f"{name}.yaml", "Paper"),
+                _result(name, metrics),
+                f"{metrics['parameters']:,}",
+                "" if nfe is None else f"{nfe:.0f}",
+                metrics["hardware"],
+                duration(metrics["time"]),
+                f"`{metrics['command']}`",
+            )
+        )
+    others = ", ".join(f"[`{name}`](models/{name}.yaml)" for name in names("models") if name not in trained)
+    return "\n".join(lines) + f"\n\nRecipes without weights as yet: {others}.\n"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(45.2), duration(2699.5), duration(12600)
+    ('45 s', '45 min', '3.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _metrics(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((zoo_path("checkpoints") / name / METRICS_FILE).read_text())
+    return found
+
+
+def _result(name: str, metrics: dict[str, Any]) -> str:
     """What a shipped entry reached."""
-    config, metrics = (
-        json.loads((zoo_path("checkpoints") / name / file).read_text()) for file in (CONFIG, METRICS_FILE)
-    )
-    metric, test = kind_of(config["model"]["kind"]).metric, metrics["test"]
+    config = json.loads((zoo_path("checkpoints") / name / CONFIG).read_text())
+    metric = kind_of(config["model"]["kind"]).metric
     label = "" if metric == "accuracy" else f"{METRICS[metric].label} "
-    cost = f", NFE {test['nfe']:.0f}" if "nfe" in test else ""
-    return f"{label}{result(metric, metrics)}, n = {test['n']:,}{cost}"
+    return f"{label}{result(metric, metrics)}, n = {metrics['test']['n']:,}"
 
 
 def head(recipe: Path, label: str) -> str:

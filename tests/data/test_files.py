@@ -11,9 +11,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from deqzoo.data.files import CorruptDataError, DataNotFoundError, data_root, fetch, read_file
+from deqzoo.data.files import Archive, CorruptDataError, DataNotFoundError, data_root, fetch, read_file
 from deqzoo.data.formats import Images
-from deqzoo.data.registry import Archive, ImageSet
+from deqzoo.data.registry import ImageSet
 
 CONTENT = {"one.bin": b"one" * 100, "two.bin": b"two" * 50}
 

@@ -140,3 +140,28 @@ def test_compiled_function_under_autocast():
 
     for found, exact in zip(run(torch.compile(cell, backend="aot_eager")), run(cell), strict=True):
         assert torch.linalg.vector_norm(found - exact) < 0.05 * torch.linalg.vector_norm(exact)
+
+
+# --- a fixed number of steps: the whole solve is one graph ---
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden])
+@pytest.mark.parametrize("gradient", [Phantom(steps=3), OneStep()], ids=lambda option: type(option).__name__)
+def test_whole_solve_with_fixed_steps(solver, gradient):
+    cell, x = Cell(), draw(4, 3)
+    options = {"solver": solver(stop="never", max_steps=8), "gradient": gradient, "batch_dims": 1}
+
+    def solve(x):
+        return fixed_point(cell, torch.zeros_like(x), x, on_failure="ignore", **options)
+
+    found = []
+    for run in (solve, torch.compile(solve, backend="aot_eager", fullgraph=True)):
+        z = run(x)
+        found.append((z, torch.autograd.grad(loss(z), list(cell.parameters()))))
+    assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+
+
+def test_layer_with_fixed_steps_at_inference():
+    deq, x = DEQ(Cell(), solver=Anderson(stop="never", max_steps=8)).eval(), draw(4, 3)
+    with torch.no_grad():
+        assert_close(torch.compile(deq, backend="aot_eager", fullgraph=True)(x), deq(x), rtol=1e-9, atol=1e-10)

@@ -70,7 +70,7 @@ def test_export_loads_with_its_weight_norm(finished):
     assert isinstance(model, MDEQClassifier)
     assert any(name.endswith("parametrizations.weight.original0") for name in model.state_dict())
     torch.testing.assert_close(model(**inputs), output, rtol=1e-4, atol=1e-4)
-    assert deqzoo.load(folder, solver="anderson", max_steps=7).deq.solver.max_steps == 7
+    assert deqzoo.load(folder, solver="anderson", max_steps=7).body.solver.max_steps == 7
 
 
 def network(**settings):
@@ -101,7 +101,7 @@ def test_first_steps_train_an_explicit_network(tmp_path):
     options += ["~model.gradient_options.steps", "~model.gradient_options.damping"]
     Run(composed("model=mdeq_cifar_small", *SMALL, *shape, *options), tmp_path).fit()
     rows = read_history(tmp_path / "metrics.csv")
-    assert [row["train/nfe"] for row in rows if "train/nfe" in row] == [3, 3, 5, 5]
+    assert [row["train/nfe"] for row in rows if "train/nfe" in row] == [4, 4, 5, 5]
     assert [row["val/nfe"] for row in rows if "val/nfe" in row] == [5, 5]
     assert [row["step"] for row in rows if "train/nfe_backward" in row] == [2, 3]
     with pytest.raises(ValueError, match="unrolled_steps"):
@@ -143,6 +143,6 @@ def test_jacobian_penalty_joins_the_training_loss():
     plain.log, plain.log_dict, plain._when = module.log, module.log_dict, str
     assert loss > plain.training_step(batch, 0)
     assert parameter_share(module.network) == pytest.approx(
-        sum(p.numel() for p in module.network.deq.cell.parameters())
+        sum(p.numel() for p in module.network.body.cell.parameters())
         / sum(p.numel() for p in module.network.parameters())
     )

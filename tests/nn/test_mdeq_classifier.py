@@ -46,7 +46,7 @@ def test_published_networks_have_their_number_of_parameters(options, parameters,
     with torch.device("meta"):
         model = build(classes="0123456789", expansion=5.0, groups=8, **options)
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert sum(p.numel() for p in model.deq.cell.parameters()) == in_cell
+    assert sum(p.numel() for p in model.body.cell.parameters()) == in_cell
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
@@ -55,11 +55,11 @@ def test_logits_have_a_column_a_class(n, size):
     model = build().eval()
     assert model(images(n, size)).shape == (n, 3)
     assert model.classes == ("cat", "dog", "owl")
-    assert [tuple(t.shape[1:]) for t in model.deq.solution.value] == [
+    assert [tuple(t.shape[1:]) for t in model.body.solution.value] == [
         (4, size, size),
         (6, -(-size // 2), -(-size // 2)),
     ]
-    assert model.equilibria == [model.deq]
+    assert model.equilibria == [model.body]
 
 
 def test_four_resolutions():

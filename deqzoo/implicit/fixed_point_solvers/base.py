@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance, row_norm
 from ..modes import eager, full_precision, host_counts, host_flags, in_transform, keep_autocast, no_derivatives
-from ..pytree import Ravel, map_tensors
+from ..pytree import Ravel, map_tensors, take_rows
 from ..rows import select
 from ..solution import Solution, Status
+
+_WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
 
 Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
 
@@ -39,6 +41,10 @@ class Method(ABC):
         """What falls from step to step where the residual need not: the objective of a minimiser, (systems,)."""
         return None
 
+    def inverse(self) -> Function | None:
+        """v -> M v with M near (I - df/dz)^-1, on (systems, unknowns), where the method has built such an M."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class FixedPointSolver(ABC):
@@ -55,22 +61,29 @@ class FixedPointSolver(ABC):
     Args:
         tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
         max_steps: updates at most; f is called once more than that.
-        stop: "rel" or "abs".
+        stop: "rel" or "abs"; "never": always max_steps steps, of which the last iterate is returned; its status is that
+            of the relative rule. The host reads nothing, so `torch.compile` takes the whole solve (at inference, and
+            with the gradients `Phantom` and `OneStep`), and CUDA graphs with it.
         check_every: the host looks at the stop rule every so many steps; one synchronisation each.
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
+        keep: after so many steps each, keep the iterate, in `Solution.kept`.
     """
 
     tol: float | None = None
     max_steps: int = 100
-    stop: Literal["rel", "abs"] = "rel"
+    stop: Literal["rel", "abs", "never"] = "rel"
     check_every: int = 1
     patience: int = 50
     trace: bool = False
+    keep: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        if self.stop not in ("rel", "abs"):
-            raise ValueError(f"stop must be 'rel' or 'abs', got {self.stop!r}")
+        object.__setattr__(self, "keep", tuple(self.keep))
+        if list(self.keep) != sorted(set(self.keep)) or (self.keep and self.keep[0] < 0):
+            raise ValueError(f"keep must be increasing numbers of steps, got {list(self.keep)}")
+        if self.stop not in ("rel", "abs", "never"):
+            raise ValueError(f"stop must be 'rel', 'abs' or 'never', got {self.stop!r}")
         if self.max_steps < 0 or self.check_every < 1 or self.patience < 1:
             raise ValueError("max_steps must be at least 0, check_every and patience at least 1")
         if self.tol is not None and not self.tol >= 0:
@@ -80,7 +93,6 @@ class FixedPointSolver(ABC):
     def method(self, g: Function, tol: float) -> Method:
         """The update rule, for one solve of g(z) = f(z) - z = 0."""
 
-    @eager
     def __call__(
         self,
         f: Callable[..., Any],
@@ -89,33 +101,57 @@ class FixedPointSolver(ABC):
         batch_dims: int = 0,
         root: bool = False,
         record: bool = False,
+        compact: bool = False,
     ) -> Solution:
         """Solve z = f(z, *args), or f(z, *args) = 0 with `root`, from z0; no derivatives (see `fixed_point`, `root`).
 
         For a root, f(z) stands in the stop rule for g, and the first residual for the scale: ||f(z)|| <= tol ||f(z0)||.
-        With `record`, which `Picard` alone allows, the iterations stay on the tape.
+        With `record`, which `Picard` alone allows, the iterations stay on the tape. `compact`: see `fixed_point`.
         """
+        solve = self._solve if self.stop == "never" else self._solve_eagerly
+        return solve(f, z0, args, batch_dims, root, record, compact)
+
+    def _solve(
+        self,
+        f: Callable[..., Any],
+        z0: Any,
+        args: tuple[Any, ...],
+        batch_dims: int,
+        root: bool,
+        record: bool,
+        compact: bool,
+    ) -> Solution:
+        if compact and batch_dims != 1:
+            raise ValueError("compact=True needs batch_dims=1: else there are no samples to leave out")
         ravel = Ravel(z0, batch_dims)
         device = ravel.device.type
         args = args if record else map_tensors(torch.Tensor.detach, args)
         call = keep_autocast(f, device)
 
-        def flat(z: Tensor) -> Tensor:
-            return ravel.flatten(call(ravel.unflatten(z), *args))
+        def flat(z: Tensor, rows: Tensor | None = None) -> Tensor:
+            if rows is None:
+                return ravel.flatten(call(ravel.unflatten(z), *args))
+            part = ravel.of(len(rows))
+            return part.flatten(call(part.unflatten(z), *take_rows(args, rows, ravel.systems)))
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
-            solution = iterate(self, flat, z, root)
+            solution = (take_all_steps if self.stop == "never" else iterate)(self, flat, z, root, compact)
         solution.value = ravel.unflatten(solution.value)
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
         solution.steps = ravel.per_system(solution.steps)
+        solution.kept = [ravel.unflatten(z) for z in solution.kept]
         if solution.trace is not None:
             solution.trace = ravel.per_system(solution.trace)
         return solution
 
+    @eager
+    def _solve_eagerly(self, *arguments: Any) -> Solution:
+        return self._solve(*arguments)
 
-def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> Solution:
+
+def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root: bool, compact: bool) -> Solution:
     """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done."""
     tol = default_tolerance(z.dtype) if options.tol is None else options.tol
     evaluate = _Evaluate(f, root)
@@ -124,27 +160,68 @@ def iterate(options: FixedPointSolver, f: Function, z: Tensor, root: bool) -> So
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
     judge = _Judge(options, tol, z, row_norm(g) if root else None)
+    kept = []
     for step in range(options.max_steps + 1):
+        if step in options.keep:
+            kept.append(z)
         last = step == options.max_steps
-        more, all_active = judge.look(step, z, g, image, method, last or step % options.check_every == 0)
+        host = last or step % options.check_every == 0
+        more, all_active = judge.look(step, z, g, image, method, host)
         if last or not more:
             break
+        if compact and host and not (all_active or in_transform()):
+            evaluate.leave_out(judge.active, image if not root else z - image)
         z_next = method.step(z, g, image)
         z = z_next if all_active else select(judge.active, z_next, z)
         g, image = evaluate(z)
-    return judge.solution(evaluate.calls + method.products)
+    solution = judge.solution(evaluate.calls + method.products)
+    solution.kept = kept + [z] * (len(options.keep) - len(kept))
+    solution.inverse = method.inverse()
+    return solution
+
+
+def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool, compact: bool) -> Solution:
+    """The loop without a stop: `max_steps` steps of all systems, and not a look at any."""
+    tol = default_tolerance(z.dtype) if options.tol is None else options.tol
+    evaluate = _Evaluate(f, root)
+    method = options.method(lambda x: evaluate(x)[0], tol)
+    if method.backtracks:
+        raise ValueError('stop="never" is for solvers whose last iterate stands: a line search must look at each')
+    g, image = evaluate(z)
+    first = row_norm(g)
+    iterates = [z]
+    for _ in range(options.max_steps):
+        z = method.step(z, g, image)
+        g, image = evaluate(z)
+        iterates = [*iterates, z] if options.keep else [z]
+    norm, scale = row_norm(g), first if root else row_norm(image)
+    status = torch.where(norm <= tol * scale, Status.CONVERGED, Status.MAX_STEPS)
+    status = torch.where(norm < torch.inf, status, Status.DIVERGED)
+    steps = torch.full_like(status, options.max_steps)
+    kept = [iterates[min(step, options.max_steps)] for step in options.keep]
+    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products, kept=kept)
 
 
 class _Evaluate:
     """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
 
-    def __init__(self, f: Function, root: bool) -> None:
+    def __init__(self, f: Callable[..., Tensor], root: bool) -> None:
         self.f, self.root, self.calls = f, root, 0
+        self.rows: Tensor | None = None  # the systems that f is evaluated for; None: all
+        self.values: Tensor  # of f, for the others
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        value = self.f(z)
+        value = (
+            self.f(z) if self.rows is None else self.values.index_copy(0, self.rows, self.f(z[self.rows], self.rows))
+        )
         return (-value, z - value) if self.root else (value - z, value)
+
+    def leave_out(self, active: Tensor, values: Tensor) -> None:
+        """From now on evaluate f for the active systems alone, once they are few enough to pay for the copies."""
+        rows = active.nonzero().squeeze(1)
+        if len(rows) <= _WORTH_A_COPY * (len(active) if self.rows is None else len(self.rows)):
+            self.rows, self.values = rows, values.detach()
 
 
 class _Judge:

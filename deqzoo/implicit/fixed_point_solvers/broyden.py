@@ -52,6 +52,22 @@ class _Broyden(Method):
         self.count = 0
         self.last: tuple[Tensor, Tensor] | None = None  # (z, z + g)
 
+    def inverse(self) -> Function | None:
+        """I + D^T K^-1 S, the inverse Jacobian of the last step."""
+        if self.count == 0:
+            return None
+        kept = self.k.shape[1]
+        rows, pairs = self.s.first(kept), self.d.first(kept)
+        # A system that was frozen took steps of length zero: rows and columns of zeros, which are to have no effect.
+        idle = self.k.diagonal(dim1=1, dim2=2) == 0
+        k = self.k + torch.diag_embed(idle.to(self.k))
+
+        def product(v: Tensor) -> Tensor:
+            weights, _ = torch.linalg.solve_ex(k, products(rows, v).unsqueeze(2))
+            return add_combination(v, pairs, weights.squeeze(2))
+
+        return product
+
     def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
         last, self.last = self.last, (z, image)
         if last is None:

@@ -27,12 +27,15 @@ class Picard(FixedPointSolver):
 
     def method(self, g: Function, tol: float) -> Method:
         """As `FixedPointSolver.method`."""
-        return _Picard(self.damping)
+        return PicardMethod(self.damping)
 
 
-class _Picard(Method):
+class PicardMethod(Method):
+    """z <- z + damping g."""
+
     def __init__(self, damping: float) -> None:
         self.damping = damping
 
     def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
+        """As `Method.step`."""
         return image if self.damping == 1.0 else z.add(g, alpha=self.damping)

@@ -52,7 +52,9 @@ class Minimizer(FixedPointSolver):
 
     max_steps: int = 1000
 
-    def __call__(self, f: Callable[..., Any], z0: Any, *args: Any, batch_dims: int = 0, root: bool = True) -> Solution:
+    def __call__(  # type: ignore[override]  # its steps are neither recorded nor compacted
+        self, f: Callable[..., Any], z0: Any, *args: Any, batch_dims: int = 0, root: bool = True
+    ) -> Solution:
         """Minimise f(z, *args) over z, from z0; no derivatives (see `argmin`)."""
         values: list[Tensor] = []
 

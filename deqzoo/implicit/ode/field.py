@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
 from ..modes import keep_autocast
-from ..pytree import Ravel, Tensors, map_tensors, tensor_leaves
+from ..pytree import Ravel, Tensors, map_tensors, take_rows, tensor_leaves
 from .steps import Field
 
 
@@ -32,7 +31,7 @@ class UserField:
     ) -> None:
         self.ravel = Ravel(y0, 1 if systems else 0)
         self._f = keep_autocast(f, self.ravel.device.type)
-        self._y0, self._systems, self._compact = map_tensors(torch.Tensor.detach, y0), systems, compact
+        self._systems, self._compact = systems, compact
         self._given, leaves = args, _pytree.tree_leaves(args)
         self._each_time = self.ravel.shapes[0][:1] if each_time else None
         self._ravels = {self.ravel.systems: self.ravel}
@@ -87,8 +86,7 @@ class UserField:
         if self._each_time is not None and t.dim() == 0:
             t = t.expand(self._each_time)
         if self._compact and rows is not None:
-            systems = self.ravel.systems
-            args = map_tensors(lambda x: x[rows] if x.dim() and len(x) == systems else x, args)
+            args = take_rows(args, rows, self.ravel.systems)
         return self._f(t, y, *args)
 
     def _with(self, tensors: Tensors) -> Any:
@@ -99,5 +97,5 @@ class UserField:
     def _ravel_of(self, rows: Tensor) -> Ravel:
         systems = len(rows) if self._systems else self.ravel.systems
         if systems not in self._ravels:
-            self._ravels[systems] = Ravel(map_tensors(lambda leaf: leaf[:systems], self._y0), 1)
+            self._ravels[systems] = self.ravel.of(systems)
         return self._ravels[systems]

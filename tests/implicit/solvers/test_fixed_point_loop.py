@@ -327,7 +327,7 @@ def test_the_absolute_stop_is_absolute(solver):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stop": "relative"}, "'rel' or 'abs'"),
+        ({"stop": "relative"}, "'rel', 'abs' or 'never'"),
         ({"max_steps": -1}, "max_steps"),
         ({"check_every": 0}, "check_every"),
         ({"patience": 0}, "patience"),
@@ -356,3 +356,50 @@ def test_a_solver_can_be_used_again_and_keeps_nothing():
     second = solver(torch.cos, torch.ones(3, dtype=F64))
     assert torch.equal(first.value, second.value)
     assert first.nfe == second.nfe
+
+
+# --- without a stop ---
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson, Broyden])
+def test_without_a_stop_all_steps_are_taken_and_the_host_reads_nothing(solver):
+    f, x = torch.tanh, torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+    calls = []
+
+    def counted(z, x):
+        calls.append(None)
+        return 0.5 * f(z) + x
+
+    with HostReads() as reads:
+        solution = solver(stop="never", max_steps=40)(counted, torch.zeros_like(x), x, batch_dims=1)
+    assert reads.count == 0
+    assert solution.nfe == len(calls) == 41
+    assert solution.steps.tolist() == [40] * 4
+    assert solution.converged.all()
+    assert torch.allclose(solution.value, 0.5 * f(solution.value) + x, atol=1e-11)
+
+
+def test_without_a_stop_the_status_tells_who_converged():
+    rate = torch.tensor([[0.0], [0.99], [3.0]], dtype=torch.float64)
+    solution = Picard(stop="never", max_steps=900, tol=1e-6)(
+        lambda z, rate: rate * z + 1, torch.zeros_like(rate), rate, batch_dims=1
+    )
+    assert solution.status.tolist() == [Status.CONVERGED, Status.MAX_STEPS, Status.DIVERGED]
+
+
+def test_without_a_stop_iterates_are_kept():
+    solution = Picard(stop="never", max_steps=3, keep=(1, 3, 9))(lambda z: z / 2 + 1, torch.zeros(2))
+    assert [z.tolist() for z in solution.kept] == [[1.0, 1.0], [1.75, 1.75], [1.75, 1.75]]
+
+
+def test_without_a_stop_a_root():
+    solution = Broyden(stop="never", max_steps=60, tol=1e-9)(
+        lambda y: y + 0.3 * torch.sin(y) - 1, torch.zeros(3, dtype=torch.float64), root=True, batch_dims=1
+    )
+    assert solution.converged.all()
+
+
+@pytest.mark.parametrize("solver", [Newton(stop="never"), NewtonKrylov(stop="never")])
+def test_a_line_search_needs_a_stop(solver):
+    with pytest.raises(ValueError, match="line search must look"):
+        solver(lambda y: y**3 - 8, torch.ones((), dtype=torch.float64), root=True)

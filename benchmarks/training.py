@@ -1,0 +1,35 @@
+"""Short trainings for the benchmarks: an entry's recipe, and Lightning without files and noise."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from hydra import compose, initialize
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
+
+from deqzoo import config
+from deqzoo.training.device import quiet_lightning
+
+
+def recipe(entry: str) -> tuple[Any, Any, Any]:
+    """The typed settings of an entry's model, data and trainer."""
+    config.register()
+    with initialize(version_base="1.3", config_path=None):
+        composed = compose("run", [f"model={entry}"])
+    return tuple(OmegaConf.to_object(part) for part in (composed.model, composed.data, composed.trainer))
+
+
+def fit(
+    module: LightningModule, data: LightningDataModule, epochs: int, steps: int = -1, clip: float | None = None
+) -> int:
+    """Train on the CPU for so many epochs, or steps if they are fewer; returns the steps taken."""
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    with quiet_lightning(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limits: dict[str, Any] = {"max_epochs": epochs, "max_steps": steps, "limit_val_batches": 0}
+        trainer = Trainer(accelerator="cpu", gradient_clip_val=clip, **limits, **off)
+        trainer.fit(module, datamodule=data)
+    return trainer.global_step

@@ -1,0 +1,67 @@
+"""Training of any network of DEQ layers: the penalty of their Jacobians, and other solves in training."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.implicit import Picard, Unrolled
+from deqzoo.models.config import FixedPointTraining, TrainingConfig
+from deqzoo.models.jacobian import jacobian_penalty
+from deqzoo.models.module import Batch, SolverModule
+from deqzoo.nn import DEQ, solver_layers
+
+
+class DEQModule(SolverModule):
+    """A `SolverModule` of DEQ layers, with their `jacobian_penalty`, summed; options: `FixedPointTraining`.
+
+    In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
+    as in the training of the first DEQs: the solves that follow find a cell that converges.
+    """
+
+    Options: ClassVar[type[TrainingConfig]] = FixedPointTraining
+
+    def __init__(self, network: nn.Module, **options: Any) -> None:
+        super().__init__(network, **options)
+        self._layers = [layer for layer in solver_layers(network) if isinstance(layer, DEQ)]
+        self._jacobians: list[Tensor] = []
+        if self.options.jacobian_penalty:
+            for layer in self._layers:
+                layer.register_forward_hook(self._add_jacobian)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
+        with self._solved_for_training():
+            return super().training_step(batch, batch_idx)
+
+    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+        """``jacobian``."""
+        penalties = super().penalties()
+        if self._jacobians:
+            penalties["jacobian"] = self.options.jacobian_penalty, torch.stack(self._jacobians).sum()
+            self._jacobians.clear()
+        return penalties
+
+    @contextmanager
+    def _solved_for_training(self) -> Iterator[None]:
+        options = self.options
+        own = [(layer.solver, layer.gradient) for layer in self._layers]
+        try:
+            for layer in self._layers:
+                if self.global_step < options.unrolled_steps:
+                    keep = layer.solver.keep
+                    layer.solver = Picard(max_steps=options.unrolled_depth, stop="never", keep=keep)
+                    layer.gradient = Unrolled()
+                elif options.train_max_steps is not None:
+                    layer.solver = dataclasses.replace(layer.solver, max_steps=options.train_max_steps)
+            yield
+        finally:
+            for layer, (solver, gradient) in zip(self._layers, own, strict=True):
+                layer.solver, layer.gradient = solver, gradient
+
+    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Any) -> None:
+        if self.training and torch.is_grad_enabled():
+            self._jacobians.append(jacobian_penalty(deq, inputs[0], z, self.options.jacobian_samples))

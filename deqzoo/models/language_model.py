@@ -1,0 +1,99 @@
+"""The kind ``language_model``: DEQ transformers of characters or words, and their explicit twins."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.config import ConfigError
+from deqzoo.data.info import TextInfo
+from deqzoo.models.config import LanguageModelConfig
+from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.language_model_check import check_rows, language_model_check, over_nfe, sample_text
+from deqzoo.models.options import described, fixed_point_for_use, fixed_point_gradient, fixed_point_solver
+from deqzoo.nn import LanguageModel, Vocabulary
+
+if TYPE_CHECKING:
+    from deqzoo.models.module import SolverModule
+
+
+class LanguageModelKind(Kind):
+    """Tokens in, logits of each next token out."""
+
+    info = TextInfo
+    metric = "bits_per_char"
+    takes = "tokens -> logits of the next ones; model.generate(prompt, length) -> text"
+
+    def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
+        """See `deqzoo.nn.LanguageModel`."""
+        try:
+            return LanguageModel(
+                vocabulary=Vocabulary(info.vocabulary, info.unit),
+                window=info.length,
+                width=settings.width,
+                heads=settings.heads,
+                expansion=settings.expansion,
+                dropout=settings.dropout,
+                layers=settings.layers,
+                tied=settings.tied,
+                solver=fixed_point_solver(settings),
+                gradient=fixed_point_gradient(settings),
+            )
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"model: {error}.") from error
+
+    def module(self, network: nn.Module, settings: LanguageModelConfig) -> "SolverModule":
+        """Cross-entropy of the next token, and the Jacobian penalty."""
+        from deqzoo.models.language_model_module import LanguageModelModule
+
+        return LanguageModelModule.of(network, settings)
+
+    def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+        """See `deqzoo.models.options.fixed_point_for_use`; an explicit twin has no solver to choose."""
+        if settings.layers:
+            super().for_use(settings, solver, tol, max_steps)
+        else:
+            fixed_point_for_use(settings, solver, tol, max_steps)
+
+    def example(self, info: TextInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Two windows of tokens."""
+        if batch is not None:
+            return {"tokens": batch[0][:2].cpu()}
+        random = torch.Generator().manual_seed(0)
+        return {"tokens": torch.randint(1, len(info.vocabulary), (2, info.length), generator=random)}
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Size, and how the equilibrium is solved."""
+        facts = {"network": f"width {model['width']}, {model['heads']} heads"}
+        if model["layers"]:
+            return facts | {"layers": f"{model['layers']}, each applied once: the explicit twin"}
+        return facts | {
+            "forward solver": described(model["solver"], model["solver_options"]),
+            "gradient": described(model["gradient"], model["gradient_options"]),
+        }
+
+    def plots(self, trained: Trained, folder: Path) -> None:
+        """The course of the training; residuals of three solvers, and bits per character over their NFE."""
+        from deqzoo.plots import LANGUAGE_PANELS, plot_over_nfe, plot_residuals, plot_training, residual_traces
+
+        network: Any = trained.network
+        panels = {label: curves for label, curves in LANGUAGE_PANELS.items() if network.equilibria or "bits" in label}
+        plot_training(trained.history, folder / "training.png", panels)
+        if network.equilibria:
+            batch = next(trained.test_batches())
+            tol = trained.settings.solver_options.get("tol")
+            plot_residuals(residual_traces(network, batch[0][:16]), tol, folder / "residuals.png")
+            plot_over_nfe(over_nfe(network, batch), "bits per character", folder / "bits_over_nfe.png")
+
+    check = Check(
+        name="language_model_check",
+        title="Does the equilibrium do the work?",
+        measure=lambda trained: language_model_check(trained),
+        rows=check_rows,
+        text=sample_text,
+    )
+
+
+KIND = LanguageModelKind()

@@ -1,0 +1,99 @@
+"""Image classifiers of any body, and the explicit one that equilibria are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .deq import DEQ
+from .layer import solver_layers
+
+
+class ImageClassifier(nn.Module):
+    """Normalisation, stem, body, head.
+
+    Args:
+        classes: names of the classes.
+        mean, std: per-channel statistics; the normalisation is part of the network.
+        stem: images -> what the body takes.
+        body: an equilibrium, or ordinary layers.
+        head: what the body gives -> logits.
+
+    Images are float in [0, 1], (batch, channels, height, width); the result is logits, (batch, len(classes)).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: nn.Module,
+        body: nn.Module,
+        head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
+        self.stem, self.body, self.head = stem, body, head
+
+    @property
+    def equilibria(self) -> list[DEQ]:
+        """The equilibrium layers, in order."""
+        return [layer for layer in solver_layers(self) if isinstance(layer, DEQ)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (batch, classes)."""
+        return self.head(self.body(self.stem((images - self.mean) / self.std)))
+
+
+def conv_net(
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    width: int,
+    depth: int = 2,
+    stride: int = 1,
+    grid: int = 4,
+) -> ImageClassifier:
+    """A plain convolutional network: ReLU layers of `width` channels, average pooling, a linear layer.
+
+    With two layers it is the explicit twin of `mondeq_conv` with one width: A and B as layers, one after the other.
+
+    Args:
+        depth: 3x3 convolutions after the one that takes the image, without bias.
+        stride: of the convolution that takes the image.
+        grid: the head sees grid x grid averages of each channel.
+
+    >>> conv_net(["a", "b"], [0.5], [0.5], width=4)(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([3, 2])
+    """
+    stem = nn.Sequential(conv3x3(len(mean), width, stride), nn.ReLU())
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [conv3x3(width, width, bias=False), nn.ReLU()]
+    return ImageClassifier(
+        classes=classes,
+        mean=mean,
+        std=std,
+        stem=stem,
+        body=nn.Sequential(*layers),
+        head=pooled_linear(width, grid, len(classes)),
+    )
+
+
+def conv3x3(before: int, after: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the resolution, but for its stride."""
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=bias)
+
+
+def pooled_linear(width: int, grid: int, classes: int) -> nn.Sequential:
+    """Averages of grid x grid parts of the image, and a linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.Linear(width * grid**2, classes))

@@ -1,0 +1,86 @@
+"""What a budget of function evaluations buys: accuracy and residual of trained equilibrium layers, for each solver."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.implicit import make_solver
+from deqzoo.implicit.pytree import tensor_leaves
+from deqzoo.nn import use_solver
+from deqzoo.plots.figure import COLORS, panels, save
+
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a solver reached.
+
+    Attributes:
+        nfe: evaluations, the largest over the layers, one entry a budget.
+        accuracy: of the labels.
+        residual: ||f(z) - z|| / ||f(z)|| of the layers' outputs, the median over samples and layers.
+    """
+
+    nfe: list[int]
+    accuracy: list[float]
+    residual: list[float]
+
+
+@torch.no_grad()
+def budget_curves(
+    network: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    names: Sequence[str],
+    steps: Sequence[int] | None = None,
+) -> dict[str, Budget]:
+    """Run ``network``, with DEQ layers ``network.equilibria``, on labelled images with so many steps of each solver."""
+    curves = {}
+    for name in names:
+        found = Budget([], [], [])
+        for count in STEPS if steps is None else steps:
+            with use_solver(network, make_solver(name, tol=0.0, max_steps=count)):
+                accuracy, residual = _measure(network, batches)
+            found.nfe.append(max(layer.solution.nfe for layer in network.equilibria))  # type: ignore[union-attr]
+            found.accuracy.append(accuracy)
+            found.residual.append(residual)
+        curves[name] = found
+    return curves
+
+
+def plot_budget(curves: Mapping[str, Budget], path: Path) -> Path:
+    """Draw `budget_curves`: accuracy, and the residual, over the NFE."""
+    figure, axes = panels(2, "What a number of function evaluations buys, on test images")
+    for color, (name, found) in zip(COLORS, curves.items(), strict=False):
+        style: dict[str, Any] = {"label": name, "color": color, "marker": "o", "markersize": 3}
+        axes[0].plot(found.nfe, [100 * value for value in found.accuracy], **style)
+        axes[1].plot(found.nfe, found.residual, **style)
+    axes[0].set(xlabel="NFE", ylabel="accuracy (%)")
+    axes[1].set(xlabel="NFE", ylabel="median relative residual |f(z) - z| / |f(z)|", yscale="log")
+    axes[0].legend(frameon=False)
+    return save(figure, path)
+
+
+def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    right, residuals = [], []
+
+    def look(layer: Any, inputs: tuple[Any, ...], z: Any) -> None:
+        image = _rows(layer.cell(z, *inputs))
+        residuals.append((image - _rows(z)).norm(dim=1) / image.norm(dim=1))
+
+    hooks = [layer.register_forward_hook(look) for layer in network.equilibria]  # type: ignore[union-attr]
+    try:
+        for images, labels in batches:
+            right.append(network(images).argmax(1) == labels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()
+
+
+def _rows(state: Any) -> Tensor:
+    return torch.cat([leaf.flatten(1) for leaf in tensor_leaves(state)], dim=1)

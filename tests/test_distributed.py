@@ -1,0 +1,78 @@
+"""Several processes, accumulated batches, a limit of time: the same training, cut up in other ways."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from deqzoo.config import ConfigError
+from deqzoo.training import Run
+from tests.running import ROOT, SMALL, composed, run, train_py
+
+FEW = [
+    *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
+    # Nothing random of a process's own, and no steps of a length that hides the gradient's.
+    "model.jacobian_penalty=0", "data.augment.rotate=0", "data.augment.translate=0",
+    "model.optimizer=sgd", "model.lr=0.1",
+]  # fmt: skip
+TWO = ["data.batch_size=64", "trainer.devices=2", "trainer.strategy=ddp"]
+
+
+def weights(folder):
+    """The parameters that a run ended with."""
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in saved.items() if name.startswith("network.")}
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        # float32 sums in another order, and a solve whose last step differs by a rounding
+        assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One process, batches of 128."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, *FEW).metrics
+
+
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(whole, tmp_path):
+    train_py(*FEW, *TWO, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert_same(weights(tmp_path), weights(whole[0]))
+    told = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    assert told["n"] == 360  # each process has tested its half
+    assert told["accuracy"] == pytest.approx(whole[1]["test"]["accuracy"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_as_well(whole, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29553"]
+    subprocess.run([*launch, str(ROOT / "train.py"), *FEW, *TWO, f"hydra.run.dir={tmp_path}"], cwd=tmp_path, check=True)
+    assert_same(weights(tmp_path), weights(whole[0]))
+
+
+def test_accumulated_batches_take_the_steps_of_whole_ones(whole, tmp_path):
+    run(tmp_path, *FEW, "data.batch_size=64", "trainer.accumulate_grad_batches=2")
+    assert_same(weights(tmp_path), weights(whole[0]))
+
+
+def test_a_limit_of_time_ends_the_training_and_keeps_the_result(tmp_path):
+    words = [word for word in FEW if "max_steps=3" not in word]
+    trained = run(tmp_path, *words, "trainer.max_epochs=1000", "trainer.max_time=00:00:00:01")
+    assert 0 < trained.metrics["steps"] < 9000
+    assert (tmp_path / "export" / "model.safetensors").is_file()
+
+
+def test_wrong_limit_of_time_says_what_is_needed(tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.max_time=soon: give days, hours"):
+        Run(composed("trainer.max_time=soon"), tmp_path)
+
+
+def test_half_precision_training(tmp_path):
+    trained = run(tmp_path, *FEW, "trainer.precision=bf16-mixed")
+    assert trained.metrics["test"]["n"] == 360
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path).values())
