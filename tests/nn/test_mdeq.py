@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from deqzoo.implicit import Anderson, Broyden, Implicit, Phantom, Picard, Unrolled
+from deqzoo.implicit import Anderson, Broyden, Implicit, Neumann, Phantom, Picard, Unrolled
 from deqzoo.nn import DEQ, MDEQCell
 
 F64 = torch.float64
@@ -220,13 +220,14 @@ def test_gradients_equal_those_of_a_tight_unrolled_network(widths):
         assert b.norm() > 0, name
 
 
-def test_phantom_gradient_is_that_of_damped_steps():
+@pytest.mark.parametrize("gradient", [Phantom(5, 0.5), Implicit(Neumann(k=4, damping=0.5))], ids=["tape", "series"])
+def test_phantom_gradient_is_that_of_damped_steps(gradient):
     cell, x = cell_of(), images(2).requires_grad_()
     z = tuple(t.detach() for t in iterated(cell, x))
     for _ in range(5):
         z = tuple(0.5 * a + 0.5 * b for a, b in zip(z, cell(z, x), strict=True))
     reference = gradients(z, x, cell)
-    deq = DEQ(cell, solver=Anderson(max_steps=200), gradient=Phantom(5, 0.5), on_failure="raise")
+    deq = DEQ(cell, solver=Anderson(max_steps=200), gradient=gradient, on_failure="raise")
     for a, b in zip(gradients(deq(x), x, cell), reference, strict=True):
         assert (a - b).norm() <= 1e-7 * b.norm() + 1e-9
 
