@@ -249,7 +249,7 @@ def make_gradient(name: str, **options: Any) -> Gradient:
     """A gradient by name; `linear_solver` may be a solver or the name of one.
 
     >>> make_gradient("implicit", linear_solver="neumann").linear_solver
-    Neumann(tol=None, k=10)
+    Neumann(tol=None, k=10, damping=1.0)
     """
     if isinstance(options.get("linear_solver"), str):
         options["linear_solver"] = make("linear solver", LINEAR_SOLVERS, options["linear_solver"], {})

@@ -32,7 +32,10 @@ class Implicit:
 class Phantom:
     """The phantom gradient: backpropagation through `steps` damped steps z <- (1 - damping) z + damping f(z) from z*.
 
-    Its error falls like that of the truncated Neumann series; one step costs one evaluation of f on the tape.
+    Its error falls like that of the truncated Neumann series; one step costs one evaluation of f on the tape. At the
+    fixed point it equals `Implicit(Neumann(k=steps - 1, damping=damping))`, which evaluates f once and multiplies by
+    the Jacobian there: less time, and the memory of one step. Before the fixed point is reached they differ:
+    this one goes on with the iteration.
 
     Source: Geng et al., "On Training Implicit Models", 2021.
     """

@@ -56,6 +56,13 @@ class FixedPointTraining(TrainingConfig):
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
     train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
+    unrolled_steps: int = 0  # so many training steps come first, with each solve replaced by iterations on the tape
+    unrolled_depth: int = 10  # iterations in such a step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unrolled_steps < 0 or self.unrolled_depth < 1:
+            raise ValueError("unrolled_steps must not be negative, and unrolled_depth must be at least 1.")
 
 
 @dataclass
@@ -108,6 +115,20 @@ class DEQClassifierConfig(FixedPointConfig, DEQTraining):
     weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+
+
+@dataclass
+class MDEQClassifierConfig(DEQClassifierConfig):
+    """An image classifier of one multiscale equilibrium (`deqzoo.nn.MDEQClassifier`) and how it is trained."""
+
+    kind: str = "mdeq_classifier"
+    # The network, beside what a `DEQClassifierConfig` has.
+    widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
+    expansion: float = 5.0  # inner channels of a block over its width
+    weight_norm: bool = True
+    blocks: int = 1  # residual blocks in each resolution
+    head_widths: list[int] = field(default_factory=lambda: [8, 16])  # inner channels of the head's bottlenecks
+    final_width: int = 200  # channels before the pooling
 
 
 @dataclass
@@ -295,6 +316,7 @@ MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "mdeq_classifier": MDEQClassifierConfig,
     "conv_classifier": ConvClassifierConfig,
     "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,

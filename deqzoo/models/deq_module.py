@@ -1,11 +1,14 @@
-"""Training of any network of DEQ layers: the penalty of their Jacobians, and shorter solves in training."""
+"""Training of any network of DEQ layers: the penalty of their Jacobians, and other solves in training."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from deqzoo.implicit import Picard, Unrolled
 from deqzoo.models.config import FixedPointTraining, TrainingConfig
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.models.module import Batch, SolverModule
@@ -13,7 +16,11 @@ from deqzoo.nn import DEQ, solver_layers
 
 
 class DEQModule(SolverModule):
-    """A `SolverModule` of DEQ layers, with their `jacobian_penalty`, summed; options: `FixedPointTraining`."""
+    """A `SolverModule` of DEQ layers, with their `jacobian_penalty`, summed; options: `FixedPointTraining`.
+
+    In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
+    as in the training of the first DEQs: the solves that follow find a cell that converges.
+    """
 
     Options: ClassVar[type[TrainingConfig]] = FixedPointTraining
 
@@ -26,18 +33,9 @@ class DEQModule(SolverModule):
                 layer.register_forward_hook(self._add_jacobian)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """As `SolverModule.training_step`, with ``train_max_steps``."""
-        steps = self.options.train_max_steps
-        if steps is None or not self._layers:
+        """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
+        with self._solved_for_training():
             return super().training_step(batch, batch_idx)
-        own = [layer.solver for layer in self._layers]
-        try:
-            for layer in self._layers:
-                layer.solver = dataclasses.replace(layer.solver, max_steps=steps)
-            return super().training_step(batch, batch_idx)
-        finally:
-            for layer, solver in zip(self._layers, own, strict=True):
-                layer.solver = solver
 
     def penalties(self) -> dict[str, tuple[float, Tensor]]:
         """``jacobian``."""
@@ -47,6 +45,23 @@ class DEQModule(SolverModule):
             self._jacobians.clear()
         return penalties
 
-    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Tensor) -> None:
+    @contextmanager
+    def _solved_for_training(self) -> Iterator[None]:
+        options = self.options
+        own = [(layer.solver, layer.gradient) for layer in self._layers]
+        try:
+            for layer in self._layers:
+                if self.global_step < options.unrolled_steps:
+                    keep = layer.solver.keep
+                    layer.solver = Picard(max_steps=options.unrolled_depth, stop="never", keep=keep)
+                    layer.gradient = Unrolled()
+                elif options.train_max_steps is not None:
+                    layer.solver = dataclasses.replace(layer.solver, max_steps=options.train_max_steps)
+            yield
+        finally:
+            for layer, (solver, gradient) in zip(self._layers, own, strict=True):
+                layer.solver, layer.gradient = solver, gradient
+
+    def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Any) -> None:
         if self.training and torch.is_grad_enabled():
             self._jacobians.append(jacobian_penalty(deq, inputs[0], z, self.options.jacobian_samples))

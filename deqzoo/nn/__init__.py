@@ -10,6 +10,8 @@ from .image_classifier import ImageClassifier, conv_net
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
+from .mdeq import MDEQCell
+from .mdeq_classifier import MDEQClassifier
 from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
@@ -32,6 +34,8 @@ __all__ = [
     "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
+    "MDEQCell",
+    "MDEQClassifier",
     "MLPDynamics",
     "MonDEQ",
     "MonotoneCell",

@@ -61,6 +61,8 @@ def test_cheap_gradients_err_as_their_theory_says():
         "neumann 0": Implicit(Neumann(k=0)),
         "neumann 8": Implicit(Neumann(k=8)),
         "damped": Phantom(steps=20, damping=0.5),
+        "damped 5": Phantom(steps=5, damping=0.5),
+        "neumann damped 4": Implicit(Neumann(k=4, damping=0.5)),
     }.items():
         deq = DEQ(cell, solver=Anderson(max_steps=300), gradient=gradient)
         found = torch.cat([g.flatten() for g in gradients(deq(x), x, cell)])
@@ -72,6 +74,7 @@ def test_cheap_gradients_err_as_their_theory_says():
     assert abs(errors["phantom 9"] - errors["neumann 8"]) < 1e-6
     assert errors["phantom 9"] < 0.6**9 / 0.4
     assert errors["damped"] < 0.1
+    assert abs(errors["damped 5"] - errors["neumann damped 4"]) < 1e-6
 
 
 def test_gradients_of_a_convolutional_cell_agree_with_the_unrolled_iteration():

@@ -281,6 +281,17 @@ def test_neumann_is_the_truncated_series(k):
     assert (solution.value - exact).norm(dim=1).max() <= 0.6 ** (k + 1) / 0.4 * b.norm(dim=1).max()
 
 
+def test_damping_tames_eigenvalues_below_minus_one():
+    matrix, b = torch.diag(torch.tensor([2.5, 1.0, 0.2], dtype=F64)), randn(2, 3, seed=1)  # I - A has -1.5
+    expected = sum(0.5 * b * (1 - 0.5 * matrix.diagonal()) ** i for i in range(7))
+    assert_close(Neumann(k=6, damping=0.5)(operator_of(matrix), b).value, expected, 1e-13)
+    assert_close(Neumann(k=600, damping=0.5)(operator_of(matrix), b).value, answer(matrix, b), 1e-12)
+    assert (Neumann(k=600)(operator_of(matrix), b).value - answer(matrix, b)).norm() > 1
+    start = randn(2, 3, seed=2)
+    expected = start + 0.5 * (b - start @ matrix)
+    assert_close(Neumann(k=0, damping=0.5)(operator_of(matrix), b, start).value, expected, 1e-13)
+
+
 def test_neumann_with_a_preconditioner_is_richardsons_iteration():
     matrix, b = (
         torch.diag(torch.logspace(0, 4, 6, dtype=F64)) + 0.1 * randn(6, 6, seed=1),
@@ -330,6 +341,9 @@ def test_bad_options_are_errors():
         GMRES(restart=0)
     with pytest.raises(ValueError, match="k >= 0"):
         Neumann(k=-1)
+    for damping in (0.0, 1.5):
+        with pytest.raises(ValueError, match="damping in"):
+            Neumann(damping=damping)
     with pytest.raises(ValueError, match="systems, unknowns"):
         GMRES()(LinearOperator.from_matrix(torch.eye(2)), torch.ones(2))
     for solver in (GMRES, CG, Neumann, Dense):
