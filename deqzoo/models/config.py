@@ -103,26 +103,35 @@ class FixedPointConfig:
 
 
 @dataclass
-class DEQClassifierConfig(FixedPointConfig, DEQTraining):
-    """An image classifier of DEQ stages (`deqzoo.nn.DEQClassifier`) and how it is trained."""
+class ImageDEQConfig(FixedPointConfig, DEQTraining):
+    """What the image classifiers of DEQ layers have in common."""
 
-    kind: str = "deq_classifier"
-    # The network.
-    widths: list[int] = field(default_factory=lambda: [32])  # channels, one DEQ a width
-    expansion: float = 1.0  # inner channels of a cell over its width
+    widths: list[int] = field(default_factory=lambda: [32])  # channels
+    expansion: float = 1.0  # inner channels of a residual cell over its width
     groups: int = 8  # of the group norms
-    dropout: float = 0.0  # of a cell's inner channels, one mask a solve
+    dropout: float = 0.0  # of a cell's channels, one mask a solve
     weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 
 
 @dataclass
-class MDEQClassifierConfig(DEQClassifierConfig):
+class DEQClassifierConfig(ImageDEQConfig):
+    """An image classifier of DEQ stages, one a width (`deqzoo.nn.DEQClassifier`), and how it is trained."""
+
+    kind: str = "deq_classifier"
+    # The network.
+    cell: str = "residual"  # or plain: one convolution
+    stem: int = 0  # channels of a convolution at full resolution before the stages; 0: none
+    entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
+
+
+@dataclass
+class MDEQClassifierConfig(ImageDEQConfig):
     """An image classifier of one multiscale equilibrium (`deqzoo.nn.MDEQClassifier`) and how it is trained."""
 
     kind: str = "mdeq_classifier"
-    # The network, beside what a `DEQClassifierConfig` has.
+    # The network.
     widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
     expansion: float = 5.0  # inner channels of a block over its width
     weight_norm: bool = True

@@ -12,7 +12,13 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.models.config import DEQClassifierConfig
 from deqzoo.models.deq_check import check_rows, deq_check
 from deqzoo.models.kinds import Check, Kind, Trained
-from deqzoo.models.options import described, fixed_point_for_use, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.options import (
+    described,
+    fixed_point_for_use,
+    fixed_point_gradient,
+    fixed_point_solver,
+    settings_errors,
+)
 from deqzoo.nn import DEQClassifier
 
 if TYPE_CHECKING:
@@ -31,19 +37,23 @@ class DEQClassifierKind(Kind):
 
     def network(self, settings: DEQClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.nn.DEQClassifier`."""
-        return DEQClassifier(
-            in_channels=info.in_channels,
-            classes=info.classes,
-            mean=info.mean,
-            std=info.std,
-            widths=settings.widths,
-            expansion=settings.expansion,
-            groups=settings.groups,
-            dropout=settings.dropout,
-            weight_norm=settings.weight_norm,
-            solver=fixed_point_solver(settings),
-            gradient=fixed_point_gradient(settings),
-        )
+        with settings_errors():
+            return DEQClassifier(
+                in_channels=info.in_channels,
+                classes=info.classes,
+                mean=info.mean,
+                std=info.std,
+                widths=settings.widths,
+                stem=settings.stem,
+                entry_kernel=settings.entry_kernel,
+                cell=settings.cell,
+                expansion=settings.expansion,
+                groups=settings.groups,
+                dropout=settings.dropout,
+                weight_norm=settings.weight_norm,
+                solver=fixed_point_solver(settings),
+                gradient=fixed_point_gradient(settings),
+            )
 
     def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
         """Cross-entropy, the Jacobian penalty, and losses on the way to the fixed point."""

@@ -1,7 +1,7 @@
 """Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
-from .cells import ConvCell
+from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
@@ -45,6 +45,7 @@ __all__ = [
     "ODEClassifier",
     "PendulumODE",
     "PendulumPINN",
+    "PlainConvCell",
     "SolverLayer",
     "TransformerCell",
     "Vocabulary",

@@ -8,19 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from ..implicit import FixedPointSolver, Gradient
-from .cells import ConvCell
+from .cells import ConvCell, PlainConvCell
 from .deq import DEQ
 
 
 class DEQClassifier(nn.Module):
-    """Stem, one equilibrium stage a width with stride-2 transitions between, average pooling, linear head.
+    """One equilibrium stage a width, entered by a convolution of stride 2 (the first: 1), average pooling, linear head.
 
     Args:
         in_channels: channels of the images.
         classes: names of the classes.
         mean, std: per-channel statistics; the normalisation is part of the network.
         widths: channels of the stages; each further stage halves the resolution.
-        expansion, groups, dropout, weight_norm: of the cells, see `ConvCell`.
+        stem: channels of a convolution at full resolution before the first stage, which then halves it, too; 0: none.
+        entry_kernel: size of the convolutions between the stages, 2 or 3; 2 leaves more of the work to the cells.
+        cell: "residual", `ConvCell`, or "plain", `PlainConvCell`.
+        expansion: of the residual cells.
+        groups, dropout, weight_norm: of the cells.
         solver, gradient: of the equilibrium layers, see `DEQ`.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, len(classes)).
@@ -38,6 +42,9 @@ class DEQClassifier(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         widths: Sequence[int],
+        stem: int = 0,
+        entry_kernel: int = 3,
+        cell: str = "residual",
         expansion: float = 1.0,
         groups: int = 8,
         dropout: float = 0.0,
@@ -50,18 +57,25 @@ class DEQClassifier(nn.Module):
             raise ValueError(f"mean and std need one value for each of the {in_channels} channels")
         if not widths:
             raise ValueError("widths needs at least one stage")
+        if entry_kernel not in (2, 3):
+            raise ValueError(f"entry_kernel must be 2 or 3, got {entry_kernel}")
         self.classes = tuple(classes)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
+        before = in_channels
+        self.stem: nn.Module = nn.Identity()
+        if stem:
+            self.stem = nn.Sequential(normalised_conv(before, stem, 3, 1, groups), nn.ReLU())
+            before = stem
         entries, stages = [], []
         for i, width in enumerate(widths):
-            before, stride = (in_channels, 1) if i == 0 else (widths[i - 1], 2)
-            conv = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-            entries.append(nn.Sequential(conv, nn.GroupNorm(groups, width)))
-            cell = ConvCell(width, expansion, groups, dropout, weight_norm)
-            stages.append(DEQ(cell, solver=solver, gradient=gradient))
+            kernel, stride = (entry_kernel, 2) if stem or i else (3, 1)
+            entries.append(normalised_conv(before, width, kernel, stride, groups))
+            cells = make_cell(cell, width, expansion, groups, dropout, weight_norm)
+            stages.append(DEQ(cells, solver=solver, gradient=gradient))
+            before = width
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
         self.norm = nn.GroupNorm(groups, widths[-1])
@@ -74,7 +88,7 @@ class DEQClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
-        x = (images - self.mean) / self.std
+        x = self.stem((images - self.mean) / self.std)
         for entry, stage in zip(self.entries, self.stages, strict=True):
             x = stage(entry(x))
         return self.readout(x)
@@ -82,3 +96,24 @@ class DEQClassifier(nn.Module):
     def readout(self, z: Tensor) -> Tensor:
         """Logits of a state of the last stage."""
         return self.head(self.norm(z).mean(dim=(2, 3)))
+
+
+CELLS = ("residual", "plain")
+
+
+def make_cell(
+    name: str, channels: int, expansion: float, groups: int, dropout: float, weight_norm: bool
+) -> ConvCell | PlainConvCell:
+    """The cell called ``name`` in `CELLS`."""
+    if name == "residual":
+        return ConvCell(channels, expansion, groups, dropout, weight_norm)
+    if name == "plain":
+        return PlainConvCell(channels, groups, dropout, weight_norm)
+    raise ValueError(f"cell {name!r} is unknown; valid are {', '.join(CELLS)}")
+
+
+def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
+    """A convolution without bias that divides the resolution by its stride, and group normalisation."""
+    padding = 1 if kernel == 3 else 0
+    conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(groups, after))

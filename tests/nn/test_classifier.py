@@ -48,6 +48,26 @@ def test_each_stage_is_an_equilibrium_of_half_the_resolution():
         assert (stage.solution.residual <= 1e-5).all()
 
 
+@pytest.mark.parametrize(("entry_kernel", "sides"), [(3, [5, 3]), (2, [4, 2])])
+def test_with_a_stem_each_stage_halves_the_resolution(entry_kernel, sides):
+    model = build(stem=8, entry_kernel=entry_kernel, cell="plain")
+    assert model(images(size=9)).shape == (3, 3)
+    assert [stage.solution.value.shape[-1] for stage in model.equilibria] == sides
+    names = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert names == {"stem", "entries", "stages", "norm", "head"}
+
+
+def test_without_a_stem_there_is_none_in_the_weights():
+    assert not any(name.startswith("stem") for name in build().state_dict())
+
+
+@pytest.mark.parametrize("setting", [{"cell": "liquid"}, {"entry_kernel": 5}])
+def test_cells_and_kernels_that_there_are_not_are_errors_that_name_them(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=rf"{name}.*{value}"):
+        build(**setting)
+
+
 def test_the_normalisation_is_inside():
     plain = build(mean=[0.0] * 3, std=[1.0] * 3).eval()
     inside = build().eval()
