@@ -124,6 +124,7 @@ class DEQClassifierConfig(ImageDEQConfig):
     cell: str = "residual"  # or plain: one convolution
     stem: int = 0  # channels of a convolution at full resolution before the stages; 0: none
     entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
+    entry_norm: str = "group"  # or batch: of those convolutions, the stem and the head
 
 
 @dataclass

@@ -46,6 +46,7 @@ class DEQClassifierKind(Kind):
                 widths=settings.widths,
                 stem=settings.stem,
                 entry_kernel=settings.entry_kernel,
+                entry_norm=settings.entry_norm,
                 cell=settings.cell,
                 expansion=settings.expansion,
                 groups=settings.groups,

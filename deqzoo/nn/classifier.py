@@ -22,6 +22,8 @@ class DEQClassifier(nn.Module):
         widths: channels of the stages; each further stage halves the resolution.
         stem: channels of a convolution at full resolution before the first stage, which then halves it, too; 0: none.
         entry_kernel: size of the convolutions between the stages, 2 or 3; 2 leaves more of the work to the cells.
+        entry_norm: "group" or "batch", the normalisation outside the cells. With "batch" the head's stands behind the
+            pooling, and in training the samples of a batch depend on one another; in eval mode they never do.
         cell: "residual", `ConvCell`, or "plain", `PlainConvCell`.
         expansion: of the residual cells.
         groups, dropout, weight_norm: of the cells.
@@ -44,6 +46,7 @@ class DEQClassifier(nn.Module):
         widths: Sequence[int],
         stem: int = 0,
         entry_kernel: int = 3,
+        entry_norm: str = "group",
         cell: str = "residual",
         expansion: float = 1.0,
         groups: int = 8,
@@ -59,6 +62,9 @@ class DEQClassifier(nn.Module):
             raise ValueError("widths needs at least one stage")
         if entry_kernel not in (2, 3):
             raise ValueError(f"entry_kernel must be 2 or 3, got {entry_kernel}")
+        if entry_norm not in ("group", "batch"):
+            raise ValueError(f"entry_norm {entry_norm!r} is unknown; valid are group, batch")
+        norm_groups = groups if entry_norm == "group" else None
         self.classes = tuple(classes)
         self.mean: Tensor
         self.std: Tensor
@@ -67,18 +73,18 @@ class DEQClassifier(nn.Module):
         before = in_channels
         self.stem: nn.Module = nn.Identity()
         if stem:
-            self.stem = nn.Sequential(normalised_conv(before, stem, 3, 1, groups), nn.ReLU())
+            self.stem = nn.Sequential(normalised_conv(before, stem, 3, 1, norm_groups), nn.ReLU())
             before = stem
         entries, stages = [], []
         for i, width in enumerate(widths):
             kernel, stride = (entry_kernel, 2) if stem or i else (3, 1)
-            entries.append(normalised_conv(before, width, kernel, stride, groups))
+            entries.append(normalised_conv(before, width, kernel, stride, norm_groups))
             cells = make_cell(cell, width, expansion, groups, dropout, weight_norm)
             stages.append(DEQ(cells, solver=solver, gradient=gradient))
             before = width
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.GroupNorm(groups, widths[-1])
+        self.norm = nn.GroupNorm(groups, widths[-1]) if norm_groups else nn.BatchNorm1d(widths[-1])
         self.head = nn.Linear(widths[-1], len(self.classes))
 
     @property
@@ -95,6 +101,8 @@ class DEQClassifier(nn.Module):
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits of a state of the last stage."""
+        if isinstance(self.norm, nn.BatchNorm1d):
+            return self.head(self.norm(z.mean(dim=(2, 3))))
         return self.head(self.norm(z).mean(dim=(2, 3)))
 
 
@@ -112,8 +120,8 @@ def make_cell(
     raise ValueError(f"cell {name!r} is unknown; valid are {', '.join(CELLS)}")
 
 
-def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    """A convolution without bias that divides the resolution by its stride, and group normalisation."""
+def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int | None) -> nn.Sequential:
+    """A convolution without bias that divides the resolution by its stride, and group normalisation (None: batch)."""
     padding = 1 if kernel == 3 else 0
     conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(groups, after))
+    return nn.Sequential(conv, nn.GroupNorm(groups, after) if groups else nn.BatchNorm2d(after))

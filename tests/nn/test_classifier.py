@@ -61,7 +61,21 @@ def test_without_a_stem_there_is_none_in_the_weights():
     assert not any(name.startswith("stem") for name in build().state_dict())
 
 
-@pytest.mark.parametrize("setting", [{"cell": "liquid"}, {"entry_kernel": 5}])
+def test_batch_normalisation_stands_outside_the_cells_and_has_no_effect_across_samples_in_eval_mode():
+    model = build(stem=8, entry_kernel=2, entry_norm="batch", cell="plain")
+    cells = {m for stage in model.equilibria for m in stage.modules()}
+    norms = [m for m in model.modules() if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert len(norms) == 4
+    assert not cells & set(norms)
+    for _ in range(3):
+        model(images(8))
+    model.eval()
+    together = model(images(3))
+    for i in range(3):
+        assert torch.allclose(model(images(3)[i : i + 1])[0], together[i], atol=1e-4)
+
+
+@pytest.mark.parametrize("setting", [{"cell": "liquid"}, {"entry_kernel": 5}, {"entry_norm": "layer"}])
 def test_cells_and_kernels_that_there_are_not_are_errors_that_name_them(setting):
     ((name, value),) = setting.items()
     with pytest.raises(ValueError, match=rf"{name}.*{value}"):
