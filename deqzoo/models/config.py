@@ -113,6 +113,8 @@ class ImageDEQConfig(FixedPointConfig, DEQTraining):
     weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
 
 
 @dataclass
@@ -171,6 +173,18 @@ class ConvClassifierConfig(ClassifierTraining):
     depth: int = 2  # convolutions after the one that takes the image
     stride: int = 1  # of the one that takes the image
     grid: int = 4  # the head sees averages of grid x grid parts of the image
+
+
+@dataclass
+class ResidualClassifierConfig(ClassifierTraining):
+    """An explicit residual classifier (`deqzoo.nn.residual_net`), to compare with, and how it is trained."""
+
+    kind: str = "residual_classifier"
+    widths: list[int] = field(default_factory=lambda: [64])  # channels, one stage a width
+    depth: int = 1  # residual layers of a stage
+    stem: int = 32  # channels of the convolution at full resolution
+    dropout: float = 0.0  # of a layer's channels
+    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 
 
 @dataclass
@@ -328,6 +342,7 @@ MODEL_KINDS: dict[str, type] = {
     "deq_classifier": DEQClassifierConfig,
     "mdeq_classifier": MDEQClassifierConfig,
     "conv_classifier": ConvClassifierConfig,
+    "residual_classifier": ResidualClassifierConfig,
     "mondeq_classifier": MonDEQClassifierConfig,
     "ode_classifier": ODEClassifierConfig,
     "ode_point_classifier": ODEPointClassifierConfig,

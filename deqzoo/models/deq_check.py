@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deqzoo.implicit import Anderson, Picard
+from deqzoo.models.baseline import baseline_row
 from deqzoo.nn import use_solver
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -112,9 +113,9 @@ def _accuracy(network: nn.Module, batches: Batches) -> tuple[float, float]:
 
 
 def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What the model card says of a `deq_check`: check, measured, asked for."""
+    """What the model card says of a `deq_check`, and of the ``baseline`` beside it: check, measured, asked for."""
     n = f"{check['n']:,} test images"
-    return [
+    rows = [
         ("parameters in equilibrium cells", f"{100 * check['parameter_share']:.1f} %", ">= 80 %"),
         ("FLOPs in equilibrium cells", f"{100 * check['flop_share']:.1f} %", ">= 80 %"),
         ("median test residual", f"{check['median_residual']:.1e}", "<= 1e-2"),
@@ -131,3 +132,6 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("counts as a DEQ", "yes" if check["passed"] else "**no**", ""),
     ]
+    if baseline := check.get("baseline"):
+        rows.append(baseline_row(baseline, "test images"))
+    return rows

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
+from deqzoo.models.baseline import baseline_accuracy
 from deqzoo.models.config import DEQClassifierConfig
-from deqzoo.models.deq_check import check_rows, deq_check
+from deqzoo.models.deq_check import check_rows, deq_check, first_batches
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.options import (
     described,
@@ -24,7 +25,8 @@ from deqzoo.nn import DEQClassifier
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
-LARGE, CHECKED_ON_CPU = 200_000, 100  # above so many parameters, a CPU measures `deq_check` on so many images
+LARGE, CHECKED_ON_CPU = 1_000_000, 100  # above so many parameters, a CPU measures `deq_check` on so many images
+DRAWN = 500  # test images in the plot of accuracy over NFE
 
 
 class DEQClassifierKind(Kind):
@@ -34,6 +36,7 @@ class DEQClassifierKind(Kind):
     metric = "accuracy"
     takes = "raw images in [0, 1] -> logits"
     try_next = "model.solver=broyden"
+    compared: ClassVar[Sequence[str]] = ("anderson", "broyden", "picard")  # solvers in the plots
 
     def network(self, settings: DEQClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.nn.DEQClassifier`."""
@@ -81,12 +84,13 @@ class DEQClassifierKind(Kind):
         }
 
     def plots(self, trained: Trained, folder: Path) -> None:
-        """Residuals of three solvers on test images, and the course of the training."""
-        from deqzoo.plots import plot_residuals, plot_training, residual_traces
+        """Accuracy and residual over NFE for each solver, residuals over the steps, and the course of the training."""
+        from deqzoo.plots import budget_curves, plot_budget, plot_residuals, plot_training, residual_traces
 
-        images = next(trained.test_batches())[0]
+        batches = first_batches(((images, labels) for images, labels in trained.test_batches()), DRAWN)
+        plot_budget(budget_curves(trained.network, batches, self.compared), folder / "accuracy_over_nfe.png")
         tol = trained.settings.solver_options.get("tol")
-        plot_residuals(residual_traces(trained.network, images[:32]), tol, folder / "residuals.png")
+        plot_residuals(residual_traces(trained.network, batches[0][0][:32]), tol, folder / "residuals.png")
         plot_training(trained.history, folder / "training.png")
 
     check = Check(
@@ -107,11 +111,14 @@ def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dic
 
 
 def measure_deq(trained: Trained) -> dict[str, Any]:
-    """`deq_check` on the test images, or on some where a CPU would take long."""
+    """`deq_check` on the test images, or on some where a CPU would take long, and the baseline's accuracy."""
     parameters = sum(p.numel() for p in trained.network.parameters())
     slow = trained.device.type == "cpu" and parameters > LARGE
     batches = [(images, labels) for images, labels in trained.test_batches()]
-    return deq_check(trained.network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
+    found = deq_check(trained.network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
+    if baseline := baseline_accuracy(trained.settings.baseline, trained.data.options.name):
+        found["baseline"] = baseline
+    return found
 
 
 KIND = DEQClassifierKind()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deqzoo.data.chains import GraphBatch
 from deqzoo.implicit import make_solver
+from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.kinds import Trained
 from deqzoo.nn import normalized_adjacency, perron_frobenius, use_solver
 
@@ -73,14 +74,10 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def baseline_of(trained: Trained) -> tuple[nn.Module, Mapping[str, Any]] | None:
     """The network and the metrics of the shipped baseline that the settings name, where there is one for these data."""
-    from deqzoo.zoo import CheckpointError
-    from deqzoo.zoo.loading import load_contents, read_checkpoint
+    from deqzoo.zoo.loading import load_contents
 
-    if trained.settings.baseline is None:
-        return None
-    try:
-        contents = read_checkpoint(trained.settings.baseline)
-    except CheckpointError:  # it has not been trained yet
+    contents = shipped_baseline(trained.settings.baseline, trained.data.options.name)
+    if contents is None:
         return None
     return load_contents(contents, device=trained.device), contents.metrics
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "conv_classifier": "deqzoo.models.conv_classifier:KIND",
+    "residual_classifier": "deqzoo.models.residual_classifier:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",

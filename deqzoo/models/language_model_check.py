@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import Anderson, Picard, make_solver
+from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.bits import bits_per_char, totals
 from deqzoo.models.deq_check import RESIDUAL, SHARE, flop_share, parameter_share
 from deqzoo.models.kinds import Trained
@@ -69,18 +70,11 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
 
 def baselines(entries: Sequence[str], data: str) -> dict[str, dict[str, float]]:
     """What the shipped ones among these entries reached on the same data, and what it cost."""
-    from deqzoo.zoo import CheckpointError
-    from deqzoo.zoo.loading import read_checkpoint
-
     found = {}
     for entry in entries:
-        try:
-            metrics = read_checkpoint(entry).metrics
-        except CheckpointError:  # it has not been trained yet
-            continue
-        if metrics["data"] == data:
-            costs = {name: metrics[name] for name in ("parameters", "steps", "time")}
-            found[entry] = {"bits_per_char": metrics["test"]["bits_per_char"], **costs}
+        if contents := shipped_baseline(entry, data):
+            costs = {name: contents.metrics[name] for name in ("parameters", "steps", "time")}
+            found[entry] = {"bits_per_char": contents.metrics["test"]["bits_per_char"], **costs}
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deqzoo.config import ConfigError
 from deqzoo.data.info import SeriesInfo
+from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.config import LatentODEConfig
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
@@ -130,16 +131,12 @@ def compare(trained: Trained) -> dict[str, Any]:
     batches = [SeriesBatch(*batch) for batch in trained.test_batches()]
     steps = f"{max((row['step'] for row in trained.history), default=0) + 1:,.0f} steps"
     found = {"this entry": _errors(network, batches, scale, f"{_size(network)}, {steps}")}
-    if settings.baseline is not None:
-        from deqzoo.zoo import CheckpointError, load
-        from deqzoo.zoo.loading import read_checkpoint
+    if contents := shipped_baseline(settings.baseline, trained.data.options.name):
+        from deqzoo.zoo.loading import load_contents
 
-        try:
-            other, metrics = load(settings.baseline, device=trained.device), read_checkpoint(settings.baseline).metrics
-            note = f"{_size(other)}, {metrics['steps']:,} steps"
-            found[f"`{settings.baseline}`"] = _errors(other, batches, scale, note)
-        except CheckpointError:  # it has not been trained yet
-            pass
+        other = load_contents(contents, device=trained.device)
+        note = f"{_size(other)}, {contents.metrics['steps']:,} steps"
+        found[f"`{settings.baseline}`"] = _errors(other, batches, scale, note)
     mean: Any = network.mean
     found["linear interpolation"] = _errors(
         lambda times, values, shown: interpolate(times, values, shown, mean),

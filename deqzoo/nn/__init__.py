@@ -6,7 +6,7 @@ from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
-from .image_classifier import ImageClassifier, conv_net
+from .image_classifier import ImageClassifier, conv_net, residual_net
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
@@ -58,6 +58,7 @@ __all__ = [
     "perron_frobenius",
     "point_classifier",
     "propagate",
+    "residual_net",
     "solver_layers",
     "use_solver",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..implicit import FixedPointSolver, Gradient
 from .cells import ConvCell, PlainConvCell
 from .deq import DEQ
+from .image_classifier import normalised_conv
 
 
 class DEQClassifier(nn.Module):
@@ -118,10 +119,3 @@ def make_cell(
     if name == "plain":
         return PlainConvCell(channels, groups, dropout, weight_norm)
     raise ValueError(f"cell {name!r} is unknown; valid are {', '.join(CELLS)}")
-
-
-def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int | None) -> nn.Sequential:
-    """A convolution without bias that divides the resolution by its stride, and group normalisation (None: batch)."""
-    padding = 1 if kernel == 3 else 0
-    conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
-    return nn.Sequential(conv, nn.GroupNorm(groups, after) if groups else nn.BatchNorm2d(after))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .cells import PlainConvCell
 from .deq import DEQ
 from .layer import solver_layers
 
@@ -87,6 +88,67 @@ def conv_net(
         body=nn.Sequential(*layers),
         head=pooled_linear(width, grid, len(classes)),
     )
+
+
+def residual_net(
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    widths: Sequence[int],
+    depth: int = 1,
+    stem: int = 32,
+    dropout: float = 0.0,
+) -> ImageClassifier:
+    """A residual network: in each stage a strided 2x2 convolution and `depth` layers z -> relu(z + norm(conv(z))).
+
+    With depth 1 it is the explicit twin of a `DEQClassifier` of plain cells: the same layers, each of them once.
+
+    Args:
+        widths: channels of the stages, each of which halves the resolution.
+        stem: channels of the 3x3 convolution at full resolution before them.
+        dropout: probability that a channel of a layer's input is dropped.
+
+    >>> residual_net(["a", "b"], [0.5], [0.5], widths=[8])(torch.rand(3, 1, 8, 8)).shape
+    torch.Size([3, 2])
+    """
+    if not widths or depth < 1:
+        raise ValueError(f"widths={list(widths)} and depth={depth}: at least one stage of one layer is needed")
+    before = stem
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers.append(nn.Sequential(normalised_conv(before, width, 2, 2), nn.ReLU()))
+        layers += [ResidualLayer(width, dropout) for _ in range(depth)]
+        before = width
+    return ImageClassifier(
+        classes=classes,
+        mean=mean,
+        std=std,
+        stem=nn.Sequential(normalised_conv(len(mean), stem, 3, 1), nn.ReLU()),
+        body=nn.Sequential(*layers),
+        head=nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(before), nn.Linear(before, len(classes))
+        ),
+    )
+
+
+class ResidualLayer(nn.Module):
+    """A `PlainConvCell` f as a layer: z -> f(z, z)."""
+
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.cell = PlainConvCell(channels, dropout=dropout)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """f(z, z)."""
+        return self.cell(z, z)
+
+
+def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int | None = None) -> nn.Sequential:
+    """A convolution without bias that divides the resolution by its stride, and group normalisation (None: batch)."""
+    padding = 1 if kernel == 3 else 0
+    conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(groups, after) if groups else nn.BatchNorm2d(after))
 
 
 def conv3x3(before: int, after: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -48,6 +48,8 @@ def finished(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.models.deq_classifier.LARGE", 0)
         patch.setattr("deqzoo.models.deq_classifier.CHECKED_ON_CPU", 20)
+        patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
+        patch.setattr("deqzoo.models.deq_classifier.DRAWN", 50)
         return run(folder, f"model={request.param}", *SMALL, *SHAPES[request.param])
 
 
@@ -57,7 +59,11 @@ def test_recipe_trains(finished):
     assert metrics["test"]["nfe"] == 5
     assert metrics["deq_check"]["n"] == 20
     assert 0 < metrics["deq_check"]["parameter_share"] < 1
-    assert {path.name for path in (finished.folder / "plots").iterdir()} == {"residuals.png", "training.png"}
+    assert {path.name for path in (finished.folder / "plots").iterdir()} == {
+        "accuracy_over_nfe.png",
+        "residuals.png",
+        "training.png",
+    }
     assert {"train/nfe", "train/residual", "val/accuracy"} <= set().union(
         *read_history(finished.folder / "metrics.csv")
     )

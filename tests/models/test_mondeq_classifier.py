@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
-        patch.setattr("deqzoo.models.mondeq_classifier.DRAWN", 50)
+        patch.setattr("deqzoo.models.deq_classifier.DRAWN", 50)
         folder = tmp_path_factory.mktemp("runs")
         return {name: run(folder / name, f"model={name}", *words) for name, words in RECIPES.items()}
 
@@ -59,7 +59,11 @@ def test_solves_are_logged_drawn_and_checked(finished):
     trained = finished["mondeq_mnist"]
     columns = set().union(*read_history(trained.folder / "metrics.csv"))
     assert {"train/nfe", "train/nfe_backward", "train/residual_backward", "val/unconverged"} <= columns
-    assert {path.name for path in (trained.folder / "plots").iterdir()} == {"training.png", "accuracy_over_nfe.png"}
+    assert {path.name for path in (trained.folder / "plots").iterdir()} == {
+        "accuracy_over_nfe.png",
+        "residuals.png",
+        "training.png",
+    }
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert metrics["test"]["unconverged"] == 0
     assert metrics["deq_check"]["median_residual"] <= 1e-2
@@ -103,7 +107,7 @@ def test_card_names_the_trained_baseline(finished, tmp_path, monkeypatch):
     metrics = json.loads((exported / "metrics.json").read_text())
     assert trained.metrics["deq_check"]["baseline"]["accuracy"] == metrics["test"]["accuracy"]
     size = f"{metrics['parameters']:,} parameters, {metrics['steps']:,} steps"
-    assert f"explicit baseline `{exported}` ({size})" in (tmp_path / "export" / "README.md").read_text()
+    assert f"explicit baseline `{exported}` ({size}" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_published_sizes(tmp_path):
