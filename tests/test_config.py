@@ -1,5 +1,6 @@
 """The configuration: what a recipe and a command line may say, and what they are told when it is wrong."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deqzoo import config
 from deqzoo.config import ConfigError, Mode, RunConfig
+from deqzoo.zoo.recipes import head
 from tests.running import ROOT, composed
 
 
@@ -32,6 +34,18 @@ def test_every_recipe_composes_and_chooses_its_data(entry):
     assert recipe.entry == entry
     assert recipe.trainer.max_epochs > 0
     assert recipe.data.name in config.names("data")
+
+
+COMMANDS = {name: head(name, "Better hardware") for name in config.names("models")}
+
+
+@pytest.mark.parametrize("entry", [name for name, text in COMMANDS.items() if text])
+def test_command_for_better_hardware_can_be_given(entry):
+    found = re.search(r"`python train.py (model=.*?)`", COMMANDS[entry])
+    words = [word for word in found[1].split() if word != "data.root=DIR"]
+    assert words[0] == f"model={entry}"
+    better = composed(*words)
+    assert better.trainer.max_epochs >= composed(f"model={entry}").trainer.max_epochs
 
 
 def test_recipe_defaults_give_way_to_the_command_line():

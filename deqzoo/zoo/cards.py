@@ -6,6 +6,7 @@ from typing import Any
 
 from deqzoo.models.kinds import Kind, kind_of
 from deqzoo.models.metrics import METRICS, result
+from deqzoo.zoo.recipes import head
 
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
@@ -38,12 +39,14 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """A time for people.
 
-    >>> duration(42.3), duration(3900)
-    ('42 s', '65 min')
+    >>> duration(45.2), duration(2699.5), duration(12600)
+    ('45 s', '45 min', '3.5 h')
     """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -56,6 +59,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
     if "command" in metrics:
         facts["command"] = f"`{metrics['command']}`"
         facts["seed"] = str(metrics["seed"])
+        if better := head(metrics.get("entry", ""), "Better hardware"):
+            facts["on better hardware"] = better
         facts["training"] = f"{duration(metrics['time'])} on {metrics['hardware']}"
         facts["versions"] = ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
     return facts

@@ -1,7 +1,6 @@
 """The generated pages: ``models/README.md``, ``data/README.md``, the cards, the table in ``README.md``."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from deqzoo.launch import first_line
 from deqzoo.models.kinds import kind_of
 from deqzoo.models.metrics import METRICS, result
 from deqzoo.paths import zoo_path
-from deqzoo.zoo.cards import model_card
+from deqzoo.zoo.cards import duration, model_card
 from deqzoo.zoo.folder import CARD, CONFIG
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
+from deqzoo.zoo.recipes import head
 from deqzoo.zoo.shipped import plots, shipped
 
 _MARKS = "<!-- entries: python -m deqzoo.zoo tables -->\n", "<!-- end of entries -->"
@@ -71,7 +71,7 @@ def entries_table() -> str:
         weights, ours = "none yet", "not measured"
         if name in shipped():
             weights, ours = f"[`{name}`](../checkpoints/{name}/README.md)", _result(name, _metrics(name))
-        lines.append(_row(f"[`{name}`]({name}.yaml)", first_line(recipe), head(recipe, "Paper"), weights, ours))
+        lines.append(_row(f"[`{name}`]({name}.yaml)", first_line(recipe), head(name, "Paper"), weights, ours))
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +88,7 @@ def results_table() -> str:
         lines.append(
             _row(
                 f"[`{name}`](checkpoints/{name}/README.md)",
-                head(zoo_path("models") / f"{name}.yaml", "Paper"),
+                head(name, "Paper"),
                 _result(name, metrics),
                 f"{metrics['parameters']:,}",
                 "" if nfe is None else f"{nfe:.0f}",
@@ -99,17 +99,6 @@ def results_table() -> str:
         )
     others = ", ".join(f"[`{name}`](models/{name}.yaml)" for name in names("models") if name not in trained)
     return "\n".join(lines) + f"\n\nRecipes without weights as yet: {others}.\n"
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(45.2), duration(2699.5), duration(12600)
-    ('45 s', '45 min', '3.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _row(*cells: str) -> str:
@@ -127,9 +116,3 @@ def _result(name: str, metrics: dict[str, Any]) -> str:
     metric = kind_of(config["model"]["kind"]).metric
     label = "" if metric == "accuracy" else f"{METRICS[metric].label} "
     return f"{label}{result(metric, metrics)}, n = {metrics['test']['n']:,}"
-
-
-def head(recipe: Path, label: str) -> str:
-    """What the head comment of a recipe says after ``# Label:``, and on the lines indented below it."""
-    match = re.search(rf"^# {label}: (.*(?:\n#   .*)*)", recipe.read_text(), re.MULTILINE)
-    return " ".join(line.lstrip("# ") for line in match[1].splitlines()) if match else ""

@@ -20,8 +20,9 @@ from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.__main__ import main
 from deqzoo.zoo.folder import CARD, CONFIG, FILES, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
+from deqzoo.zoo.recipes import head
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
-from deqzoo.zoo.tables import head, stale
+from deqzoo.zoo.tables import stale
 from tests.running import composed, to_plain_model
 
 ENTRIES = shipped()
@@ -59,10 +60,9 @@ def test_recipe_builds_the_shipped_network(name):
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_head_comment_has_the_result(name):
-    recipe = zoo_path("models") / f"{name}.yaml"
     config = json.loads((folder(name) / CONFIG).read_text())
     metric = kind_of(config["model"]["kind"]).metric
-    assert METRICS[metric].show(metrics(name)["test"][metric]) in head(recipe, "Result")
+    assert METRICS[metric].show(metrics(name)["test"][metric]) in head(name, "Result")
 
 
 @pytest.mark.parametrize("name", ENTRIES)
