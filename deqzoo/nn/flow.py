@@ -18,7 +18,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class FlowODE(nn.Module):
-    r"""An invertible map by an ODE, dx/dt = f(t, x, context) from z = x(t_0) to x(t_1), and the change of log densities:
+    r"""An invertible map by an ODE, dx/dt = f(t, x, context) from z = x(t_0) to x(t_1), and how log densities change:
 
         log p(x(t_1)) = log p(x(t_0)) - int div f dt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class ConcatSquashNet(nn.Module):
     It brings its own forward-mode derivative, `with_jvp`, from which `deqzoo.nn.divergence` has what a density needs.
 
     Args:
-        layers: the maps L x + b, `nn.Linear` or `nn.Conv2d`, from y's features (channels) back to as many.
+        layers: the maps L x + b, `nn.Linear`, or `nn.Conv2d` of stride 1, from y's features (channels) back to as many.
         activation: silu, softplus or tanh.
         context: features of the context; 0: there is none.
 
@@ -86,6 +87,7 @@ class ConcatSquashNet(nn.Module):
 def _squashed(layer: Layer, gate: Tensor, shift: Tensor, x: Tensor, v: Tensor | None) -> Pair:
     """A layer of `ConcatSquashNet` at x, and its derivatives along v."""
     weight, bias = layer.weight, layer.bias
+    assert bias is not None
     if len(gate) == 1:  # the same for all: it scales the weights, of which there are fewer than values
         weight = weight * gate[0].view(-1, *(1,) * (weight.dim() - 1))
         y = _applied(layer, x, weight, torch.addcmul(shift[0], gate[0], bias))
@@ -98,22 +100,21 @@ def _squashed(layer: Layer, gate: Tensor, shift: Tensor, x: Tensor, v: Tensor | 
 def _applied(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
-    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
     if x.dim() == 4:
-        return F.conv2d(x, weight, bias, *options)
-    return F.conv2d(x.flatten(0, 1), weight, bias, *options).unflatten(0, x.shape[:2])
+        return F.conv2d(x, weight, bias, padding=layer.padding)
+    return F.conv2d(x.flatten(0, 1), weight, bias, padding=layer.padding).unflatten(0, x.shape[:2])
 
 
 def squash_mlp(
     features: int, hidden: Sequence[int] = (64, 64, 64), activation: str = "tanh", context: int = 0
 ) -> ConcatSquashNet:
-    """A perceptron on y (B, features) with hidden layers of these widths; its last layer starts small.
+    """A perceptron on y (B, features) with hidden layers of these widths.
 
     >>> squash_mlp(2, (16,))(torch.tensor(0.5), torch.zeros(3, 2)).shape
     torch.Size([3, 2])
     """
     widths = [features, *hidden, features]
-    return ConcatSquashNet([nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)], activation, context)
+    return ConcatSquashNet([nn.Linear(a, b) for a, b in pairwise(widths)], activation, context)
 
 
 def squash_conv_net(
@@ -125,5 +126,5 @@ def squash_conv_net(
     torch.Size([3, 1, 4, 4])
     """
     widths = [channels, *hidden, channels]
-    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
     return ConcatSquashNet(layers, activation, context)

@@ -1,4 +1,4 @@
-"""Continuous flows: log-determinants, densities that integrate to one, draws, scores, contexts, Hutchinson's estimate."""
+"""Continuous flows: log-determinants, densities that integrate to one, draws, scores, contexts, random probes."""
 
 import copy
 import math
