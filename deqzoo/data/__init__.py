@@ -3,7 +3,8 @@
 ``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
-``text.py``, which cuts them into windows. A graph: ``chains.py``::
+``text.py``, which cuts them into windows. A graph: ``chains.py``. Known densities: ``densities.py``, and
+``density_points.py``, which draws from them::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqzoo.data.chains import ChainData
     from deqzoo.data.config import Augment, ImageDataConfig
+    from deqzoo.data.densities import DENSITIES, Density
+    from deqzoo.data.density_points import DensityData
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import GraphInfo, ImageInfo, PointInfo, TextInfo
+    from deqzoo.data.info import DensityInfo, GraphInfo, ImageInfo, PointInfo, TextInfo
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.table import data_table
@@ -28,7 +31,11 @@ _HOMES = {
     "ChainData": "deqzoo.data.chains",
     "CorruptDataError": "deqzoo.data.files",
     "DATASETS": "deqzoo.data.registry",
+    "DENSITIES": "deqzoo.data.densities",
     "DataNotFoundError": "deqzoo.data.files",
+    "Density": "deqzoo.data.densities",
+    "DensityData": "deqzoo.data.density_points",
+    "DensityInfo": "deqzoo.data.info",
     "GraphInfo": "deqzoo.data.info",
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
@@ -42,10 +49,14 @@ _HOMES = {
 
 __all__ = [
     "DATASETS",
+    "DENSITIES",
     "Augment",
     "ChainData",
     "CorruptDataError",
     "DataNotFoundError",
+    "Density",
+    "DensityData",
+    "DensityInfo",
     "GraphInfo",
     "ImageData",
     "ImageDataConfig",

@@ -103,6 +103,31 @@ class PointDataConfig(DataConfig):
 
 
 @dataclass
+class DensityDataConfig(DataConfig):
+    """Points drawn from a known density when they are set up: the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``density`` here.
+        name: the density, a name of :data:`deqzoo.data.densities.DENSITIES`.
+        train_size, val_size, test_size: points of each part.
+    """
+
+    kind: str = "density"
+    name: str = "8gaussians"
+    batch_size: int = 256
+    eval_batch_size: int = 5000
+    train_size: int = 1_000_000
+    val_size: int = 5000
+    test_size: int = 20_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_size", "val_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
 class SeriesDataConfig(DataConfig):
     """A set of series that are observed with noise, gaps, or only in part.
 
@@ -208,4 +233,5 @@ DATA_KINDS: dict[str, type] = {
     "series": SeriesDataConfig,
     "text": TextDataConfig,
     "chains": ChainDataConfig,
+    "density": DensityDataConfig,
 }

@@ -53,8 +53,8 @@ class ImageData(TensorData):
 
     @property
     def info(self) -> ImageInfo:
-        """Channels, classes, statistics and size of the images."""
-        return ImageInfo(self.shape[0], self.classes, self.mean, self.std, self.shape[1:])
+        """Channels, classes, statistics, size and levels of the images."""
+        return ImageInfo(self.shape[0], self.classes, self.mean, self.std, self.shape[1:], self.spec.white + 1)
 
     @property
     def images(self) -> Tensor:

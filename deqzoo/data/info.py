@@ -42,6 +42,7 @@ class ImageInfo(DataInfo):
         classes: names of the labels.
         mean, std: of the training images, a channel, for pixels in [0, 1].
         size: (height, width), which only some networks ask for.
+        levels: values that a pixel may have, 0 to 1 in equal steps.
     """
 
     items: ClassVar[str] = "images"
@@ -51,6 +52,7 @@ class ImageInfo(DataInfo):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] | None = None
+    levels: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,21 @@ class PointInfo(DataInfo):
 
     in_features: int
     classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityInfo(DataInfo):
+    """Points drawn from a known density.
+
+    Attributes:
+        in_features: dimension of the space.
+        density: its name in `deqzoo.data.densities.DENSITIES`.
+    """
+
+    items: ClassVar[str] = "points"
+
+    in_features: int
+    density: str
 
 
 IGNORED = -100  # the target of a token that is not scored, as torch's cross-entropy has it

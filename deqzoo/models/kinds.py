@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
     "implicit_graph": "deqzoo.models.graph:IMPLICIT",
+    "flow": "deqzoo.models.flow:KIND",
     "language_model": "deqzoo.models.language_model:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
     "mondeq_classifier": "deqzoo.models.mondeq_classifier:KIND",

@@ -4,7 +4,9 @@ from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propag
 from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
+from .divergence import DensityDynamics
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net, residual_net
 from .language_model import LanguageModel
@@ -18,6 +20,7 @@ from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
 from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
+from .squash import ConcatSquashNet, squash_conv_net, squash_mlp
 from .transformer import TransformerCell
 from .vocabulary import Vocabulary
 
@@ -25,9 +28,13 @@ __all__ = [
     "DEQ",
     "Adjacency",
     "BottleneckDynamics",
+    "ConcatSquashNet",
+    "ContinuousFlow",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "DensityDynamics",
+    "FlowODE",
     "GraphCell",
     "GraphConvolutionNetwork",
     "ImageClassifier",
@@ -60,5 +67,7 @@ __all__ = [
     "propagate",
     "residual_net",
     "solver_layers",
+    "squash_conv_net",
+    "squash_mlp",
     "use_solver",
 ]

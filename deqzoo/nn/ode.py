@@ -24,7 +24,7 @@ class NeuralODE(SolverLayer):
     the same in every evaluation of one forward and its backward.
 
     Args:
-        dynamics: `f(t, y) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
+        dynamics: `f(t, y, *args) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
         t: the interval (t_0, t_1); t_1 < t_0 integrates backwards.
         solver: an ODE solver of `deqzoo.implicit`; `Tsit5(rtol=1e-3, atol=1e-3)` by default.
         adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
@@ -79,8 +79,11 @@ class NeuralODE(SolverLayer):
         self.solution = None
         self.path: dict[str, Tensor] = {}
 
-    def forward(self, y0: Any, t: Tensor | None = None) -> Any:
-        """y(t_1) of y0 = y(t_0); with `t`, 1-d and of any two or more times, y at all of them, (len(t), B, ...)."""
+    def forward(self, y0: Any, t: Tensor | None = None, *args: Any) -> Any:
+        """y(t_1) of y0 = y(t_0); with `t`, 1-d and of any two or more times, y at all of them, (len(t), B, ...).
+
+        Further arguments go to the dynamics, f(t, y, *args); tensors among them get gradients.
+        """
         y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
         leaf = tensor_leaves(y0)[0]
         times = (self.times if t is None else t).to(leaf)
@@ -95,6 +98,7 @@ class NeuralODE(SolverLayer):
             f,
             y0,
             times,
+            *args,
             *parameters,
             solver=self.solver,
             adjoint=self.adjoint,
@@ -124,13 +128,13 @@ def _with_penalties(f: Callable[..., Any], y0: Tensor, names: Sequence[str]) -> 
     """Dynamics and start of the state (y, {name: integral}); the noise of Hutchinson's estimate is drawn here, once."""
     noise = torch.randn_like(y0)
 
-    def extended(t: Tensor, state: Any, *parameters: Any) -> Any:
+    def extended(t: Tensor, state: Any, *args: Any) -> Any:
         y = state[0]
         if "jacobian" in names:
-            dy, pull_back = vjp(lambda y: f(t, y, *parameters), y)[:2]
+            dy, pull_back = vjp(lambda y: f(t, y, *args), y)[:2]
             (product,) = pull_back(noise)
         else:
-            dy = f(t, y, *parameters)
+            dy = f(t, y, *args)
             product = dy
         vectors = {"kinetic": dy, "jacobian": product}
         return dy, {name: vectors[name].square().flatten(1).mean(1) for name in names}

@@ -1,18 +1,20 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do, ``graph.py`` what is known along the edges of a graph.
+what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
+from deqzoo.plots.density import plot_density
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import FLOW_PANELS, LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
 
 __all__ = [
+    "FLOW_PANELS",
     "LANGUAGE_PANELS",
     "ODE_PANELS",
     "PANELS",
@@ -22,6 +24,7 @@ __all__ = [
     "animate_series",
     "budget_curves",
     "plot_budget",
+    "plot_density",
     "plot_fit",
     "plot_flow",
     "plot_over_hops",

@@ -44,6 +44,13 @@ LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
 }
 
 
+FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow in the plane
+    "training loss": {"train/loss": "training"},
+    "KL from the true density (nats)": {"val/kl_density": "validation"},
+    "NFE a solve": {**NFE, "val/nfe": "validation"},
+}
+
+
 def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS) -> Path:
     """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label."""
     figure, axes = make_panels(len(panels), "Training")

@@ -1,0 +1,51 @@
+"""What the recipes of continuous flows may say; imports no torch."""
+
+from dataclasses import dataclass, field
+
+from deqzoo.models.training_config import ODESolverConfig, TrainingConfig
+
+OBJECTIVES = ("likelihood", "flow_matching")
+COUPLINGS = ("independent", "optimal_transport")
+
+
+@dataclass
+class FlowTraining(TrainingConfig):
+    """How a continuous flow is trained; its likelihood is by the ODE always. The penalties keep the solves short."""
+
+    objective: str = "likelihood"  # or flow_matching: regression on velocities, without a solve
+    coupling: str = "independent"  # of noise and data in flow matching; or optimal_transport, within parts of a batch
+    train_tol: float | None = None  # rtol and atol of the solves in training; null: those of the solver_options
+    kinetic_penalty: float = 0.0  # factor of the integral of |f|^2 / dim
+    jacobian_penalty: float = 0.0  # factor of the integral of ||df/dx||_F^2 / dim
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, valid in (("objective", OBJECTIVES), ("coupling", COUPLINGS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name}={getattr(self, name)}: valid are {', '.join(valid)}.")
+
+
+@dataclass
+class FlowConfig(ODESolverConfig, FlowTraining):
+    """A continuous flow of points (`deqzoo.nn.ContinuousFlow`) and its training."""
+
+    kind: str = "flow"
+    # The network.
+    hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # widths of the dynamics
+    activation: str = "tanh"  # of them: silu, softplus, tanh
+    divergence: str = "exact"  # in training; or gaussian, rademacher: Hutchinson's estimate
+
+
+@dataclass
+class ImageFlowConfig(ODESolverConfig, FlowTraining):
+    """A continuous flow of images (`deqzoo.nn.ImageFlow`) and its training."""
+
+    kind: str = "image_flow"
+    # The network.
+    body: str = "conv"  # multiscale, of convolutions; or mlp: of all pixels at once
+    hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # channels or units of the dynamics
+    activation: str = "softplus"  # of them: silu, softplus, tanh
+    blocks: int = 2  # ODEs at each resolution of body=conv
+    alpha: float = 1e-6  # keeps the logit away from 0 and 1
+    divergence: str = "rademacher"  # in training; or gaussian, exact
+    eval_divergence: str = "rademacher"  # in validation and test

@@ -1,0 +1,33 @@
+"""Densities in the plane, and points drawn from them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from deqzoo.plots.figure import COLORS, panels, save
+
+
+def plot_density(pictures: Mapping[str, Tensor], samples: Mapping[str, Tensor], limit: float, path: Path) -> Path:
+    """Draw densities side by side, in one scale of colours, and points beside them.
+
+    Args:
+        pictures: (cells, cells) each, the density in equal cells of [-limit, limit]^2, the first axis across.
+        samples: (N, 2) each.
+        limit: of the axes.
+        path: of the PNG.
+    """
+    figure, axes = panels(len(pictures) + len(samples), "Density and samples")
+    highest = max(picture.max().item() for picture in pictures.values())
+    for axis, (name, picture) in zip(axes, pictures.items(), strict=False):
+        extent = (-limit, limit, -limit, limit)
+        axis.grid(False)
+        shown = axis.imshow(picture.T, origin="lower", extent=extent, cmap="Blues", vmin=0, vmax=highest)
+        axis.set_title(name)
+    figure.colorbar(shown, ax=axes[len(pictures) - 1], label="density")
+    for axis, (name, points) in zip(axes[len(pictures) :], samples.items(), strict=True):
+        axis.scatter(points[:, 0], points[:, 1], s=2, color=COLORS[0])
+        axis.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    for axis in axes:
+        axis.set(xlabel=r"$x_1$", ylabel=r"$x_2$")
+    return save(figure, path)

@@ -1,0 +1,46 @@
+"""ConcatSquash networks: the equation, the forward mode, a time for all or for each, context."""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import jvp, vmap
+
+from deqzoo.nn import squash_conv_net, squash_mlp
+
+F64 = torch.float64
+
+
+def test_a_layer_is_its_equation():
+    net = squash_mlp(3, (), context=2).double()
+    (layer,) = net.layers
+    y, context = torch.randn(4, 3, dtype=F64), torch.randn(4, 2, dtype=F64)
+    c = torch.cat([torch.full((4, 1), 0.3, dtype=F64), context], 1)
+    expected = layer(y) * torch.sigmoid(net.gate(c)) + net.shift(c)
+    torch.testing.assert_close(net(torch.tensor(0.3, dtype=F64), y, context), expected)
+
+
+@pytest.mark.parametrize("activation", ["silu", "softplus", "tanh"])
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5, 5)])
+@pytest.mark.parametrize("each", [False, True])
+def test_forward_mode_is_that_of_torch(activation, shape, each):
+    torch.manual_seed(0)
+    make = squash_mlp if len(shape) == 2 else squash_conv_net
+    net = make(shape[1], (6, 5), activation).double()
+    y, v = torch.randn(shape, dtype=F64), torch.randn(3, *shape, dtype=F64)
+    t = torch.rand(shape[0], dtype=F64) if each else torch.rand((), dtype=F64)
+    value, products = net.with_jvp(t, y, v)
+    torch.testing.assert_close(value, net(t, y))
+    torch.testing.assert_close(products, vmap(lambda v: jvp(lambda y: net(t, y), (y,), (v,))[1])(v))
+
+
+def test_one_time_for_all_is_that_time_for_each():
+    net = squash_mlp(2, (8, 8)).double()
+    y = torch.randn(5, 2, dtype=F64)
+    torch.testing.assert_close(net(torch.tensor(0.4), y), net(torch.full((5,), 0.4), y), rtol=1e-7, atol=1e-7)
+
+
+def test_every_parameter_counts():
+    net = squash_conv_net(2, (4,))
+    net(torch.tensor(0.5), torch.randn(2, 2, 5, 5)).square().sum().backward()
+    assert all((p.grad != 0).any() for p in net.parameters())
+    assert isinstance(net.layers[0], nn.Conv2d)
