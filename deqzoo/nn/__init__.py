@@ -1,5 +1,6 @@
 """Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
+from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell
 from .classifier import DEQClassifier
@@ -12,6 +13,7 @@ from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
 from .mdeq_classifier import MDEQClassifier
+from .meta_learner import MetaLearner
 from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
@@ -23,11 +25,15 @@ from .vocabulary import Vocabulary
 
 __all__ = [
     "DEQ",
+    "IMAML",
+    "MAML",
+    "Adaptation",
     "Adjacency",
     "BottleneckDynamics",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "FirstOrderMAML",
     "GraphCell",
     "GraphConvolutionNetwork",
     "ImageClassifier",
@@ -37,6 +43,7 @@ __all__ = [
     "MDEQCell",
     "MDEQClassifier",
     "MLPDynamics",
+    "MetaLearner",
     "MonDEQ",
     "MonotoneCell",
     "MonotoneConv2d",
