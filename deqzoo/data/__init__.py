@@ -3,7 +3,7 @@
 ``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
-``text.py``, which cuts them into windows. A graph: ``chains.py``::
+``text.py``, which cuts them into windows. A graph: ``chains.py``. Tasks: ``sinusoids.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from deqzoo.data.config import Augment, ImageDataConfig
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import GraphInfo, ImageInfo, PointInfo, TextInfo
+    from deqzoo.data.info import GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
+    from deqzoo.data.sinusoids import SinusoidData
     from deqzoo.data.table import data_table
     from deqzoo.data.text import TextData
 
@@ -35,6 +36,8 @@ _HOMES = {
     "ImageInfo": "deqzoo.data.info",
     "PointData": "deqzoo.data.points",
     "PointInfo": "deqzoo.data.info",
+    "RegressionTaskInfo": "deqzoo.data.info",
+    "SinusoidData": "deqzoo.data.sinusoids",
     "TextData": "deqzoo.data.text",
     "TextInfo": "deqzoo.data.info",
     "data_table": "deqzoo.data.table",
@@ -52,6 +55,8 @@ __all__ = [
     "ImageInfo",
     "PointData",
     "PointInfo",
+    "RegressionTaskInfo",
+    "SinusoidData",
     "TextData",
     "TextInfo",
     "data_table",

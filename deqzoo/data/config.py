@@ -202,10 +202,41 @@ class ChainDataConfig(DataConfig):
             )
 
 
+@dataclass
+class SinusoidDataConfig(DataConfig):
+    """Regression tasks, each a sinusoid of which some points are given; the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``sinusoids`` here.
+        name: the set, always ``sinusoid``.
+        batch_size, eval_batch_size: tasks a step.
+        shots: points that are given.
+        queries: points that are asked for.
+        train_size, val_size, test_size: tasks of each part.
+    """
+
+    kind: str = "sinusoids"
+    name: str = "sinusoid"
+    batch_size: int = 25
+    eval_batch_size: int = 100
+    shots: int = 10
+    queries: int = 20
+    train_size: int = 50_000
+    val_size: int = 200
+    test_size: int = 600
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shots", "queries", "train_size", "val_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
 DATA_KINDS: dict[str, type] = {
     "images": ImageDataConfig,
     "points": PointDataConfig,
     "series": SeriesDataConfig,
     "text": TextDataConfig,
     "chains": ChainDataConfig,
+    "sinusoids": SinusoidDataConfig,
 }

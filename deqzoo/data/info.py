@@ -123,3 +123,19 @@ class GraphInfo(DataInfo):
 
     in_features: int
     classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionTaskInfo(DataInfo):
+    """Regression tasks, of each of which a few points are given.
+
+    Attributes:
+        in_features, out_features: of a point and its target.
+        shots: points given.
+    """
+
+    items: ClassVar[str] = "tasks"
+
+    in_features: int
+    out_features: int
+    shots: int

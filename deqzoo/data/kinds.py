@@ -10,6 +10,7 @@ DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "images": "deqzoo.data.images:ImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",
+    "sinusoids": "deqzoo.data.sinusoids:SinusoidData",
     "text": "deqzoo.data.text:TextData",
 }
 

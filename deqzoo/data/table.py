@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 
-from deqzoo.data import chains, points, registry, series, text_sets
+from deqzoo.data import chains, points, registry, series, sinusoids, text_sets
 
 Rows = dict[str, list[str]]  # of each set: what it is, sample, classes, parts, download, code, source, licence
 
-SOURCES: tuple[Callable[[], Rows], ...] = (registry.rows, points.rows, series.rows, text_sets.rows, chains.rows)
+SOURCES: tuple[Callable[[], Rows], ...] = (
+    registry.rows,
+    points.rows,
+    series.rows,
+    text_sets.rows,
+    chains.rows,
+    sinusoids.rows,
+)
 
 
 def data_table() -> str:

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "implicit_graph": "deqzoo.models.graph:IMPLICIT",
     "language_model": "deqzoo.models.language_model:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
+    "meta_regression": "deqzoo.models.meta_regression:KIND",
     "mondeq_classifier": "deqzoo.models.mondeq_classifier:KIND",
     "node_pendulum": "deqzoo.models.pendulum:NODE",
     "pinn_pendulum": "deqzoo.models.pendulum:PINN",

@@ -1,19 +1,21 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do, ``graph.py`` what is known along the edges of a graph.
+what ODEs do, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks.
 """
 
+from deqzoo.plots.adaptation import plot_adaptation
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import LANGUAGE_PANELS, META_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
 
 __all__ = [
     "LANGUAGE_PANELS",
+    "META_PANELS",
     "ODE_PANELS",
     "PANELS",
     "SERIES_PANELS",
@@ -21,6 +23,7 @@ __all__ = [
     "animate_flow",
     "animate_series",
     "budget_curves",
+    "plot_adaptation",
     "plot_budget",
     "plot_fit",
     "plot_flow",

@@ -22,7 +22,7 @@ METHODS = {
     "maml": MAML(steps=3, lr=0.1),
     "checkpointed": MAML(steps=3, lr=0.1, checkpoint=True),
     "first order": FirstOrderMAML(steps=3, lr=0.1),
-    "imaml": IMAML(strength=0.5, solver=LBFGS(tol=1e-10), linear_solver=CG(tol=1e-12)),
+    "imaml": IMAML(strength=0.5, solver=NewtonCG(tol=1e-12), linear_solver=CG(tol=1e-12)),
 }
 
 
