@@ -3,7 +3,8 @@
 ``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
-``text.py``, which cuts them into windows. A graph: ``chains.py``. Tasks: ``sinusoids.py``::
+``text.py``, which cuts them into windows. A graph: ``chains.py``. Tasks: ``sinusoids.py``,
+``episodes.py`` (``omniglot.py``, ``cifar_fs.py``)::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqzoo.data.chains import ChainData
     from deqzoo.data.config import Augment, ImageDataConfig
+    from deqzoo.data.episodes import EpisodeData
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
+    from deqzoo.data.info import FewShotInfo, GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.sinusoids import SinusoidData
@@ -30,6 +32,8 @@ _HOMES = {
     "CorruptDataError": "deqzoo.data.files",
     "DATASETS": "deqzoo.data.registry",
     "DataNotFoundError": "deqzoo.data.files",
+    "EpisodeData": "deqzoo.data.episodes",
+    "FewShotInfo": "deqzoo.data.info",
     "GraphInfo": "deqzoo.data.info",
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
@@ -49,6 +53,8 @@ __all__ = [
     "ChainData",
     "CorruptDataError",
     "DataNotFoundError",
+    "EpisodeData",
+    "FewShotInfo",
     "GraphInfo",
     "ImageData",
     "ImageDataConfig",

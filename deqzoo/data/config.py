@@ -221,7 +221,7 @@ class SinusoidDataConfig(DataConfig):
     eval_batch_size: int = 100
     shots: int = 10
     queries: int = 20
-    train_size: int = 50_000
+    train_size: int = 25_000
     val_size: int = 200
     test_size: int = 600
 
@@ -232,6 +232,47 @@ class SinusoidDataConfig(DataConfig):
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
 
 
+@dataclass
+class EpisodeDataConfig(DataConfig):
+    """Few-shot episodes of a set of images by class.
+
+    Attributes:
+        kind: the kind of data, always ``episodes`` here.
+        name: the set, a name of :data:`deqzoo.data.episodes.EPISODE_SETS`.
+        batch_size, eval_batch_size: episodes a step.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        ways: classes of an episode.
+        shots: images of each class to learn from.
+        queries: further ones of each, to be told apart.
+        train_episodes: of an epoch.
+        val_episodes, test_episodes: the same ones always.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "episodes"
+    name: str = "omniglot"
+    batch_size: int = 16
+    eval_batch_size: int = 20
+    root: str | None = None
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    train_episodes: int = 16_000
+    val_episodes: int = 100
+    test_episodes: int = 600
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shots", "queries", "train_episodes", "val_episodes", "test_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.ways < 2:
+            raise ValueError(f"data.ways must be at least 2, got {self.ways}")
+
+
 DATA_KINDS: dict[str, type] = {
     "images": ImageDataConfig,
     "points": PointDataConfig,
@@ -239,4 +280,5 @@ DATA_KINDS: dict[str, type] = {
     "text": TextDataConfig,
     "chains": ChainDataConfig,
     "sinusoids": SinusoidDataConfig,
+    "episodes": EpisodeDataConfig,
 }

@@ -139,3 +139,25 @@ class RegressionTaskInfo(DataInfo):
     in_features: int
     out_features: int
     shots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotInfo(DataInfo):
+    """Few-shot episodes of images.
+
+    Attributes:
+        in_channels: channels of an image.
+        size: (height, width).
+        mean, std: a channel, for pixels in [0, 1].
+        ways: classes of an episode.
+        shots: images of each class to learn from.
+    """
+
+    items: ClassVar[str] = "episodes"
+
+    in_channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ways: int
+    shots: int

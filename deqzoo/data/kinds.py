@@ -7,6 +7,7 @@ from deqzoo.config import ConfigError
 
 DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "chains": "deqzoo.data.chains:ChainData",
+    "episodes": "deqzoo.data.episodes:EpisodeData",
     "images": "deqzoo.data.images:ImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",

@@ -77,21 +77,22 @@ class MetaRegressionKind(Kind):
 
         learner: Any = trained.network
         x, y, queries, targets = (part[:DRAWN].cpu() for part in next(trained.test_batches()))
-        grid = torch.linspace(*trained.data.span, 200)[:, None].expand(len(x), -1, 1)
+        low, high = trained.data.span
+        grid = torch.linspace(low, high, 200)[:, None].expand(len(x), -1, 1)
         before = learner.network(grid.to(trained.device)).cpu()
         after = learner(*(part.to(trained.device) for part in (x, y, grid))).cpu()
         plot_adaptation(grid, {"before": before, "after": after}, (x, y), (queries, targets), folder / "adaptation.png")
         plot_training(trained.history, folder / "training.png", META_PANELS)
 
 
-@torch.no_grad()
 def _measure(trained: Trained) -> dict[str, Any]:
     """Mean squared errors on the test tasks before and after adaptation, and those of shipped baselines."""
     learner: Any = trained.network
     before, after = [], []
-    for x, y, queries, targets in trained.test_batches():
-        before.append((learner.network(queries) - targets).square())
-        after.append((learner(x, y, queries) - targets).square())
+    with torch.no_grad():
+        for x, y, queries, targets in trained.test_batches():
+            before.append((learner.network(queries) - targets).square())
+            after.append((learner(x, y, queries) - targets).square())
     return {
         "before": torch.cat(before).mean().item(),
         "after": torch.cat(after).mean().item(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def plot_adaptation(
         path: of the PNG.
     """
     figure, axes = panels(len(grid), "Test tasks before and after adaptation")
-    styles = {"before": {"color": "0.6", "linestyle": "--"}, "after": {"color": COLORS[0]}}
+    styles: dict[str, Any] = {"before": {"color": "0.6", "linestyle": "--"}, "after": {"color": COLORS[0]}}
     for task, axis in enumerate(axes):
         for name, values in curves.items():
             axis.plot(grid[task, :, 0], values[task, :, 0], label=f"{name} adaptation", **styles[name])
