@@ -34,7 +34,7 @@ def read_cifar_fs(folder: Path) -> tuple[Tensor, list[str]]:
     names = (folder / _NAMES).read_text().split()
     labels = np.concatenate([part[:, 1] for part in records])
     counts = np.bincount(labels)
-    if len(counts) != len(names) or counts.min() != counts.max() or not (VALIDATION | TEST) <= set(names):
+    if len(counts) != len(names) or counts.min() != counts.max() or not set(names) >= (VALIDATION | TEST):
         raise CorruptDataError(f"{folder} does not hold the {len(names)} classes of CIFAR-100. Fetch it anew.")
     order = np.argsort(labels, kind="stable")
     pixels = np.concatenate([part[:, 2:] for part in records])[order]

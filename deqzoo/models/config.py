@@ -343,6 +343,15 @@ class MetaRegressionConfig(AdaptationConfig, TrainingConfig):
     baselines: list[str] = field(default_factory=list)  # trained entries, to compare with in the card
 
 
+@dataclass
+class FewShotConfig(AdaptationConfig, TrainingConfig):
+    """An image classifier that adapts to new classes (`deqzoo.nn.MetaLearner`), and its training."""
+
+    kind: str = "few_shot"
+    width: int = 64  # channels of the convolutions
+    activation: str = "silu"  # or softplus, relu
+
+
 MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
@@ -357,4 +366,5 @@ MODEL_KINDS: dict[str, type] = {
     "pinn_pendulum": PINNPendulumConfig,
     "language_model": LanguageModelConfig,
     "meta_regression": MetaRegressionConfig,
+    "few_shot": FewShotConfig,
 }

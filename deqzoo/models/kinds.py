@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "conv_classifier": "deqzoo.models.conv_classifier:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
+    "few_shot": "deqzoo.models.few_shot:KIND",
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
     "implicit_graph": "deqzoo.models.graph:IMPLICIT",
     "language_model": "deqzoo.models.language_model:KIND",

@@ -72,6 +72,16 @@ class MetaRegressionModule(MetaModule):
         return (predictions - targets).square().flatten(1).mean(1)
 
 
+class FewShotModule(MetaModule):
+    """Accuracy on the queries."""
+
+    score_name = "accuracy"
+
+    def scores(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Fractions that are right."""
+        return (predictions.argmax(2) == targets).float().mean(1)
+
+
 def inner_metrics(solutions: list[Solution]) -> dict[str, Tensor]:
     """What the inner solves of one batch cost and reached; {} if there were none."""
     if not solutions:

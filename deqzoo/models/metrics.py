@@ -40,6 +40,7 @@ METRICS: dict[str, Metric] = {
     "bits_per_char": Metric("bits per character", ".3f"),
     "perplexity": Metric("perplexity of a token", ".2f"),
     "mse": Metric("mean squared error", ".4f"),
+    "accuracy_interval": Metric("95 % interval of it, to each side", ".2%"),
     "mse_interval": Metric("95 % interval of it, to each side", ".4f"),
     "stationarity": Metric("inner gradient left, relative (median)", ".1e"),
     "inner_unconverged": Metric("inner problems not solved to tolerance", ".1%"),

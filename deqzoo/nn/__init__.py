@@ -6,6 +6,7 @@ from .cells import ConvCell
 from .classifier import DEQClassifier
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .few_shot import FewShotNetwork
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net
 from .language_model import LanguageModel
@@ -33,6 +34,7 @@ __all__ = [
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "FewShotNetwork",
     "FirstOrderMAML",
     "GraphCell",
     "GraphConvolutionNetwork",

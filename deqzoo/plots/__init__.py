@@ -11,9 +11,18 @@ from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import LANGUAGE_PANELS, META_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import (
+    FEW_SHOT_PANELS,
+    LANGUAGE_PANELS,
+    META_PANELS,
+    ODE_PANELS,
+    PANELS,
+    SERIES_PANELS,
+    plot_training,
+)
 
 __all__ = [
+    "FEW_SHOT_PANELS",
     "LANGUAGE_PANELS",
     "META_PANELS",
     "ODE_PANELS",

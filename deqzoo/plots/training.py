@@ -43,6 +43,12 @@ META_PANELS: Mapping[str, Curves] = {  # of a regression after adaptation
     "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
 }
 
+FEW_SHOT_PANELS: Mapping[str, Curves] = {  # of a few-shot classifier
+    "query accuracy": ACCURACY,
+    "gradients of the inner solve": {"train/nfe": "a batch"},
+    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
+}
+
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
     "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
     "NFE a step": NFE,
