@@ -4,7 +4,7 @@
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
 ``text.py``, which cuts them into windows. A graph: ``chains.py``. Tasks: ``sinusoids.py``,
-``episodes.py`` (``omniglot.py``, ``cifar_fs.py``)::
+``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
     from deqzoo.data.info import FewShotInfo, GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
+    from deqzoo.data.noisy_images import NoisyImageData
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.sinusoids import SinusoidData
@@ -39,6 +40,7 @@ _HOMES = {
     "ImageDataConfig": "deqzoo.data.config",
     "ImageInfo": "deqzoo.data.info",
     "PointData": "deqzoo.data.points",
+    "NoisyImageData": "deqzoo.data.noisy_images",
     "PointInfo": "deqzoo.data.info",
     "RegressionTaskInfo": "deqzoo.data.info",
     "SinusoidData": "deqzoo.data.sinusoids",
@@ -59,6 +61,7 @@ __all__ = [
     "ImageData",
     "ImageDataConfig",
     "ImageInfo",
+    "NoisyImageData",
     "PointData",
     "PointInfo",
     "RegressionTaskInfo",

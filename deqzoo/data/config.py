@@ -273,6 +273,41 @@ class EpisodeDataConfig(DataConfig):
             raise ValueError(f"data.ways must be at least 2, got {self.ways}")
 
 
+@dataclass
+class NoisyImageDataConfig(DataConfig):
+    """Labelled images, many of them with a wrong label, and clean ones to judge by.
+
+    Attributes:
+        kind: the kind of data, always ``noisy_images`` here.
+        name: the set, ``noisy_`` and a name of :data:`deqzoo.data.registry.DATASETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        train_size: images whose labels may be wrong; all of them are a batch.
+        val_size: clean images.
+        corrupted: fraction of the former that have a wrong label.
+        repeats: steps that make an epoch.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "noisy_images"
+    name: str = "noisy_mnist"
+    root: str | None = None
+    train_size: int = 5000
+    val_size: int = 5000
+    corrupted: float = 0.5
+    repeats: int = 20
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_size", "val_size", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.corrupted < 1:
+            raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
+
+
 DATA_KINDS: dict[str, type] = {
     "images": ImageDataConfig,
     "points": PointDataConfig,
@@ -281,4 +316,5 @@ DATA_KINDS: dict[str, type] = {
     "chains": ChainDataConfig,
     "sinusoids": SinusoidDataConfig,
     "episodes": EpisodeDataConfig,
+    "noisy_images": NoisyImageDataConfig,
 }

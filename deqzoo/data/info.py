@@ -161,3 +161,20 @@ class FewShotInfo(DataInfo):
     std: tuple[float, ...]
     ways: int
     shots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyImageInfo(DataInfo):
+    """Labelled images, many of them with a wrong label.
+
+    Attributes:
+        shape: (channels, height, width).
+        classes: names of the labels.
+        count: images in the training set.
+    """
+
+    items: ClassVar[str] = "images"
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    count: int

@@ -9,6 +9,7 @@ DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "chains": "deqzoo.data.chains:ChainData",
     "episodes": "deqzoo.data.episodes:EpisodeData",
     "images": "deqzoo.data.images:ImageData",
+    "noisy_images": "deqzoo.data.noisy_images:NoisyImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",
     "sinusoids": "deqzoo.data.sinusoids:SinusoidData",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from deqzoo.data import chains, episodes, points, registry, series, sinusoids, text_sets
+from deqzoo.data import chains, episodes, noisy_images, points, registry, series, sinusoids, text_sets
 
 Rows = dict[str, list[str]]  # of each set: what it is, sample, classes, parts, download, code, source, licence
 
@@ -14,6 +14,7 @@ SOURCES: tuple[Callable[[], Rows], ...] = (
     chains.rows,
     sinusoids.rows,
     episodes.rows,
+    noisy_images.rows,
 )
 
 

@@ -352,6 +352,18 @@ class FewShotConfig(AdaptationConfig, TrainingConfig):
     activation: str = "silu"  # or softplus, relu
 
 
+@dataclass
+class DataCleaningConfig(TrainingConfig):
+    """Softmax regression with a learned weight an example (`deqzoo.nn.DataCleaner`), and its training."""
+
+    kind: str = "data_cleaning"
+    strength: float = 1e-3  # of the penalty on the classifier's weights
+    solver: str = "lbfgs"  # of the inner problem
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    linear_solver: str = "cg"  # of the gradient
+    linear_solver_options: dict[str, Any] = field(default_factory=dict)
+
+
 MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
@@ -367,4 +379,5 @@ MODEL_KINDS: dict[str, type] = {
     "language_model": LanguageModelConfig,
     "meta_regression": MetaRegressionConfig,
     "few_shot": FewShotConfig,
+    "data_cleaning": DataCleaningConfig,
 }

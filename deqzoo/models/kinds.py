@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "conv_classifier": "deqzoo.models.conv_classifier:KIND",
+    "data_cleaning": "deqzoo.models.data_cleaning:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
     "few_shot": "deqzoo.models.few_shot:KIND",

@@ -86,9 +86,9 @@ def inner_metrics(solutions: list[Solution]) -> dict[str, Tensor]:
     """What the inner solves of one batch cost and reached; {} if there were none."""
     if not solutions:
         return {}
-    converged = torch.cat([solution.converged for solution in solutions])
+    converged = torch.cat([solution.converged.reshape(-1) for solution in solutions])
     return {
         "nfe": torch.tensor(float(max(solution.nfe for solution in solutions))),
-        "stationarity": torch.cat([solution.residual for solution in solutions]).median(),
+        "stationarity": torch.cat([solution.residual.reshape(-1) for solution in solutions]).median(),
         "inner_unconverged": 1.0 - converged.float().mean(),
     }

@@ -4,6 +4,7 @@ from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell
 from .classifier import DEQClassifier
+from .data_cleaning import DataCleaner
 from .deq import DEQ
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .few_shot import FewShotNetwork
@@ -34,6 +35,7 @@ __all__ = [
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "DataCleaner",
     "FewShotNetwork",
     "FirstOrderMAML",
     "GraphCell",

@@ -12,6 +12,7 @@ from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
 from deqzoo.plots.training import (
+    CLEANING_PANELS,
     FEW_SHOT_PANELS,
     LANGUAGE_PANELS,
     META_PANELS,
@@ -20,8 +21,10 @@ from deqzoo.plots.training import (
     SERIES_PANELS,
     plot_training,
 )
+from deqzoo.plots.trust import plot_trust
 
 __all__ = [
+    "CLEANING_PANELS",
     "FEW_SHOT_PANELS",
     "LANGUAGE_PANELS",
     "META_PANELS",
@@ -44,5 +47,6 @@ __all__ = [
     "plot_residuals",
     "plot_series",
     "plot_training",
+    "plot_trust",
     "residual_traces",
 ]

@@ -49,6 +49,12 @@ FEW_SHOT_PANELS: Mapping[str, Curves] = {  # of a few-shot classifier
     "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
 }
 
+CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
+    "accuracy on the clean set": {"train/accuracy": "of each fit"},
+    "gradients of the inner solve": {"train/nfe": "a step"},
+    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "gradient"},
+}
+
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
     "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
     "NFE a step": NFE,
