@@ -4,7 +4,8 @@
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
 ``text.py``, which cuts them into windows. A graph: ``chains.py``. Known densities: ``densities.py``, and
-``density_points.py``, which draws from them::
+``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
+``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from deqzoo.data.config import Augment, ImageDataConfig
     from deqzoo.data.densities import DENSITIES, Density
     from deqzoo.data.density_points import DensityData
+    from deqzoo.data.episodes import EpisodeData
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import DensityInfo, GraphInfo, ImageInfo, PointInfo, TextInfo
+    from deqzoo.data.info import DensityInfo, FewShotInfo, GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
+    from deqzoo.data.noisy_images import NoisyImageData
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
+    from deqzoo.data.sinusoids import SinusoidData
     from deqzoo.data.table import data_table
     from deqzoo.data.text import TextData
 
@@ -36,12 +40,17 @@ _HOMES = {
     "Density": "deqzoo.data.densities",
     "DensityData": "deqzoo.data.density_points",
     "DensityInfo": "deqzoo.data.info",
+    "EpisodeData": "deqzoo.data.episodes",
+    "FewShotInfo": "deqzoo.data.info",
     "GraphInfo": "deqzoo.data.info",
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
     "ImageInfo": "deqzoo.data.info",
     "PointData": "deqzoo.data.points",
+    "NoisyImageData": "deqzoo.data.noisy_images",
     "PointInfo": "deqzoo.data.info",
+    "RegressionTaskInfo": "deqzoo.data.info",
+    "SinusoidData": "deqzoo.data.sinusoids",
     "TextData": "deqzoo.data.text",
     "TextInfo": "deqzoo.data.info",
     "data_table": "deqzoo.data.table",
@@ -57,12 +66,17 @@ __all__ = [
     "Density",
     "DensityData",
     "DensityInfo",
+    "EpisodeData",
+    "FewShotInfo",
     "GraphInfo",
     "ImageData",
     "ImageDataConfig",
     "ImageInfo",
+    "NoisyImageData",
     "PointData",
     "PointInfo",
+    "RegressionTaskInfo",
+    "SinusoidData",
     "TextData",
     "TextInfo",
     "data_table",

@@ -227,6 +227,112 @@ class ChainDataConfig(DataConfig):
             )
 
 
+@dataclass
+class SinusoidDataConfig(DataConfig):
+    """Regression tasks, each a sinusoid of which some points are given; the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``sinusoids`` here.
+        name: the set, always ``sinusoid``.
+        batch_size, eval_batch_size: tasks a step.
+        shots: points that are given.
+        queries: points that are asked for.
+        train_size, val_size, test_size: tasks of each part.
+    """
+
+    kind: str = "sinusoids"
+    name: str = "sinusoid"
+    batch_size: int = 25
+    eval_batch_size: int = 100
+    shots: int = 10
+    queries: int = 20
+    train_size: int = 25_000
+    val_size: int = 200
+    test_size: int = 600
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shots", "queries", "train_size", "val_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class EpisodeDataConfig(DataConfig):
+    """Few-shot episodes of a set of images by class.
+
+    Attributes:
+        kind: the kind of data, always ``episodes`` here.
+        name: the set, a name of :data:`deqzoo.data.episodes.EPISODE_SETS`.
+        batch_size, eval_batch_size: episodes a step.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        ways: classes of an episode.
+        shots: images of each class to learn from.
+        queries: further ones of each, to be told apart.
+        train_episodes: of an epoch.
+        val_episodes, test_episodes: the same ones always.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "episodes"
+    name: str = "omniglot"
+    batch_size: int = 16
+    eval_batch_size: int = 20
+    root: str | None = None
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    train_episodes: int = 16_000
+    val_episodes: int = 100
+    test_episodes: int = 600
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shots", "queries", "train_episodes", "val_episodes", "test_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.ways < 2:
+            raise ValueError(f"data.ways must be at least 2, got {self.ways}")
+
+
+@dataclass
+class NoisyImageDataConfig(DataConfig):
+    """Labelled images, many of them with a wrong label, and clean ones to judge by.
+
+    Attributes:
+        kind: the kind of data, always ``noisy_images`` here.
+        name: the set, ``noisy_`` and a name of :data:`deqzoo.data.registry.DATASETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        train_size: images whose labels may be wrong; all of them are a batch.
+        val_size: clean images.
+        corrupted: fraction of the former that have a wrong label.
+        repeats: steps that make an epoch.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "noisy_images"
+    name: str = "noisy_mnist"
+    root: str | None = None
+    train_size: int = 5000
+    val_size: int = 5000
+    corrupted: float = 0.5
+    repeats: int = 20
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_size", "val_size", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.corrupted < 1:
+            raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
+
+
 DATA_KINDS: dict[str, type] = {
     "images": ImageDataConfig,
     "points": PointDataConfig,
@@ -234,4 +340,7 @@ DATA_KINDS: dict[str, type] = {
     "text": TextDataConfig,
     "chains": ChainDataConfig,
     "density": DensityDataConfig,
+    "sinusoids": SinusoidDataConfig,
+    "episodes": EpisodeDataConfig,
+    "noisy_images": NoisyImageDataConfig,
 }

@@ -140,3 +140,58 @@ class GraphInfo(DataInfo):
 
     in_features: int
     classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionTaskInfo(DataInfo):
+    """Regression tasks, of each of which a few points are given.
+
+    Attributes:
+        in_features, out_features: of a point and its target.
+        shots: points given.
+    """
+
+    items: ClassVar[str] = "tasks"
+
+    in_features: int
+    out_features: int
+    shots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotInfo(DataInfo):
+    """Few-shot episodes of images.
+
+    Attributes:
+        in_channels: channels of an image.
+        size: (height, width).
+        mean, std: a channel, for pixels in [0, 1].
+        ways: classes of an episode.
+        shots: images of each class to learn from.
+    """
+
+    items: ClassVar[str] = "episodes"
+
+    in_channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ways: int
+    shots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyImageInfo(DataInfo):
+    """Labelled images, many of them with a wrong label.
+
+    Attributes:
+        shape: (channels, height, width).
+        classes: names of the labels.
+        count: images in the training set.
+    """
+
+    items: ClassVar[str] = "images"
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    count: int

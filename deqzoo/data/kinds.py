@@ -8,9 +8,12 @@ from deqzoo.config import ConfigError
 DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "chains": "deqzoo.data.chains:ChainData",
     "density": "deqzoo.data.density_points:DensityData",
+    "episodes": "deqzoo.data.episodes:EpisodeData",
     "images": "deqzoo.data.images:ImageData",
+    "noisy_images": "deqzoo.data.noisy_images:NoisyImageData",
     "points": "deqzoo.data.points:PointData",
     "series": "deqzoo.data.series:SeriesData",
+    "sinusoids": "deqzoo.data.sinusoids:SinusoidData",
     "text": "deqzoo.data.text:TextData",
 }
 

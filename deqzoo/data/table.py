@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from deqzoo.data import chains, density_points, points, registry, series, text_sets
+from deqzoo.data import (
+    chains,
+    density_points,
+    episodes,
+    noisy_images,
+    points,
+    registry,
+    series,
+    sinusoids,
+    text_sets,
+)
 
 Rows = dict[str, list[str]]  # of each set: what it is, sample, classes, parts, download, code, source, licence
 
@@ -13,6 +23,9 @@ SOURCES: tuple[Callable[[], Rows], ...] = (
     text_sets.rows,
     chains.rows,
     density_points.rows,
+    sinusoids.rows,
+    episodes.rows,
+    noisy_images.rows,
 )
 
 

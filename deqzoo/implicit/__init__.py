@@ -13,7 +13,7 @@ Reading order
     bridge.py               all implicit autodiff: how a gradient comes about
     lifting.py              how the tensors that a condition reads are found
     operator.py             products with a Jacobian and its transpose
-    linear_solvers/         GMRES, CG, Neumann, Dense
+    linear_solvers/         GMRES, CG, MINRES, NormalCG, BiCGSTAB, Neumann, Dense; Damped
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
@@ -22,6 +22,7 @@ Reading order
     api.py                  fixed_point, root, argmin
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
+    curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
     by_name.py              solvers and gradients by name
     black_box.py            solvers that torch cannot see into, under vmap too
     grads_batched.py        the older vmap of torch.autograd
@@ -43,6 +44,7 @@ from .api import (
     root,
 )
 from .bridge import ImplicitFunction
+from .curvature import Extremes, curvature, extreme_eigenvalues, gauss_newton, hessian
 from .fixed_point_solvers import (
     Anderson,
     Broyden,
@@ -53,7 +55,7 @@ from .fixed_point_solvers import (
     Picard,
 )
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
-from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
+from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Damped, Dense, LinearSolver, Neumann, NormalCG
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .ode import (
     ADJOINTS,
@@ -91,6 +93,7 @@ __all__ = [
     "LBFGS",
     "LINEAR_SOLVERS",
     "MINIMIZERS",
+    "MINRES",
     "ODE_SOLVERS",
     "RK4",
     "SOLVERS",
@@ -98,14 +101,17 @@ __all__ = [
     "Adjoint",
     "Anderson",
     "Backsolve",
+    "BiCGSTAB",
     "Bosh3",
     "Broyden",
+    "Damped",
     "Dense",
     "Direct",
     "Discrete",
     "Dopri5",
     "Dopri8",
     "Euler",
+    "Extremes",
     "FixedPointSolver",
     "ForwardBackward",
     "Gradient",
@@ -125,6 +131,7 @@ __all__ = [
     "NewtonKrylov",
     "NonConvergenceError",
     "NonConvergenceWarning",
+    "NormalCG",
     "OdeSolver",
     "OneStep",
     "PeacemanRachford",
@@ -136,7 +143,11 @@ __all__ = [
     "Tsit5",
     "Unrolled",
     "argmin",
+    "curvature",
+    "extreme_eigenvalues",
     "fixed_point",
+    "gauss_newton",
+    "hessian",
     "make_adjoint",
     "make_gradient",
     "make_ode_solver",

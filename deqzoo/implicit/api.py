@@ -15,7 +15,7 @@ from .bridge import ImplicitFunction
 from .by_name import make
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
-from .linear_solvers import CG, GMRES, Dense, LinearSolver, Neumann
+from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Dense, LinearSolver, Neumann, NormalCG
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .minimizers import gradient as gradient_of
 from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
@@ -39,7 +39,15 @@ MINIMIZERS: dict[str, type[Minimizer]] = {
     "lbfgs": LBFGS,
     "newton_cg": NewtonCG,
 }
-LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {"cg": CG, "dense": Dense, "gmres": GMRES, "neumann": Neumann}
+LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
+    "bicgstab": BiCGSTAB,
+    "cg": CG,
+    "dense": Dense,
+    "gmres": GMRES,
+    "minres": MINRES,
+    "neumann": Neumann,
+    "normal_cg": NormalCG,
+}
 GRADIENTS: dict[str, type[Gradient]] = {
     "implicit": Implicit,
     "one_step": OneStep,
@@ -213,7 +221,8 @@ def argmin(
         solver: `LBFGS()` by default; `NewtonCG`, `GradientDescent`; or any callable
             `solver(objective, y0, *args) -> y`, SciPy inside allowed.
         linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
-            where it is not. `GMRES()` and `Dense()` also take an indefinite H.
+            where it is not. `MINRES()` and `Dense()` also take an indefinite H, `Damped(CG(), damping)` makes it
+            definite.
 
     Other arguments and the result are those of `fixed_point`.
 

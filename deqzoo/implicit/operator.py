@@ -76,6 +76,15 @@ class LinearOperator:
         back = None if precondition is None else lambda v: transposed(precondition, v)(v)
         return dataclasses.replace(self, mv=self.rmv, rmv=self.mv, preconditioner=back)
 
+    def damped(self, damping: float) -> LinearOperator:
+        """A + damping I, of the same tags and preconditioner."""
+        back = self.rmv
+        return dataclasses.replace(
+            self,
+            mv=lambda v: self.mv(v) + damping * v,
+            rmv=None if back is None else lambda v: back(v) + damping * v,
+        )
+
     def to_dense(self, like: Tensor) -> Tensor:
         """The matrices, (systems, n, n), by one product a column; `like` is any (systems, n) tensor."""
         unit = torch.zeros_like(like)

@@ -42,6 +42,11 @@ METRICS: dict[str, Metric] = {
     "kl_density": Metric("KL from the true density (nats)", ".4f"),
     "nll": Metric("negative log-likelihood (nats)", ".4f"),
     "bits_per_dim": Metric("bits/dim", ".4f"),
+    "mse": Metric("mean squared error", ".4f"),
+    "accuracy_interval": Metric("95 % interval of it, to each side", ".2%"),
+    "mse_interval": Metric("95 % interval of it, to each side", ".4f"),
+    "stationarity": Metric("inner gradient left, relative (median)", ".1e"),
+    "inner_unconverged": Metric("inner problems not solved to tolerance", ".1%"),
     "loss": Metric("loss", ".4f"),
     "nfe": Metric("NFE (largest over the layers)", ".1f"),
     "residual": Metric("median residual", ".1e"),
@@ -60,6 +65,8 @@ def result(metric: str, metrics: Mapping[str, Mapping]) -> str:
     """
     shown = METRICS[metric]
     text = shown.show(metrics["test"][metric])
+    if (interval := metrics["test"].get(f"{metric}_interval")) is not None:
+        text = f"{text.removesuffix(' %')} ± {shown.show(interval)}"
     if seeds := metrics.get("seeds"):
         spread = f"{shown.show(seeds['mean']).removesuffix(' %')} ± {shown.show(seeds['standard_deviation'])}"
         text += f" (seed {metrics['seed']}; {spread.removesuffix(' %')} over {len(seeds['seeds'])} seeds)"

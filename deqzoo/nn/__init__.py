@@ -1,11 +1,14 @@
 """Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
 
+from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
+from .data_cleaning import DataCleaner
 from .deq import DEQ
 from .divergence import DensityDynamics
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .few_shot import FewShotNetwork
 from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net, residual_net
@@ -14,6 +17,7 @@ from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
 from .mdeq_classifier import MDEQClassifier
+from .meta_learner import MetaLearner
 from .mondeq import MonDEQ, mondeq_conv, mondeq_fc
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
@@ -26,6 +30,9 @@ from .vocabulary import Vocabulary
 
 __all__ = [
     "DEQ",
+    "IMAML",
+    "MAML",
+    "Adaptation",
     "Adjacency",
     "BottleneckDynamics",
     "ConcatSquashNet",
@@ -33,7 +40,10 @@ __all__ = [
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
+    "DataCleaner",
     "DensityDynamics",
+    "FewShotNetwork",
+    "FirstOrderMAML",
     "FlowODE",
     "GraphCell",
     "GraphConvolutionNetwork",
@@ -44,6 +54,7 @@ __all__ = [
     "MDEQCell",
     "MDEQClassifier",
     "MLPDynamics",
+    "MetaLearner",
     "MonDEQ",
     "MonotoneCell",
     "MonotoneConv2d",

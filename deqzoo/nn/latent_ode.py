@@ -234,15 +234,15 @@ class LatentODE(nn.Module):
         return self.decode(z0, torch.cat([times[:1], at]))[:, 1:]
 
 
-def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers of these sizes, with tanh between them.
+def mlp(*sizes: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Linear layers of these sizes, with an activation between them.
 
     >>> mlp(2, 8, 1)(torch.zeros(3, 2)).shape
     torch.Size([3, 1])
     """
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.Tanh()]
+        layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -1,9 +1,10 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph.
+what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks.
 """
 
+from deqzoo.plots.adaptation import plot_adaptation
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
 from deqzoo.plots.density import plot_density
@@ -11,11 +12,25 @@ from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import FLOW_PANELS, LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import (
+    CLEANING_PANELS,
+    FEW_SHOT_PANELS,
+    FLOW_PANELS,
+    LANGUAGE_PANELS,
+    META_PANELS,
+    ODE_PANELS,
+    PANELS,
+    SERIES_PANELS,
+    plot_training,
+)
+from deqzoo.plots.trust import plot_trust
 
 __all__ = [
+    "CLEANING_PANELS",
+    "FEW_SHOT_PANELS",
     "FLOW_PANELS",
     "LANGUAGE_PANELS",
+    "META_PANELS",
     "ODE_PANELS",
     "PANELS",
     "SERIES_PANELS",
@@ -23,6 +38,7 @@ __all__ = [
     "animate_flow",
     "animate_series",
     "budget_curves",
+    "plot_adaptation",
     "plot_budget",
     "plot_density",
     "plot_fit",
@@ -35,5 +51,6 @@ __all__ = [
     "plot_residuals",
     "plot_series",
     "plot_training",
+    "plot_trust",
     "residual_traces",
 ]

@@ -37,6 +37,24 @@ SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
 }
 
 
+META_PANELS: Mapping[str, Curves] = {  # of a regression after adaptation
+    "query error (MSE)": {"train/mse": "training", "val/mse": "validation"},
+    "gradients of the inner solve": {"train/nfe": "a batch"},
+    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
+}
+
+FEW_SHOT_PANELS: Mapping[str, Curves] = {  # of a few-shot classifier
+    "query accuracy": ACCURACY,
+    "gradients of the inner solve": {"train/nfe": "a batch"},
+    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
+}
+
+CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
+    "accuracy on the clean set": {"train/accuracy": "of each fit"},
+    "gradients of the inner solve": {"train/nfe": "a step"},
+    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "gradient"},
+}
+
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
     "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
     "NFE a step": NFE,

@@ -60,7 +60,7 @@ def test_unknown_option_of_a_gradient(name):
 def test_unknown_gradient_and_unknown_linear_solver():
     with pytest.raises(ValueError, match=r"unknown gradient 'implict'; did you mean 'implicit'"):
         make_gradient("implict")
-    with pytest.raises(ValueError, match=r"unknown linear solver 'gmress'.*cg, dense, gmres, neumann"):
+    with pytest.raises(ValueError, match=r"unknown linear solver 'gmress'.*cg, dense, gmres, minres, neumann"):
         make_gradient("implicit", linear_solver="gmress")
 
 

@@ -1,9 +1,17 @@
-"""Solvers of A x = b on lazy operators: `GMRES` for any A, `CG` by tag, `Neumann` truncated, `Dense` exact."""
+"""Solvers of A x = b on lazy operators.
+
+`GMRES` for any A, `BiCGSTAB` and `NormalCG` for any A in less memory, `CG` and `MINRES` for symmetric A, by tag,
+`Neumann` truncated, `Dense` exact; `Damped` solves with A + damping I by one of these.
+"""
 
 from .base import LinearSolver
+from .bicgstab import BiCGSTAB
 from .cg import CG
+from .damped import Damped
 from .dense import Dense
 from .gmres import GMRES
+from .minres import MINRES
 from .neumann import Neumann
+from .normal_cg import NormalCG
 
-__all__ = ["CG", "GMRES", "Dense", "LinearSolver", "Neumann"]
+__all__ = ["CG", "GMRES", "MINRES", "BiCGSTAB", "Damped", "Dense", "LinearSolver", "Neumann", "NormalCG"]

@@ -1,0 +1,65 @@
+"""Conjugate gradients on the normal equations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..modes import host_flags
+from ..operator import LinearOperator
+from ..solution import Solution
+from .base import LinearSolver, dot, row_norm, safe_divide
+from .refine import Cycle, refine
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalCG(LinearSolver):
+    """Conjugate gradients on A^T A x = A^T b, for any regular A whose transposed product is at hand.
+
+    The residual ||b - A x|| never rises and a few vectors are all its memory, but the condition number is that of A
+    squared, and each step takes a product with A and one with A^T. A preconditioner acts on the right,
+    A M^-1 y = b, so that the residual is that of the system itself.
+
+    Args:
+        max_steps: products with A and A^T; None: twenty times the number of unknowns, at least 200.
+
+    Source: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952 (CGNR).
+
+    >>> A = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    >>> NormalCG()(LinearOperator.from_matrix(A), torch.tensor([[1.0, 2.0]])).value
+    tensor([[-2.,  1.]])
+    """
+
+    max_steps: int | None = None
+
+    def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
+        """As `LinearSolver.solve`; each system is frozen when it is done."""
+        limit = self.max_steps if self.max_steps is not None else max(200, 20 * b.shape[1])
+        transposed = operator.T
+        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, transposed, *given))
+
+
+def _cycle(
+    operator: LinearOperator, transposed: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int
+) -> Cycle:
+    precondition = operator.preconditioner or (lambda v: v)
+    precondition_back = transposed.preconditioner or (lambda v: v)
+    x, steps, products = torch.zeros_like(r), torch.zeros_like(target, dtype=torch.long), 0
+    p, gamma = torch.zeros_like(r), torch.zeros_like(target).unsqueeze(1)
+    while products + 2 <= limit and host_flags(active)[0][0]:
+        z = precondition_back(transposed.mv(r))
+        gamma, last = dot(z, z), gamma
+        p = z + safe_divide(gamma, last) * p
+        direction = precondition(p)
+        image = operator.mv(direction)
+        products += 2
+        square = dot(image, image)
+        alpha = safe_divide(gamma, square)
+        x = torch.where(active.unsqueeze(1), x + alpha * direction, x)
+        r = torch.where(active.unsqueeze(1), r - alpha * image, r)
+        steps = steps + active
+        # A^T r = 0: a least-squares solution of a singular system, and no more.
+        active = active & (row_norm(r) > target) & ((gamma > 0) & (square > 0)).squeeze(1)
+    return Cycle(x, steps, products)

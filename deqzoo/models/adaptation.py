@@ -1,0 +1,63 @@
+"""Adaptation methods from the settings of a recipe; what is wrong is a `ConfigError`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deqzoo.config import ConfigError
+from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, Damped, make_solver
+from deqzoo.models.config import AdaptationConfig
+from deqzoo.models.options import by_name, described, settings_errors
+from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
+
+METHODS = ("first_order", "imaml", "maml")
+
+
+def adaptation(settings: AdaptationConfig) -> Adaptation:
+    """The method of ``settings.method`` with the options that belong to it."""
+    if settings.method not in METHODS:
+        raise ConfigError(f"model.method={settings.method}: valid are {', '.join(METHODS)}.")
+    if settings.damping < 0:
+        raise ConfigError(f"model.damping={settings.damping}: it must not be negative.")
+    with settings_errors():
+        if settings.method == "maml":
+            return MAML(settings.inner_steps, settings.inner_lr, settings.checkpoint)
+        if settings.method == "first_order":
+            return FirstOrderMAML(settings.inner_steps, settings.inner_lr)
+        name, options = settings.linear_solver, settings.linear_solver_options
+        linear_solver = by_name("model.linear_solver", LINEAR_SOLVERS, make_solver, name, options)
+        return IMAML(
+            settings.strength,
+            by_name("model.solver", MINIMIZERS, make_solver, settings.solver, settings.solver_options),
+            Damped(linear_solver, settings.damping) if settings.damping else linear_solver,
+            on_failure="ignore",  # how near the solves come is logged
+        )
+
+
+def adaptation_for_use(
+    settings: AdaptationConfig, solver: str | None, tol: float | None, max_steps: int | None
+) -> None:
+    """Change typed settings, in place, to another inner solver, tolerance or step limit; None: as before."""
+    if settings.method != "imaml":
+        if (solver, tol) != (None, None):
+            raise ValueError(f"model.method={settings.method} has no solver to choose, only max_steps")
+        settings.inner_steps = settings.inner_steps if max_steps is None else max_steps
+        return
+    options = dict(settings.solver_options)
+    if solver is not None and solver != settings.solver:
+        options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
+        settings.solver = solver
+    changes = {"tol": tol, "max_steps": max_steps}
+    settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+
+
+def adaptation_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """Lines of the card's table, from the ``model`` section of a ``config.json``."""
+    if model["method"] != "imaml":
+        name = {"maml": "MAML", "first_order": "first-order MAML"}[model["method"]]
+        return {"adaptation": f"{name}, {model['inner_steps']} steps of {model['inner_lr']}"}
+    facts = {
+        "adaptation": f"iMAML, strength {model['strength']}",
+        "inner solver": described(model["solver"], model["solver_options"]),
+        "meta-gradient by": described(model["linear_solver"], model["linear_solver_options"]),
+    }
+    return facts | ({"damping": str(model["damping"])} if model["damping"] else {})

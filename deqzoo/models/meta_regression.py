@@ -1,0 +1,130 @@
+"""The kind ``meta_regression``: a perceptron that adapts to a regression task from a few points of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.config import ConfigError
+from deqzoo.data.info import RegressionTaskInfo
+from deqzoo.models.adaptation import adaptation, adaptation_facts, adaptation_for_use
+from deqzoo.models.config import MetaRegressionConfig
+from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.options import settings_errors
+from deqzoo.nn import MetaLearner
+from deqzoo.nn.latent_ode import mlp
+
+if TYPE_CHECKING:
+    from deqzoo.models.module import SolverModule
+
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+DRAWN = 3  # tasks in a figure
+
+
+class MetaRegressionKind(Kind):
+    """Support points and query inputs in, predictions out."""
+
+    info = RegressionTaskInfo
+    metric = "mse"
+    takes = "support inputs, support targets, query inputs (tasks, points, 1) -> predictions (tasks, points, 1)"
+
+    def network(self, settings: MetaRegressionConfig, info: RegressionTaskInfo) -> nn.Module:
+        """See `deqzoo.nn.MetaLearner`."""
+        if settings.activation not in ACTIVATIONS:
+            raise ConfigError(f"model.activation={settings.activation}: valid are {', '.join(sorted(ACTIVATIONS))}.")
+        sizes = (info.in_features, *settings.hidden, info.out_features)
+        network = mlp(*sizes, activation=ACTIVATIONS[settings.activation])
+        with settings_errors():
+            return MetaLearner(network, adaptation(settings), nn.functional.mse_loss, chunk=settings.chunk)
+
+    def module(self, network: nn.Module, settings: MetaRegressionConfig) -> "SolverModule":
+        """Squared error of the queries."""
+        from deqzoo.models.meta_module import MetaRegressionModule
+
+        return MetaRegressionModule.of(network, settings)
+
+    def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+        """See `deqzoo.models.adaptation.adaptation_for_use`."""
+        adaptation_for_use(settings, solver, tol, max_steps)
+
+    def example(self, info: RegressionTaskInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Four tasks."""
+        if batch is not None:
+            parts = [part[:4].cpu() for part in batch[:3]]
+        else:
+            random = torch.Generator().manual_seed(0)
+            features = (info.in_features, info.out_features, info.in_features)
+            parts = [torch.randn(4, info.shots, n, generator=random) for n in features]
+        return dict(zip(("support_inputs", "support_targets", "query_inputs"), parts, strict=True))
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """The method and its options."""
+        return adaptation_facts(model)
+
+    check = Check(
+        name="adaptation",
+        title="Does it adapt?",
+        measure=lambda trained: _measure(trained),
+        rows=lambda check: _rows(check),
+    )
+
+    @torch.no_grad()
+    def plots(self, trained: Trained, folder: Path) -> None:
+        """Some test tasks before and after adaptation, and the course of the training."""
+        from deqzoo.plots import META_PANELS, plot_adaptation, plot_training
+
+        learner: Any = trained.network
+        x, y, queries, targets = (part[:DRAWN].cpu() for part in next(trained.test_batches()))
+        low, high = trained.data.span
+        grid = torch.linspace(low, high, 200)[:, None].expand(len(x), -1, 1)
+        before = learner.network(grid.to(trained.device)).cpu()
+        after = learner(*(part.to(trained.device) for part in (x, y, grid))).cpu()
+        plot_adaptation(grid, {"before": before, "after": after}, (x, y), (queries, targets), folder / "adaptation.png")
+        plot_training(trained.history, folder / "training.png", META_PANELS)
+
+
+def _measure(trained: Trained) -> dict[str, Any]:
+    """Mean squared errors on the test tasks before and after adaptation, and those of shipped baselines."""
+    learner: Any = trained.network
+    before, after = [], []
+    with torch.no_grad():
+        for x, y, queries, targets in trained.test_batches():
+            before.append((learner.network(queries) - targets).square())
+            after.append((learner(x, y, queries) - targets).square())
+    return {
+        "before": torch.cat(before).mean().item(),
+        "after": torch.cat(after).mean().item(),
+        "shots": trained.data.info.shots,
+        "baselines": _baselines(trained.settings.baselines, trained.data.options.name),
+    }
+
+
+def _rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    rows = [
+        ("query error before adaptation", f"{check['before']:.4f}", ""),
+        (f"query error after adaptation to {check['shots']} points", f"{check['after']:.4f}", "much less"),
+    ]
+    for name, found in check["baselines"].items():
+        rows.append((f"the same of `{name}`", f"{found['mse']:.4f} ± {found['mse_interval']:.4f}", ""))
+    return rows
+
+
+def _baselines(entries: Sequence[str], data: str) -> dict[str, dict[str, float]]:
+    """What the shipped ones among these entries reached on the same tasks."""
+    from deqzoo.zoo import CheckpointError
+    from deqzoo.zoo.loading import read_checkpoint
+
+    found = {}
+    for entry in entries:
+        try:
+            metrics = read_checkpoint(entry).metrics
+        except CheckpointError:  # it has not been trained yet
+            continue
+        if metrics["data"] == data:
+            found[entry] = {name: metrics["test"][name] for name in ("mse", "mse_interval")}
+    return found
+
+
+KIND = MetaRegressionKind()
