@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
 
 import chains
+import cifar_choices
 import deq_options
 import fixed_point
 import implicit_gradient
@@ -273,6 +274,19 @@ def test_each_option_changes_the_plain_recipe_and_builds(changes):
     assert changed != plain
     network = build_network(changed, ImageData("digits").info)
     assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
+
+
+def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
+    chosen = [("recipe", "as it is"), ("solves", "4 NFE in training")]
+    monkeypatch.setattr(cifar_choices, "CHOICES", {name: cifar_choices.CHOICES[name] for name in chosen})
+    report, figure = tmp_path / "c.json", tmp_path / "c.png"
+    monkeypatch.setattr(sys, "argv", ["cifar_choices.py", "--quick", "--json", str(report), "--plot", str(figure)])
+    assert cifar_choices.main() == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["nfe_train"] for row in rows] == [8, 4]
+    assert all(len(row["losses"]) == 3 and 0 <= row["fixed_point"] <= 1 for row in rows)
+    assert figure.stat().st_size > 10_000
+    assert "4 NFE in training" in capsys.readouterr().out
 
 
 def test_chains_of_growing_length(tmp_path, monkeypatch, capsys):
