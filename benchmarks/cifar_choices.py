@@ -1,9 +1,9 @@
 """What the recipe deq_cifar was chosen by: its cell, normalisation and solves in training, at equal steps.
 
-Each choice changes one thing of the recipe; all see the same batches of CIFAR-10 from the same start. Tested is on images
-of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after the few steps that training
-takes, and with each cell applied once. A network that is better after few steps than at its fixed point has not learnt an
-equilibrium. `--plot FILE` draws the loss over the steps, a curve each.
+Each choice changes one thing of the recipe; all see the same batches of CIFAR-10 from the same start. Tested is on
+images of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after the few steps that
+training takes, and with each cell applied once. A network that is better after few steps than at its fixed point has
+not learnt an equilibrium. `--plot FILE` draws the loss over the steps, a curve each.
 """
 
 from __future__ import annotations
