@@ -25,11 +25,11 @@ def baseline_accuracy(entry: str | None, data: str) -> dict[str, Any] | None:
     if (contents := shipped_baseline(entry, data)) is None:
         return None
     metrics = contents.metrics
-    costs = {name: metrics[name] for name in ("parameters", "steps", "time")}
+    costs = {name: metrics[name] for name in ("parameters", "steps")}
     return {"entry": entry, "accuracy": metrics["test"]["accuracy"], **costs}
 
 
 def baseline_row(found: dict[str, Any], tested: str) -> tuple[str, str, str]:
     """What the card says of a `baseline_accuracy`, measured on the ``tested``."""
-    cost = f"{found['parameters']:,} parameters, {found['steps']:,} steps, {found['time'] / 60:.1f} min"
+    cost = f"{found['parameters']:,} parameters, {found['steps']:,} steps"
     return f"explicit baseline `{found['entry']}` ({cost}), all {tested}", f"{100 * found['accuracy']:.2f} %", ""
