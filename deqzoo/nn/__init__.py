@@ -9,6 +9,7 @@ from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net
+from .image_flow import FlatFlow, ImageFlow, MultiscaleFlow
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
@@ -34,10 +35,12 @@ __all__ = [
     "ConvDynamics",
     "DEQClassifier",
     "DensityDynamics",
+    "FlatFlow",
     "FlowODE",
     "GraphCell",
     "GraphConvolutionNetwork",
     "ImageClassifier",
+    "ImageFlow",
     "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
@@ -48,6 +51,7 @@ __all__ = [
     "MonotoneCell",
     "MonotoneConv2d",
     "MonotoneLinear",
+    "MultiscaleFlow",
     "NeuralODE",
     "ODEClassifier",
     "PendulumODE",

@@ -6,15 +6,24 @@ what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edg
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
-from deqzoo.plots.density import plot_density
+from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.training import FLOW_PANELS, LANGUAGE_PANELS, ODE_PANELS, PANELS, SERIES_PANELS, plot_training
+from deqzoo.plots.training import (
+    FLOW_PANELS,
+    IMAGE_FLOW_PANELS,
+    LANGUAGE_PANELS,
+    ODE_PANELS,
+    PANELS,
+    SERIES_PANELS,
+    plot_training,
+)
 
 __all__ = [
     "FLOW_PANELS",
+    "IMAGE_FLOW_PANELS",
     "LANGUAGE_PANELS",
     "ODE_PANELS",
     "PANELS",
@@ -27,6 +36,7 @@ __all__ = [
     "plot_density",
     "plot_fit",
     "plot_flow",
+    "plot_images",
     "plot_over_hops",
     "plot_over_nfe",
     "plot_parameters",
