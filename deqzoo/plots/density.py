@@ -24,7 +24,7 @@ def plot_density(pictures: Mapping[str, Tensor], samples: Mapping[str, Tensor], 
         axis.grid(False)
         shown = axis.imshow(picture.T, origin="lower", extent=extent, cmap="Blues", vmin=0, vmax=highest)
         axis.set_title(name)
-    figure.colorbar(shown, ax=axes[len(pictures) - 1], label="density")
+    figure.colorbar(shown, ax=axes[: len(pictures)], label="density")
     for axis, (name, points) in zip(axes[len(pictures) :], samples.items(), strict=True):
         axis.scatter(points[:, 0], points[:, 1], s=2, color=COLORS[0])
         axis.set(title=name, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
