@@ -35,7 +35,8 @@ class FlowKind(Kind):
     def network(self, settings: FlowConfig, info: DensityInfo) -> nn.Module:
         """See `deqzoo.nn.ContinuousFlow`."""
         with settings_errors():
-            dynamics = squash_mlp(info.in_features, settings.hidden, settings.activation)
+            scale = settings.input_scale
+            dynamics = squash_mlp(info.in_features, settings.hidden, settings.activation, input_scale=scale)
             return ContinuousFlow(dynamics, (info.in_features,), divergence=settings.divergence, **solving(settings))
 
     def module(self, network: nn.Module, settings: FlowConfig) -> "SolverModule":

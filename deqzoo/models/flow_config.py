@@ -32,6 +32,13 @@ class FlowTraining(LikelihoodTraining):
 
 
 @dataclass
+class ImageFlowTraining(LikelihoodTraining):
+    """How a continuous flow of images is trained."""
+
+    whiten: bool = True  # body=flat starts from the mean and the covariance of the training images
+
+
+@dataclass
 class FlowConfig(ODESolverConfig, FlowTraining):
     """A continuous flow of points (`deqzoo.nn.ContinuousFlow`) and its training."""
 
@@ -39,11 +46,12 @@ class FlowConfig(ODESolverConfig, FlowTraining):
     # The network.
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # widths of the dynamics
     activation: str = "tanh"  # of them: silu, softplus, tanh
+    input_scale: float = 1.0  # of the first layer's initial weights: above 1, fine detail is learned sooner
     divergence: str = "exact"  # in training; or gaussian, rademacher: Hutchinson's estimate
 
 
 @dataclass
-class ImageFlowConfig(ODESolverConfig, LikelihoodTraining):
+class ImageFlowConfig(ODESolverConfig, ImageFlowTraining):
     """A continuous flow of images (`deqzoo.nn.ImageFlow`) and its training."""
 
     kind: str = "image_flow"

@@ -8,11 +8,13 @@ from torch import Generator, Tensor, nn
 
 from deqzoo.data.densities import Density
 from deqzoo.models.config import TrainingConfig
-from deqzoo.models.flow_config import FlowTraining, LikelihoodTraining
+from deqzoo.models.flow_config import FlowTraining, ImageFlowTraining, LikelihoodTraining
 from deqzoo.models.module import Batch, SolverModule, Step
 from deqzoo.nn import solver_layers, use_solver
 from deqzoo.nn.flow_matching import flow_matching_loss
-from deqzoo.nn.image_flow import dequantize
+from deqzoo.nn.image_flow import FlatFlow, dequantize, logit
+
+PASSES = 3  # over the training images, each with noise of its own, for their covariance
 
 
 class LikelihoodModule(SolverModule):
@@ -74,7 +76,21 @@ class ImageFlowModule(LikelihoodModule):
     """Trains a `deqzoo.nn.ImageFlow` on images by maximum likelihood.
 
     The loss is ``bits_per_dim`` of dequantised images; in validation and test the noise is the same in each run.
+
+    Its options are those of `deqzoo.models.flow_config.ImageFlowTraining`.
     """
+
+    Options: ClassVar[type[TrainingConfig]] = ImageFlowTraining
+
+    def on_fit_start(self) -> None:
+        """Give a flat flow mean and covariance of the training images; a resumed run finds the same ones."""
+        network: Any = self.network
+        if not (self.options.whiten and isinstance(network.body, FlatFlow)):
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.images[data.parts["train"]].cpu().float() / (network.levels - 1)
+        noisy = dequantize(images.repeat(PASSES, 1, 1, 1), network.levels, Generator().manual_seed(0))
+        network.body.whiten(logit(noisy, network.alpha)[0].to(self.device))
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
         """Bits/dim of a batch of images, whose labels are not looked at."""

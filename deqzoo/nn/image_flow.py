@@ -122,10 +122,16 @@ class MultiscaleFlow(nn.Module):
 
 
 class FlatFlow(nn.Module):
-    """One ODE of all pixels, by a perceptron `squash_mlp`: a map of images (B, C, H, W) to (B, D).
+    """One ODE of all pixels, by a perceptron `squash_mlp`, after a linear map: of images (B, C, H, W) to (B, D).
+
+    The linear map is the identity until `whiten` is called. From then on the ODE starts near a Gaussian that has the
+    mean and the covariance of the data: what a Gaussian knows of them it need not learn.
 
     `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -137,16 +143,35 @@ class FlatFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.flow = FlowODE(squash_mlp(math.prod(size), hidden, activation), **options)
+        dim = math.prod(size)
+        dynamics = squash_mlp(dim, hidden, activation)
+        with torch.no_grad():  # slow at first: the density is that of the linear map
+            dynamics.layers[-1].weight.mul_(0.1)
+            dynamics.layers[-1].bias.zero_()
+        self.flow = FlowODE(dynamics, **options)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.eye(dim))  # lower triangular: x = mean + scale y
+
+    @torch.no_grad()
+    def whiten(self, x: Tensor) -> None:
+        """Take mean and covariance of images x (N, C, H, W), more than D of them."""
+        if len(x) <= math.prod(self.size):
+            raise ValueError(f"more than {math.prod(self.size)} images are needed for their covariance, got {len(x)}")
+        x = x.flatten(1).double()
+        self.mean.copy_(x.mean(0))
+        self.scale.copy_(torch.linalg.cholesky(x.T.cov()))
 
     def to_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, D) of images x, and log p(x) - log p(z), (B,)."""
-        return self.flow.to_base(x.flatten(1))
+        centred = (x.flatten(1) - self.mean).T
+        z, change = self.flow.to_base(torch.linalg.solve_triangular(self.scale, centred, upper=False).T.contiguous())
+        return z, change - self.scale.diagonal().log().sum()
 
     def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Images of z (B, D), and log p(x) - log p(z), (B,)."""
-        x, change = self.flow.from_base(z)
-        return x.view(-1, *self.size), change
+        y, change = self.flow.from_base(z)
+        x = self.mean + y @ self.scale.T
+        return x.view(-1, *self.size), change - self.scale.diagonal().log().sum()
 
 
 class ImageFlow(nn.Module):

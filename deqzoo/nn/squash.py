@@ -107,15 +107,26 @@ def _applied(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def squash_mlp(
-    features: int, hidden: Sequence[int] = (64, 64, 64), activation: str = "tanh", context: int = 0
+    features: int,
+    hidden: Sequence[int] = (64, 64, 64),
+    activation: str = "tanh",
+    context: int = 0,
+    input_scale: float = 1.0,
 ) -> ConcatSquashNet:
     """A perceptron on y (B, features) with hidden layers of these widths.
+
+    `input_scale` multiplies the first layer's initial weights and biases: from larger ones, what varies over short
+    distances, as densities in the plane do, is learned in far fewer steps.
 
     >>> squash_mlp(2, (16,))(torch.tensor(0.5), torch.zeros(3, 2)).shape
     torch.Size([3, 2])
     """
     widths = [features, *hidden, features]
-    return ConcatSquashNet([nn.Linear(a, b) for a, b in pairwise(widths)], activation, context)
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+    with torch.no_grad():
+        for parameter in layers[0].parameters():
+            parameter.mul_(input_scale)
+    return ConcatSquashNet(layers, activation, context)
 
 
 def squash_conv_net(

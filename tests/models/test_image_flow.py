@@ -28,6 +28,7 @@ SMALL = [
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_run_of_digits_has_baselines(tmp_path, monkeypatch):
     monkeypatch.setattr(image_flow_check, "COMPONENTS", (2,))
+    monkeypatch.setattr(image_flow_check, "VARIANCES", (0.1,))
     monkeypatch.setattr(image_flow_check, "PASSES", 1)
     words = ["model=cnf_digits", *SMALL, "model.hidden=[8]", "model.eval_divergence=rademacher"]
     finished = run(tmp_path, *words)

@@ -44,6 +44,8 @@ def test_logit_and_its_slope(alpha):
 @pytest.mark.parametrize("make", [multiscale, flat])
 def test_body_is_invertible_and_knows_its_determinant(make):
     body = make().eval()
+    if make is flat:
+        body.whiten(torch.randn(50, 1, 4, 4, dtype=F64))
     x = torch.randn(2, 1, 4, 4, dtype=F64)
     z, change = body.to_base(x)
     assert z.shape == (2, 16)
@@ -53,6 +55,21 @@ def test_body_is_invertible_and_knows_its_determinant(make):
     for sample, expected in zip(x, change, strict=True):
         jacobian = jacrev(lambda x: body.to_base(x[None])[0][0])(sample).reshape(16, 16)
         torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], expected, atol=1e-6, rtol=0)
+
+
+def test_whitened_flow_starts_as_the_gaussian_of_the_data():
+    torch.manual_seed(1)
+    mix = torch.randn(16, 16, dtype=F64)
+    x = (torch.randn(5000, 16, dtype=F64) @ mix.T + 1).view(-1, 1, 4, 4)
+    body = flat().eval()
+    body.whiten(x)
+    for parameter in body.parameters():
+        parameter.data.zero_()
+    z, change = body.to_base(x[:7])
+    normal = torch.distributions.MultivariateNormal(x.flatten(1).mean(0), x.flatten(1).T.cov())
+    torch.testing.assert_close(standard_normal(z) + change, normal.log_prob(x[:7].flatten(1)))
+    with pytest.raises(ValueError, match="more than 16 images are needed for their covariance, got 16"):
+        body.whiten(x[:16])
 
 
 def test_three_scales_of_shapes():
