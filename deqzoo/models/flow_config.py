@@ -61,6 +61,7 @@ class ImageFlowConfig(ODESolverConfig, ImageFlowTraining):
     blocks: int = 2  # ODEs one after the other at each of them
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # channels or units of the dynamics
     activation: str = "softplus"  # of them: silu, softplus, tanh
+    input_scale: float = 1.0  # of body=flat, of the first layer's initial weights: above 1, detail is learned sooner
     alpha: float = 1e-6  # keeps the logit away from 0 and 1
     divergence: str = "rademacher"  # in training; or gaussian, exact
     eval_divergence: str = "rademacher"  # in validation and test

@@ -45,7 +45,8 @@ class ImageFlowKind(Kind):
         }
         with settings_errors():
             if settings.body == "flat":
-                return ImageFlow(FlatFlow(size, **options), size, info.levels, settings.alpha)
+                flat = FlatFlow(size, input_scale=settings.input_scale, **options)
+                return ImageFlow(flat, size, info.levels, settings.alpha)
             if settings.body != "multiscale":
                 raise ConfigError(f"model.body={settings.body}: valid are flat, multiscale.")
             body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **options)

@@ -127,7 +127,7 @@ class FlatFlow(nn.Module):
     The linear map is the identity until `whiten` is called. From then on the ODE starts near a Gaussian that has the
     mean and the covariance of the data: what a Gaussian knows of them it need not learn.
 
-    `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them.
+    `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them, `input_scale` is as `squash_mlp` has it.
     """
 
     mean: Tensor
@@ -139,15 +139,17 @@ class FlatFlow(nn.Module):
         *,
         hidden: Sequence[int] = (64, 64, 64),
         activation: str = "softplus",
+        input_scale: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__()
         self.size = size
         dim = math.prod(size)
-        dynamics = squash_mlp(dim, hidden, activation)
+        dynamics = squash_mlp(dim, hidden, activation, input_scale=input_scale)
+        last: Any = dynamics.layers[-1]
         with torch.no_grad():  # slow at first: the density is that of the linear map
-            dynamics.layers[-1].weight.mul_(0.1)
-            dynamics.layers[-1].bias.zero_()
+            last.weight.mul_(0.1)
+            last.bias.zero_()
         self.flow = FlowODE(dynamics, **options)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.eye(dim))  # lower triangular: x = mean + scale y
