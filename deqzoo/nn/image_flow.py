@@ -127,7 +127,7 @@ class FlatFlow(nn.Module):
     The linear map is the identity until `whiten` is called. From then on the ODE starts near a Gaussian that has the
     mean and the covariance of the data: what a Gaussian knows of them it need not learn.
 
-    `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them, `input_scale` is as `squash_mlp` has it.
+    `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them, `input_scale` as `squash_mlp`.
     """
 
     mean: Tensor
