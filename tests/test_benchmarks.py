@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 
 import chains
 import cifar_choices
+import cnf
 import deq_options
 import fixed_point
 import implicit_gradient
@@ -333,3 +334,19 @@ def test_ode_rows_count_and_compare_with_an_accurate_reference():
 
 def test_ode_work_with_steps_of_each_samples_own():
     assert ode.stiff_check(quick=True).kept
+
+
+def test_flows_of_all_libraries_are_the_same_density():
+    for problem in cnf.problems(quick=True):
+        rows = cnf.measure(dataclasses.replace(problem, x=problem.x[:4]), rounds=1)
+        assert {row.library for row in rows} >= {"deqzoo", "torchdiffeq"}
+        assert all(row.nfe > 0 and row.seconds > 0 and row.error < 1e-2 for row in rows)
+        assert len(cnf.checks(rows)) == 2
+
+
+def test_the_promises_of_the_flows_ask_for_the_peers_accuracy():
+    ours = cnf.Row("p", "evaluation", "deqzoo", "a", 10, 1.0, 0.5, 1e-3)
+    peer = cnf.Row("p", "evaluation", "zuko", "b", 10, 2.0, 1.0, 2e-3)
+    assert [check.kept for check in cnf.checks([ours, peer])] == [True]
+    assert [check.kept for check in cnf.checks([dataclasses.replace(ours, over_peer=0.7), peer])] == [False]
+    assert [check.kept for check in cnf.checks([dataclasses.replace(ours, error=3e-3), peer])] == [False]

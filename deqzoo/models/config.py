@@ -7,7 +7,7 @@ a dataclass that adds its ``kind`` and the options of its network, entered in `M
 from dataclasses import dataclass, field
 from typing import Any
 
-from deqzoo.models.flow_config import FlowConfig
+from deqzoo.models.flow_config import FlowConfig, ImageFlowConfig
 from deqzoo.models.training_config import ODESolverConfig as ODESolverConfig
 from deqzoo.models.training_config import Optimizer as Optimizer
 from deqzoo.models.training_config import Schedule as Schedule
@@ -367,4 +367,5 @@ MODEL_KINDS: dict[str, type] = {
     "meta_regression": MetaRegressionConfig,
     "few_shot": FewShotConfig,
     "data_cleaning": DataCleaningConfig,
+    "image_flow": ImageFlowConfig,
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
 GRID = 160  # cells an axis of a density's picture
-DRAWN, FRAMES = 2000, 31  # points in a figure, frames of an animation
+DRAWN, FRAMES = 2000, 17  # points in a figure, frames of an animation
 SECTORS = 5  # of the plane, which colour the points by where they came from
 ASKED = {True: 0.05, False: 0.15}  # nats, of smooth densities and others
 
@@ -35,7 +35,8 @@ class FlowKind(Kind):
     def network(self, settings: FlowConfig, info: DensityInfo) -> nn.Module:
         """See `deqzoo.nn.ContinuousFlow`."""
         with settings_errors():
-            dynamics = squash_mlp(info.in_features, settings.hidden, settings.activation)
+            scale = settings.input_scale
+            dynamics = squash_mlp(info.in_features, settings.hidden, settings.activation, input_scale=scale)
             return ContinuousFlow(dynamics, (info.in_features,), divergence=settings.divergence, **solving(settings))
 
     def module(self, network: nn.Module, settings: FlowConfig) -> "SolverModule":
@@ -59,7 +60,10 @@ class FlowKind(Kind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """How it was trained, and how its likelihood is computed."""
-        return flow_facts(model)
+        if model["objective"] == "likelihood":
+            return {"trained by": "maximum likelihood through the ODE", **likelihood_facts(model)}
+        matching = f"flow matching, {model['coupling'].replace('_', ' ')} coupling"
+        return {"trained by": matching, "likelihood by": described(model["solver"], model["solver_options"])}
 
     @torch.no_grad()
     def plots(self, trained: Trained, folder: Path) -> None:
@@ -96,18 +100,15 @@ def solving(settings: Any) -> dict[str, Any]:
     return {"solver": ode_solver(settings), "adjoint": ode_adjoint(settings), "penalties": penalties}
 
 
-def flow_facts(model: Mapping[str, Any]) -> dict[str, str]:
-    """How a flow was trained, and how its likelihood is computed, for the card."""
-    matching = f"flow matching, {model['coupling'].replace('_', ' ')} coupling"
+def likelihood_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """How the likelihood is computed, and its gradient, for the card."""
     facts = {
-        "trained by": matching if model["objective"] == "flow_matching" else "maximum likelihood through the ODE",
         "likelihood by": described(model["solver"], model["solver_options"]),
+        "divergence in training": model["divergence"],
+        "adjoint": described(model["adjoint"], model["adjoint_options"]),
     }
-    if model["objective"] == "likelihood":
-        facts["divergence in training"] = model["divergence"]
-        facts["adjoint"] = described(model["adjoint"], model["adjoint_options"])
-        if model["train_tol"] is not None:
-            facts["tolerance in training"] = f"{model['train_tol']:g}"
+    if model["train_tol"] is not None:
+        facts["tolerance in training"] = f"{model['train_tol']:g}"
     penalties = {name: model[f"{name}_penalty"] for name in ("kinetic", "jacobian")}
     return facts | {f"{name} penalty": f"{factor:g}" for name, factor in penalties.items() if factor}
 

@@ -9,20 +9,33 @@ COUPLINGS = ("independent", "optimal_transport")
 
 
 @dataclass
-class FlowTraining(TrainingConfig):
-    """How a continuous flow is trained; its likelihood is by the ODE always. The penalties keep the solves short."""
+class LikelihoodTraining(TrainingConfig):
+    """How a continuous flow is trained through the ODE. The penalties keep the solves short (RNODE)."""
 
-    objective: str = "likelihood"  # or flow_matching: regression on velocities, without a solve
-    coupling: str = "independent"  # of noise and data in flow matching; or optimal_transport, within parts of a batch
     train_tol: float | None = None  # rtol and atol of the solves in training; null: those of the solver_options
     kinetic_penalty: float = 0.0  # factor of the integral of |f|^2 / dim
     jacobian_penalty: float = 0.0  # factor of the integral of ||df/dx||_F^2 / dim
+
+
+@dataclass
+class FlowTraining(LikelihoodTraining):
+    """How a continuous flow of points is trained; its likelihood is by the ODE always."""
+
+    objective: str = "likelihood"  # or flow_matching: regression on velocities, without a solve
+    coupling: str = "independent"  # of noise and data in flow matching; or optimal_transport, within parts of a batch
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, valid in (("objective", OBJECTIVES), ("coupling", COUPLINGS)):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name}={getattr(self, name)}: valid are {', '.join(valid)}.")
+
+
+@dataclass
+class ImageFlowTraining(LikelihoodTraining):
+    """How a continuous flow of images is trained."""
+
+    whiten: bool = True  # body=flat starts from the mean and the covariance of the training images
 
 
 @dataclass
@@ -33,19 +46,22 @@ class FlowConfig(ODESolverConfig, FlowTraining):
     # The network.
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # widths of the dynamics
     activation: str = "tanh"  # of them: silu, softplus, tanh
+    input_scale: float = 1.0  # of the first layer's initial weights: above 1, fine detail is learned sooner
     divergence: str = "exact"  # in training; or gaussian, rademacher: Hutchinson's estimate
 
 
 @dataclass
-class ImageFlowConfig(ODESolverConfig, FlowTraining):
+class ImageFlowConfig(ODESolverConfig, ImageFlowTraining):
     """A continuous flow of images (`deqzoo.nn.ImageFlow`) and its training."""
 
     kind: str = "image_flow"
     # The network.
-    body: str = "conv"  # multiscale, of convolutions; or mlp: of all pixels at once
+    body: str = "multiscale"  # ODEs of convolutions at several resolutions; or flat: one ODE of all pixels, an MLP
+    scales: int = 3  # resolutions of body=multiscale
+    blocks: int = 2  # ODEs one after the other at each of them
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # channels or units of the dynamics
     activation: str = "softplus"  # of them: silu, softplus, tanh
-    blocks: int = 2  # ODEs at each resolution of body=conv
+    input_scale: float = 1.0  # of body=flat, of the first layer's initial weights: above 1, detail is learned sooner
     alpha: float = 1e-6  # keeps the logit away from 0 and 1
     divergence: str = "rademacher"  # in training; or gaussian, exact
     eval_divergence: str = "rademacher"  # in validation and test

@@ -4,17 +4,34 @@ import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from deqzoo.data.densities import Density
 from deqzoo.models.config import TrainingConfig
-from deqzoo.models.flow_config import FlowTraining
+from deqzoo.models.flow_config import FlowTraining, ImageFlowTraining, LikelihoodTraining
 from deqzoo.models.module import Batch, SolverModule, Step
 from deqzoo.nn import solver_layers, use_solver
 from deqzoo.nn.flow_matching import flow_matching_loss
+from deqzoo.nn.image_flow import FlatFlow, dequantize, logit
+
+PASSES = 3  # over the training images, each with noise of its own, for their covariance
 
 
-class FlowModule(SolverModule):
+class LikelihoodModule(SolverModule):
+    """What flows of points and of images have in common: the penalties of their paths.
+
+    Its options are those of `deqzoo.models.flow_config.LikelihoodTraining`.
+    """
+
+    Options: ClassVar[type[TrainingConfig]] = LikelihoodTraining
+
+    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+        """Those of the paths of the last training step."""
+        network: Any = self.network
+        return {name: (getattr(self.options, f"{name}_penalty"), path.mean()) for name, path in network.path.items()}
+
+
+class FlowModule(LikelihoodModule):
     """Trains a `deqzoo.nn.ContinuousFlow` on points.
 
     The loss is -log p(x), in nats, or in training with ``objective="flow_matching"`` that of
@@ -46,12 +63,6 @@ class FlowModule(SolverModule):
             metrics["kl_density"] = (self.truth.log_prob(x) - log_prob).mean()
         return Step(nll, metrics, x, len(x))
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
-        """Those of the paths of the last training step."""
-        network: Any = self.network
-        factors = {name: getattr(self.options, f"{name}_penalty") for name in network.flow.path}
-        return {name: (factors[name], path.mean()) for name, path in network.flow.path.items()}
-
     def _objective(self, flow: Any, x: Tensor) -> Tensor:
         if self.options.objective == "flow_matching":
             for layer in solver_layers(flow):
@@ -59,6 +70,36 @@ class FlowModule(SolverModule):
             return flow_matching_loss(flow.flow.dynamics, x, coupling=self.options.coupling).mean()
         with training_tolerance(flow, self.options.train_tol):
             return -flow.log_prob(x).mean()
+
+
+class ImageFlowModule(LikelihoodModule):
+    """Trains a `deqzoo.nn.ImageFlow` on images by maximum likelihood.
+
+    The loss is ``bits_per_dim`` of dequantised images; in validation and test the noise is the same in each run.
+
+    Its options are those of `deqzoo.models.flow_config.ImageFlowTraining`.
+    """
+
+    Options: ClassVar[type[TrainingConfig]] = ImageFlowTraining
+
+    def on_fit_start(self) -> None:
+        """Give a flat flow mean and covariance of the training images; a resumed run finds the same ones."""
+        network: Any = self.network
+        if not (self.options.whiten and isinstance(network.body, FlatFlow)):
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.images[data.parts["train"]].cpu().float() / (network.levels - 1)
+        noisy = dequantize(images.repeat(PASSES, 1, 1, 1), network.levels, Generator().manual_seed(0))
+        network.body.whiten(logit(noisy, network.alpha)[0].to(self.device))
+
+    def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
+        """Bits/dim of a batch of images, whose labels are not looked at."""
+        flow: Any = network
+        random = None if stage == "train" else Generator().manual_seed(0)
+        x = dequantize(batch[0], flow.levels, random)
+        with training_tolerance(flow, self.options.train_tol if stage == "train" else None):
+            bits = flow.bits_per_dim(x).mean()
+        return Step(bits, {"bits_per_dim": bits.detach()}, x, len(x))
 
 
 def training_tolerance(network: nn.Module, tol: float | None) -> AbstractContextManager[None]:

@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",
     "implicit_graph": "deqzoo.models.graph:IMPLICIT",
     "flow": "deqzoo.models.flow:KIND",
+    "image_flow": "deqzoo.models.image_flow:KIND",
     "language_model": "deqzoo.models.language_model:KIND",
     "latent_ode": "deqzoo.models.latent_ode:KIND",
     "meta_regression": "deqzoo.models.meta_regression:KIND",

@@ -12,6 +12,7 @@ from .few_shot import FewShotNetwork
 from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net, residual_net
+from .image_flow import FlatFlow, ImageFlow, MultiscaleFlow
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
@@ -44,10 +45,12 @@ __all__ = [
     "DensityDynamics",
     "FewShotNetwork",
     "FirstOrderMAML",
+    "FlatFlow",
     "FlowODE",
     "GraphCell",
     "GraphConvolutionNetwork",
     "ImageClassifier",
+    "ImageFlow",
     "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
@@ -59,6 +62,7 @@ __all__ = [
     "MonotoneCell",
     "MonotoneConv2d",
     "MonotoneLinear",
+    "MultiscaleFlow",
     "NeuralODE",
     "ODEClassifier",
     "PendulumODE",

@@ -135,6 +135,11 @@ class ContinuousFlow(nn.Module):
         self.event_shape = Size(event_shape)
         self.flow = FlowODE(dynamics, **options)
 
+    @property
+    def path(self) -> dict[str, Tensor]:
+        """The penalties of the last `log_prob` in training mode, see `FlowODE`."""
+        return self.flow.path
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`log_prob`."""
         return self.log_prob(x, context)

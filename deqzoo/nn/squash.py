@@ -67,8 +67,8 @@ class ConcatSquashNet(nn.Module):
     def with_jvp(self, t: Tensor, y: Tensor, v: Tensor | None, context: Tensor | None = None) -> Pair:
         """dy/dt, and its derivatives along v (K, B, ...), of v's shape."""
         activate = SMOOTH[self.activation]
-        c = self._conditions(t.to(y).reshape(-1, 1), context)
-        gates, shifts = self.gate(c).sigmoid().split(self._widths, 1), self.shift(c).split(self._widths, 1)
+        c = self._conditions(t.to(y), context)
+        gates, shifts = self.gate(c).sigmoid().split(self._widths, -1), self.shift(c).split(self._widths, -1)
         for index, (layer, gate, shift) in enumerate(zip(self.layers, gates, shifts, strict=True)):
             if index:
                 y, slope = activate(y)
@@ -77,10 +77,11 @@ class ConcatSquashNet(nn.Module):
         return y, v
 
     def _conditions(self, t: Tensor, context: Tensor | None) -> Tensor:
-        """c, (B, 1 + context), or (1, 1) where all have the same."""
+        """c, (B, 1 + context), or (1,) where all have the same."""
         if (0 if context is None else context.shape[-1]) != self.context:
             shape = None if context is None else tuple(context.shape)
             raise ValueError(f"the dynamics were built for {self.context} features of context, got the shape {shape}")
+        t = t.unsqueeze(-1)
         return t if context is None else torch.cat([t.expand(len(context), 1), context.to(t)], 1)
 
 
@@ -88,9 +89,9 @@ def _squashed(layer: Layer, gate: Tensor, shift: Tensor, x: Tensor, v: Tensor | 
     """A layer of `ConcatSquashNet` at x, and its derivatives along v."""
     weight, bias = layer.weight, layer.bias
     assert bias is not None
-    if len(gate) == 1:  # the same for all: it scales the weights, of which there are fewer than values
-        weight = weight * gate[0].view(-1, *(1,) * (weight.dim() - 1))
-        y = _applied(layer, x, weight, torch.addcmul(shift[0], gate[0], bias))
+    if gate.dim() == 1:  # the same for all: it scales the weights, of which there are fewer than values
+        weight = weight * gate.view(-1, *(1,) * (weight.dim() - 1))
+        y = _applied(layer, x, weight, torch.addcmul(shift, gate, bias))
         return y, None if v is None else _applied(layer, v, weight, None)
     gate, shift = (part.view(*part.shape, *(1,) * (x.dim() - 2)) for part in (gate, shift))
     y = torch.addcmul(shift, _applied(layer, x, weight, bias), gate)
@@ -106,15 +107,26 @@ def _applied(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def squash_mlp(
-    features: int, hidden: Sequence[int] = (64, 64, 64), activation: str = "tanh", context: int = 0
+    features: int,
+    hidden: Sequence[int] = (64, 64, 64),
+    activation: str = "tanh",
+    context: int = 0,
+    input_scale: float = 1.0,
 ) -> ConcatSquashNet:
     """A perceptron on y (B, features) with hidden layers of these widths.
+
+    `input_scale` multiplies the first layer's initial weights and biases: from larger ones, what varies over short
+    distances, as densities in the plane do, is learned in far fewer steps.
 
     >>> squash_mlp(2, (16,))(torch.tensor(0.5), torch.zeros(3, 2)).shape
     torch.Size([3, 2])
     """
     widths = [features, *hidden, features]
-    return ConcatSquashNet([nn.Linear(a, b) for a, b in pairwise(widths)], activation, context)
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+    with torch.no_grad():
+        for parameter in layers[0].parameters():
+            parameter.mul_(input_scale)
+    return ConcatSquashNet(layers, activation, context)
 
 
 def squash_conv_net(

@@ -7,7 +7,7 @@ what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edg
 from deqzoo.plots.adaptation import plot_adaptation
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget
 from deqzoo.plots.cost import plot_over_nfe
-from deqzoo.plots.density import plot_density
+from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
@@ -16,6 +16,7 @@ from deqzoo.plots.training import (
     CLEANING_PANELS,
     FEW_SHOT_PANELS,
     FLOW_PANELS,
+    IMAGE_FLOW_PANELS,
     LANGUAGE_PANELS,
     META_PANELS,
     ODE_PANELS,
@@ -29,6 +30,7 @@ __all__ = [
     "CLEANING_PANELS",
     "FEW_SHOT_PANELS",
     "FLOW_PANELS",
+    "IMAGE_FLOW_PANELS",
     "LANGUAGE_PANELS",
     "META_PANELS",
     "ODE_PANELS",
@@ -43,6 +45,7 @@ __all__ = [
     "plot_density",
     "plot_fit",
     "plot_flow",
+    "plot_images",
     "plot_over_hops",
     "plot_over_nfe",
     "plot_parameters",

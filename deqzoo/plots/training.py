@@ -68,6 +68,12 @@ FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow in the plane
     "NFE a solve": {**NFE, "val/nfe": "validation"},
 }
 
+IMAGE_FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow of images
+    "bits/dim": {"train/bits_per_dim": "training", "val/bits_per_dim": "validation"},
+    "NFE a solve, largest over the layers": {**NFE, "val/nfe": "validation"},
+    "steps of the solver": STEPS,
+}
+
 
 def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS) -> Path:
     """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label."""

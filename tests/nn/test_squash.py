@@ -39,6 +39,16 @@ def test_one_time_for_all_is_that_time_for_each():
     torch.testing.assert_close(net(torch.tensor(0.4), y), net(torch.full((5,), 0.4), y), rtol=1e-7, atol=1e-7)
 
 
+def test_input_scale_is_of_the_first_layer():
+    torch.manual_seed(0)
+    plain = squash_mlp(2, (8, 8))
+    torch.manual_seed(0)
+    scaled = squash_mlp(2, (8, 8), input_scale=3.0)
+    for name, parameter in plain.named_parameters():
+        factor = 3 if name.startswith("layers.0.") else 1
+        torch.testing.assert_close(scaled.get_parameter(name), factor * parameter)
+
+
 def test_every_parameter_counts():
     net = squash_conv_net(2, (4,))
     net(torch.tensor(0.5), torch.randn(2, 2, 5, 5)).square().sum().backward()

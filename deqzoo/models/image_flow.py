@@ -1,0 +1,96 @@
+"""The kind ``image_flow``: continuous flows of images, in bits/dim."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from deqzoo.config import ConfigError
+from deqzoo.data.info import ImageInfo
+from deqzoo.models.flow import likelihood_facts, solving
+from deqzoo.models.flow_config import ImageFlowConfig
+from deqzoo.models.image_flow_check import baseline_check, check_rows
+from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.options import ode_for_use, settings_errors
+from deqzoo.nn import FlatFlow, ImageFlow, MultiscaleFlow
+from deqzoo.nn.image_flow import dequantize
+
+if TYPE_CHECKING:
+    from deqzoo.models.module import SolverModule
+
+DRAWN = 100  # images in a figure
+
+
+class ImageFlowKind(Kind):
+    """Dequantised images in, log densities out; and samples."""
+
+    info = ImageInfo
+    metric = "bits_per_dim"
+    takes = "dequantised images in [0, 1] -> log densities (N,) in nats; model.sample(n) draws"
+    try_next = "model.solver=dopri8"
+
+    def network(self, settings: ImageFlowConfig, info: ImageInfo) -> nn.Module:
+        """See `deqzoo.nn.ImageFlow`."""
+        if info.size is None:
+            raise ConfigError("model.kind=image_flow needs the size of the images; the data do not state it.")
+        size = (info.in_channels, *info.size)
+        options: Any = {
+            "hidden": settings.hidden,
+            "activation": settings.activation,
+            "divergence": settings.divergence,
+            "eval_divergence": settings.eval_divergence,
+            **solving(settings),
+        }
+        with settings_errors():
+            if settings.body == "flat":
+                flat = FlatFlow(size, input_scale=settings.input_scale, **options)
+                return ImageFlow(flat, size, info.levels, settings.alpha)
+            if settings.body != "multiscale":
+                raise ConfigError(f"model.body={settings.body}: valid are flat, multiscale.")
+            body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **options)
+            return ImageFlow(body, size, info.levels, settings.alpha)
+
+    def module(self, network: nn.Module, settings: ImageFlowConfig) -> "SolverModule":
+        """Maximum likelihood."""
+        from deqzoo.models.flow_module import ImageFlowModule
+
+        return ImageFlowModule.of(network, settings)
+
+    def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+        """See `deqzoo.models.options.ode_for_use`."""
+        ode_for_use(settings, solver, tol, max_steps)
+
+    def example(self, info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Four images."""
+        random = Generator().manual_seed(0)
+        if batch is not None:
+            return {"x": dequantize(batch[0][:4].cpu(), info.levels, random)}
+        return {"x": torch.rand(4, info.in_channels, *(info.size or (8, 8)), generator=random)}
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """The network, and how its likelihood is computed."""
+        body = "one ODE of all pixels" if model["body"] == "flat" else f"ODEs at {model['scales']} resolutions"
+        return {"network": body, **likelihood_facts(model), "divergence in the test": model["eval_divergence"]}
+
+    @torch.no_grad()
+    def plots(self, trained: Trained, folder: Path) -> None:
+        """Samples beside test images; the course of the training."""
+        from deqzoo.plots import IMAGE_FLOW_PANELS, plot_images, plot_training
+
+        network: Any = trained.network
+        images = next(trained.test_batches())[0][:DRAWN].cpu()
+        samples = network.sample(DRAWN, Generator().manual_seed(0)).cpu()
+        plot_images({"test images": images, "samples of the flow": samples}, folder / "samples.png")
+        plot_training(trained.history, folder / "training.png", IMAGE_FLOW_PANELS)
+
+    check = Check(
+        name="baselines",
+        title="Against what?",
+        measure=lambda trained: baseline_check(trained),
+        rows=check_rows,
+    )
+
+
+KIND = ImageFlowKind()

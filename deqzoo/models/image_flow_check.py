@@ -1,0 +1,92 @@
+"""What simpler densities reach on the images of a flow, with the same dequantisation, logit and change of variables."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from deqzoo.models.kinds import Trained
+from deqzoo.nn.image_flow import dequantize, logit
+
+COMPONENTS = (5, 10, 20)  # of the mixtures that are tried; validation images choose
+VARIANCES = (1e-3, 0.03, 0.1, 0.3)  # added to their covariances: those of few images in many dimensions need it
+PASSES = 3  # over the training images, each with noise of its own, on which the baselines are fitted
+LARGE = 100  # values an image: above, mixtures of full covariance are left out
+
+
+def baseline_check(trained: Trained) -> dict[str, Any]:
+    """Bits/dim on the test images, the flow's and those of scikit-learn's normal densities and mixtures.
+
+    Returns:
+        ``flow``, ``flow_error``: mean over the test images, and its standard error. ``n``: test images.
+        ``baselines``: name -> ``bits_per_dim``, ``components``, ``covariance``; the mixture is that of the components,
+            the covariance (diagonal or full) and the variance added to it that validation images like best.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    data = trained.data
+    network: Any = trained.network
+    parts = {name: _dequantised(data, network, name) for name in ("train", "val", "test")}
+    values = {name: _values(x, network) for name, x in parts.items()}
+
+    def fit(components: int, covariance: str, variance: float = 1e-3) -> Any:
+        mixture = GaussianMixture(components, covariance_type=covariance, reg_covar=variance, random_state=0)
+        return mixture.fit(values["train"][0])
+
+    def bits(mixture: Any, part: str) -> float:
+        y, slope = values[part]
+        log_prob = (mixture.score_samples(y) + slope).mean()
+        return float(math.log2(network.levels) - log_prob / (math.log(2) * y.shape[1]))
+
+    covariances = ("diag", "full") if values["train"][0].shape[1] <= LARGE else ("diag",)
+    tried = {"diagonal Gaussian": fit(1, "diag"), "Gaussian of full covariance": fit(1, "full")}
+    options = itertools.product(COMPONENTS, covariances, VARIANCES)
+    tried["Gaussian mixture"] = min((fit(*each) for each in options), key=lambda mixture: bits(mixture, "val"))
+    own = _bits_of(trained, parts["test"])
+    return {
+        "flow": own.mean().item(),
+        "flow_error": (own.std() / len(own) ** 0.5).item(),
+        "n": len(own),
+        "baselines": {
+            name: {
+                "bits_per_dim": bits(mixture, "test"),
+                "components": mixture.n_components,
+                "covariance": mixture.covariance_type,
+            }
+            for name, mixture in tried.items()
+        },
+    }
+
+
+def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What the model card says of a `baseline_check`: check, measured, asked for."""
+    own = f"{check['flow']:.4f} ± {check['flow_error']:.4f} bits/dim"
+    rows = [(f"this entry, {check['n']:,} test images", own, "less than those below")]
+    for name, found in check["baselines"].items():
+        many = f" ({found['components']} of {found['covariance']} covariance)" if found["components"] > 1 else ""
+        rows.append((f"{name}{many}", f"{found['bits_per_dim']:.4f} bits/dim", ""))
+    return rows
+
+
+def _dequantised(data: Any, network: Any, part: str) -> Tensor:
+    """Images of a part in order, dequantised; those of the training part with several draws."""
+    images = data.images[data.parts[part]].cpu().float() / (network.levels - 1)
+    random = Generator().manual_seed(0)
+    return torch.cat([dequantize(images, network.levels, random) for _ in range(PASSES if part == "train" else 1)])
+
+
+def _values(x: Tensor, network: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, D) of images, and the log determinants of the logit (N,)."""
+    y, slope = logit(x.double(), network.alpha)
+    return y.flatten(1).numpy(), slope.numpy()
+
+
+@torch.no_grad()
+def _bits_of(trained: Trained, x: Tensor) -> Tensor:
+    network: Any = trained.network
+    size = trained.data.options.eval_batch_size
+    return torch.cat([network.bits_per_dim(part.to(trained.device)).double().cpu() for part in x.split(size)])

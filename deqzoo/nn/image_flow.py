@@ -1,0 +1,240 @@
+"""Continuous flows of images: dequantisation, logit, and an ODE of all pixels or ODEs at several resolutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from .flow import FlowODE, standard_normal
+from .squash import squash_conv_net, squash_mlp
+
+
+def dequantize(images: Tensor, levels: int, generator: Generator | None = None) -> Tensor:
+    """Pixels of `levels` values, 0 to 1 in equal steps, spread evenly over `levels` intervals of [0, 1).
+
+    The mean log density of the result is at most the log probability of the image, up to the volume of an interval:
+    see `ImageFlow.bits_per_dim`.
+
+    Source: Theis, van den Oord, Bethge, "A note on the evaluation of generative models", 2016.
+
+    >>> dequantize(torch.tensor([0.0, 1.0]), levels=2).mul(2).floor()
+    tensor([0., 1.])
+    """
+    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+    return (images * (levels - 1) + noise) / levels
+
+
+def logit(x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """log(s / (1 - s)) with s = alpha + (1 - 2 alpha) x, and log |d/dx| summed over a sample's values, (B,).
+
+    Source: Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2017.
+    """
+    s = alpha + (1 - 2 * alpha) * x
+    up, down = s.log(), (1 - s).log()
+    return up - down, (math.log(1 - 2 * alpha) - up - down).flatten(1).sum(1)
+
+
+def unlogit(y: Tensor, alpha: float) -> Tensor:
+    """The inverse of `logit`, cut to [0, 1]."""
+    return ((y.sigmoid() - alpha) / (1 - 2 * alpha)).clamp(0, 1)
+
+
+class MultiscaleFlow(nn.Module):
+    """ODEs at several resolutions: an invertible map of images (B, C, H, W) to (B, D), D = C H W.
+
+    At each of the first resolutions come `blocks` ODEs, a squeeze of 2x2 pixels into channels, `blocks` ODEs; then half
+    of the channels are done, and the others go on. At the last one come `blocks` ODEs.
+
+    Args:
+        size: (C, H, W).
+        scales: resolutions; H and W must be divisible by 2 so many times, less one.
+        blocks: see above.
+        hidden: channels inside the dynamics, `squash_conv_net`.
+        activation: of them.
+        options: those of `FlowODE`.
+
+    Source: Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2017; Grathwohl et al., "FFJORD", 2019.
+
+    >>> flow = MultiscaleFlow((1, 8, 8), scales=2, blocks=1, hidden=(4,)).eval()
+    >>> z, change = flow.to_base(torch.rand(3, 1, 8, 8))
+    >>> z.shape, change.shape
+    (torch.Size([3, 64]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        *,
+        scales: int = 3,
+        blocks: int = 2,
+        hidden: Sequence[int] = (64, 64, 64),
+        activation: str = "softplus",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        channels, height, width = size
+        if scales < 1 or height % 2 ** (scales - 1) or width % 2 ** (scales - 1):
+            raise ValueError(f"scales={scales}: images of {height}x{width} cannot be halved so many times, less one")
+
+        def odes(channels: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                FlowODE(squash_conv_net(channels, hidden, activation), **options) for _ in range(blocks)
+            )
+
+        self.before, self.after = nn.ModuleList(), nn.ModuleList()
+        self.shapes = []  # of what is done at each scale
+        for _ in range(scales - 1):
+            self.before.append(odes(channels))
+            channels, height, width = 4 * channels, height // 2, width // 2
+            self.after.append(odes(channels))
+            channels //= 2
+            self.shapes.append((channels, height, width))
+        self.last = odes(channels)
+        self.shapes.append((channels, height, width))
+
+    def to_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, D) of images x, and log p(x) - log p(z), (B,)."""
+        done, change = [], x.new_zeros(len(x))
+        for before, after in zip(self.before, self.after, strict=True):
+            x, first = _to_base(before, x)
+            x, second = _to_base(after, F.pixel_unshuffle(x, 2))
+            part, x = x.chunk(2, 1)
+            done.append(part.flatten(1))
+            change = change + first + second
+        x, rest = _to_base(self.last, x)
+        return torch.cat([*done, x.flatten(1)], 1), change + rest
+
+    def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of z (B, D), and log p(x) - log p(z), (B,)."""
+        parts = z.split([math.prod(shape) for shape in self.shapes], 1)
+        shaped = [part.reshape(len(z), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        x, change = _from_base(self.last, shaped.pop())
+        for before, after in zip(reversed(self.before), reversed(self.after), strict=True):
+            x, second = _from_base(after, torch.cat([shaped.pop(), x], 1))
+            x, first = _from_base(before, F.pixel_shuffle(x, 2))
+            change = change + first + second
+        return x, change
+
+
+class FlatFlow(nn.Module):
+    """One ODE of all pixels, by a perceptron `squash_mlp`, after a linear map: of images (B, C, H, W) to (B, D).
+
+    The linear map is the identity until `whiten` is called. From then on the ODE starts near a Gaussian that has the
+    mean and the covariance of the data: what a Gaussian knows of them it need not learn.
+
+    `size`, `hidden`, `activation` and `options` are as `MultiscaleFlow` has them, `input_scale` as `squash_mlp`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        *,
+        hidden: Sequence[int] = (64, 64, 64),
+        activation: str = "softplus",
+        input_scale: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        dim = math.prod(size)
+        dynamics = squash_mlp(dim, hidden, activation, input_scale=input_scale)
+        last: Any = dynamics.layers[-1]
+        with torch.no_grad():  # slow at first: the density is that of the linear map
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+        self.flow = FlowODE(dynamics, **options)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.eye(dim))  # lower triangular: x = mean + scale y
+
+    @torch.no_grad()
+    def whiten(self, x: Tensor) -> None:
+        """Take mean and covariance of images x (N, C, H, W), more than D of them."""
+        if len(x) <= math.prod(self.size):
+            raise ValueError(f"more than {math.prod(self.size)} images are needed for their covariance, got {len(x)}")
+        x = x.flatten(1).double()
+        self.mean.copy_(x.mean(0))
+        self.scale.copy_(torch.linalg.cholesky(x.T.cov()))
+
+    def to_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, D) of images x, and log p(x) - log p(z), (B,)."""
+        centred = (x.flatten(1) - self.mean).T
+        z, change = self.flow.to_base(torch.linalg.solve_triangular(self.scale, centred, upper=False).T.contiguous())
+        return z, change - self.scale.diagonal().log().sum()
+
+    def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of z (B, D), and log p(x) - log p(z), (B,)."""
+        y, change = self.flow.from_base(z)
+        x = self.mean + y @ self.scale.T
+        return x.view(-1, *self.size), change - self.scale.diagonal().log().sum()
+
+
+class ImageFlow(nn.Module):
+    """A density of images in [0, 1]: the logit of their pixels, carried to N(0, I) by a continuous flow.
+
+    Args:
+        body: a `MultiscaleFlow` or `FlatFlow` for these images.
+        size: (C, H, W).
+        levels: values that a pixel may have, for bits/dim.
+        alpha: of the `logit`.
+
+    >>> flow = ImageFlow(FlatFlow((1, 4, 4), hidden=(8,)), (1, 4, 4), levels=17, alpha=0.05).eval()
+    >>> flow.sample(5).shape
+    torch.Size([5, 1, 4, 4])
+    """
+
+    def __init__(self, body: MultiscaleFlow | FlatFlow, size: tuple[int, int, int], levels: int, alpha: float) -> None:
+        super().__init__()
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha={alpha} must lie between 0 and 1/2")
+        self.body, self.size, self.levels, self.alpha = body, size, levels, alpha
+
+    @property
+    def path(self) -> dict[str, Tensor]:
+        """The penalties of `FlowODE`, summed over the ODEs of the last `log_prob` in training mode."""
+        paths = [module.path for module in self.modules() if isinstance(module, FlowODE)]
+        return {name: torch.stack([path[name] for path in paths]).sum(0) for name in paths[0]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`log_prob`."""
+        return self.log_prob(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (B,), of dequantised images x (B, C, H, W) in [0, 1]: see `dequantize`."""
+        y, slope = logit(x, self.alpha)
+        z, change = self.body.to_base(y)
+        return standard_normal(z) + change + slope
+
+    def bits_per_dim(self, x: Tensor) -> Tensor:
+        """Bits a value, (B,), of dequantised images: -log2 of the density times the volume of a pixel's interval."""
+        return math.log2(self.levels) - self.log_prob(x) / (math.log(2) * math.prod(self.size))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """n images in [0, 1], (n, C, H, W)."""
+        parameter = next(self.parameters())
+        z = torch.randn(n, math.prod(self.size), generator=generator).to(parameter)
+        return unlogit(self.body.from_base(z)[0], self.alpha)
+
+
+def _to_base(odes: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    change = x.new_zeros(len(x))
+    for ode in odes:
+        x, part = ode.to_base(x)
+        change = change + part
+    return x, change
+
+
+def _from_base(odes: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    change = z.new_zeros(len(z))
+    for ode in reversed(odes):
+        z, part = ode.from_base(z)
+        change = change + part
+    return z, change

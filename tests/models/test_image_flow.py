@@ -1,0 +1,83 @@
+"""Continuous flows of images in the pipeline: bits/dim, and the baselines beside it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import deqzoo
+from deqzoo.config import ConfigError
+from deqzoo.data import ImageInfo
+from deqzoo.models import image_flow_check
+from deqzoo.models.flow_module import ImageFlowModule
+from deqzoo.models.kinds import build_network
+from deqzoo.training import Run
+from tests.running import composed, run
+
+SMALL = [
+    "trainer.enable_progress_bar=False",
+    "trainer.log_every_n_steps=1",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "data.batch_size=32",
+]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_run_of_digits_has_baselines(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_flow_check, "COMPONENTS", (2,))
+    monkeypatch.setattr(image_flow_check, "VARIANCES", (0.1,))
+    monkeypatch.setattr(image_flow_check, "PASSES", 1)
+    words = ["model=cnf_digits", *SMALL, "model.hidden=[8]", "model.eval_divergence=rademacher"]
+    finished = run(tmp_path, *words)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    check = metrics["baselines"]
+    assert check["n"] == metrics["test"]["n"] == 360
+    assert metrics["test"]["bits_per_dim"] > 0
+    found = {name: each["bits_per_dim"] for name, each in check["baselines"].items()}
+    assert found["Gaussian of full covariance"] < found["diagonal Gaussian"]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"samples.png", "training.png"}
+    assert "| diagonal Gaussian |" in (tmp_path / "export" / "README.md").read_text()
+    model = deqzoo.load(tmp_path / "export")
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(model(x), finished.module.network.eval()(x).detach())
+    # The diagonal Gaussian by hand: mean and variance of each logit.
+    data, network = finished.data, finished.module.network
+    train, test = (image_flow_check._dequantised(data, network, part) for part in ("train", "test"))
+    (y, _), (z, slope) = image_flow_check._values(train, network), image_flow_check._values(test, network)
+    mean, variance = y.mean(0), y.var(0) + 1e-3
+    log_prob = -0.5 * ((z - mean) ** 2 / variance + np.log(2 * math.pi * variance)).sum(1) + slope
+    assert found["diagonal Gaussian"] == pytest.approx(math.log2(17) - log_prob.mean() / (64 * math.log(2)), abs=1e-6)
+
+
+def test_multiscale_recipe_takes_a_step():
+    """The recipe of MNIST on images of its size, made here: every parameter gets a finite gradient."""
+    config = composed("model=cnf_mnist", "model.hidden=[4]", "model.blocks=1", "model.train_tol=0.1")
+    info = ImageInfo(1, tuple("0123456789"), (0.13,), (0.31,), (28, 28), 256)
+    network = build_network(config.model, info)
+    module = ImageFlowModule(network, train_tol=0.1, kinetic_penalty=0.01, jacobian_penalty=0.01)
+    step = module.step(network, (torch.rand(2, 1, 28, 28), torch.zeros(2)), "train")
+    loss = step.loss + sum(factor * penalty for factor, penalty in module.penalties().values())
+    loss.backward()
+    assert set(module.penalties()) == {"kinetic", "jacobian"}
+    assert all(p.grad.isfinite().all() and (p.grad != 0).any() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.body=deep", "model.body=deep: valid are flat, multiscale"),
+        ("model.alpha=1", "model.alpha=1.0 must lie between 0 and 1/2"),
+        ("model.body=multiscale model.scales=5", "model.scales=5: images of 8x8 cannot be halved"),
+    ],
+)
+def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):
+    with pytest.raises(ConfigError, match=told):
+        Run(composed("model=cnf_digits", *override.split()), tmp_path)
+
+
+def test_points_do_not_fit(tmp_path):
+    with pytest.raises(ConfigError, match="data=moons has points"):
+        Run(composed("model=cnf_mnist", "data=moons"), tmp_path)
