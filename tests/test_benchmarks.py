@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 import chains
 import deq_options
 import fixed_point
+import hypergradients
 import implicit_gradient
 import ode
 import report
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
-from problems import classifier_problem, ridge_problem, solver_problems
+from problems import classifier_problem, penalised_problems, ridge_problem, solver_problems
 
 from deqzoo.data import ImageData
 from deqzoo.models import DEQClassifierModule, build_network
@@ -213,10 +214,25 @@ def test_implicit_gradients_keep_the_same_bytes_however_many_iterations():
 
 
 def test_ridge_hypergradient_at_any_scale_of_the_loss():
-    for r in implicit_gradient.ridge_table(quick=True):
+    for r in hypergradients.ridge_table(quick=True):
         if r.library == "deqzoo":
             assert r.error < 1e-4
             assert r.error_tiny < 1e-4
+
+
+def test_penalised_regressions_against_their_references():
+    """The minimiser is one, and the dense hypergradient is that of finite differences."""
+    for problem in penalised_problems(quick=True).values():
+        t = torch.full((problem.x.shape[1],), -0.5, dtype=torch.float64)
+        w = problem.solve(t)
+        assert problem.stationarity(w, t).norm() < 1e-12
+        exact, step = problem.hypergradient(t, w), 1e-5
+        shift = step * torch.eye(len(t), dtype=torch.float64)[1]
+        difference = problem.outer(problem.solve(t + shift)) - problem.outer(problem.solve(t - shift))
+        assert exact[1] == pytest.approx(difference.item() / (2 * step), rel=1e-6)
+    rows = [r for r in hypergradients.hyper_table(quick=True) if r.library == "deqzoo"]
+    assert len(rows) == 3
+    assert all(r.error < 1e-5 for r in rows)
 
 
 def test_the_scripts_write_json_and_print_a_table(tmp_path, monkeypatch, capsys):
@@ -247,9 +263,12 @@ def test_torchdeq_is_given_the_same_problem():
 
 def test_torchopt_finds_the_same_hypergradient():
     pytest.importorskip("torchopt")
-    rows = [r for r in implicit_gradient.ridge_table(quick=True) if r.library == "torchopt"]
+    rows = [r for r in hypergradients.ridge_table(quick=True) if r.library == "torchopt"]
     assert len(rows) == 4
     assert all(r.error < 1e-4 for r in rows)
+    rows = hypergradients.hyper_table(quick=True)
+    assert all(r.error < 1e-5 for r in rows)
+    assert len(hypergradients.hyper_checks(rows)) == 3
 
 
 def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
