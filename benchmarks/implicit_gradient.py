@@ -1,7 +1,8 @@
 """Implicit gradients beside the peers': `python benchmarks/implicit_gradient.py [--json FILE] [--quick]`.
 
-Three tables: a DEQ's forward and backward pass against torchdeq (same map, tolerance and budget both ways), bytes kept
-for the backward pass after 10, 100 and 1,000 forward iterations, and a ridge hypergradient against TorchOpt.
+A DEQ's forward and backward pass against torchdeq (same map, tolerance and budget both ways), bytes kept for the
+backward pass after 10, 100 and 1,000 forward iterations, and the hypergradients of ``hypergradients.py`` against
+TorchOpt.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from hypergradients import HyperRow, RidgeRow, hyper_table, print_hyper_tables, relative_error, ridge_table, torchopt
 from measure import CountCalls, SavedBytes, interleaved, median_ratio
-from problems import Affine, Classifier, Ridge, classifier_problem, ridge_problem, seeded, symmetric_matrix
+from problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
 from report import finished, open_console, print_table, started
 from rich.console import Console
 from torch import Tensor
 
 from deqzoo.implicit import (
-    CG,
     GMRES,
     Anderson,
     Implicit,
-    ImplicitFunction,
     OneStep,
     Phantom,
     Picard,
@@ -39,16 +39,8 @@ try:
     from torchdeq.solver import get_solver, register_solver
 except ImportError:
     torchdeq = None
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torchopt
-        from torchopt.diff.implicit import custom_root
-except ImportError:
-    torchopt = None
 
 TOL, STEPS = 1e-4, 50  # of the DEQ's forward and backward solve, relative; of both libraries
-LINEAR_TOL = 1e-6  # of the ridge's linear solves, relative; of both libraries
 
 
 @dataclasses.dataclass
@@ -72,23 +64,6 @@ class SavedRow:
     library: str
     method: str
     bytes_after: dict[int, int]
-
-
-@dataclasses.dataclass
-class RidgeRow:
-    """One way to differentiate the ridge regression."""
-
-    library: str
-    method: str
-    dtype: str
-    seconds: float
-    error: float  # relative, against the closed form
-    error_tiny: float  # the same with the outer loss scaled by 1e-30
-
-
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    """|found - exact| / |exact|."""
-    return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 # --- the DEQ classifier ---
@@ -240,59 +215,13 @@ def saved_table(quick: bool) -> list[SavedRow]:
     return rows
 
 
-# --- the ridge hypergradient ---
-
-
-def ridge_ways(ridge: Ridge) -> dict[tuple[str, str], Callable[[Tensor], Tensor]]:
-    """t -> w(t), differentiable, by library and linear solver; the forward solve is the closed form for all."""
-    ways: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
-        ("deqzoo", "CG"): ImplicitFunction(
-            ridge.solve, ridge.stationarity, linear_solver=CG(tol=LINEAR_TOL), tags=("symmetric", "positive_definite")
-        ),
-        ("deqzoo", "GMRES"): ImplicitFunction(
-            ridge.solve, ridge.stationarity, linear_solver=GMRES(tol=LINEAR_TOL, restart=100)
-        ),
-    }
-    if torchopt is not None:
-        start = torch.zeros_like(ridge.x[0])
-        for name, linear in (
-            ("CG", torchopt.linear_solve.solve_cg(rtol=LINEAR_TOL)),
-            ("CG on the normal equations (default)", torchopt.linear_solve.solve_normal_cg(rtol=LINEAR_TOL)),
-        ):
-            solver = custom_root(ridge.stationarity, argnums=1, solve=linear)(lambda w, t: ridge.solve(t))
-            ways["torchopt", name] = lambda t, solver=solver: solver(start, t)
-    return ways
-
-
-def ridge_table(quick: bool) -> list[RidgeRow]:
-    """The hypergradient in both precisions, each way."""
-    rows = []
-    for dtype in (torch.float32, torch.float64):
-        ridge = ridge_problem(quick).to(dtype)
-        t = torch.zeros(ridge.x.shape[1], dtype=dtype, requires_grad=True)
-        exact = ridge.hypergradient(t)
-        ways = ridge_ways(ridge)
-
-        def hypergradient(way: Any, scale: float, ridge: Ridge = ridge, t: Tensor = t) -> Tensor:
-            return torch.autograd.grad(scale * ridge.outer(way(t)), t)[0]
-
-        found = []
-        for (library, name), way in ways.items():
-            error = relative_error(hypergradient(way, 1.0), exact)
-            tiny = relative_error(hypergradient(way, 1e-30).double() * 1e30, exact)
-            found.append(RidgeRow(library, name, str(dtype)[6:], math.nan, error, tiny))
-        calls = {key: lambda way=way: hypergradient(way, 1.0) for key, way in ways.items()}
-        for row, times in zip(found, interleaved(calls, 1 if quick else 15).values(), strict=True):
-            row.seconds = statistics.median(times)
-        rows += found
-    return rows
-
-
 # --- report ---
 
 
-def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], ridge: list[RidgeRow]) -> None:
-    """The three tables."""
+def print_tables(
+    console: Console, deq: list[DeqRow], saved: list[SavedRow], ridge: list[RidgeRow], hyper: list[HyperRow]
+) -> None:
+    """All tables."""
 
     print_table(
         console,
@@ -320,16 +249,7 @@ def print_tables(console: Console, deq: list[DeqRow], saved: list[SavedRow], rid
         [f"{steps:,}" for steps in saved[0].bytes_after],
         [(r.library, r.method, *(f"{size / 1024:,.0f}" for size in r.bytes_after.values())) for r in saved],
     )
-    print_table(
-        console,
-        "Ridge hypergradient, 100 penalties",
-        ["library", "linear solver", "precision"],
-        ["ms", "error", "error, loss times 1e-30"],
-        [
-            (r.library, r.method, r.dtype, f"{r.seconds * 1e3:.1f}", f"{r.error:.1e}", f"{r.error_tiny:.1e}")
-            for r in ridge
-        ],
-    )
+    print_hyper_tables(console, ridge, hyper)
 
 
 def main() -> int:
@@ -340,9 +260,10 @@ def main() -> int:
     for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt)):
         if module is None:
             console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
-    deq, saved, ridge = deq_table(options.quick), saved_table(options.quick), ridge_table(options.quick)
-    print_tables(console, deq, saved, ridge)
-    return finished(options, ["deqzoo", "torchdeq", "torchopt"], deq=deq, saved=saved, ridge=ridge)
+    deq, saved = deq_table(options.quick), saved_table(options.quick)
+    ridge, hyper = ridge_table(options.quick), hyper_table(options.quick)
+    print_tables(console, deq, saved, ridge, hyper)
+    return finished(options, ["deqzoo", "torchdeq", "torchopt"], deq=deq, saved=saved, ridge=ridge, hyper=hyper)
 
 
 if __name__ == "__main__":

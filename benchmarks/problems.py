@@ -225,3 +225,63 @@ def ridge_problem(quick: bool = False) -> Ridge:
         x, x_validation = draw(), draw()
         noise = torch.randn(2, n, dtype=torch.float64)
         return Ridge(x, x @ truth + noise[0], x_validation, x_validation @ truth + noise[1])
+
+
+@dataclasses.dataclass
+class Penalised:
+    """Ridge or logistic regression, loss averaged over the samples, with one log-penalty a feature.
+
+    inner: w(t) = argmin_w loss(X w, y) + w . exp(t) w / 2     outer: loss(X' w(t), y')
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor
+    y: Tensor
+    x_validation: Tensor
+    y_validation: Tensor
+
+    def stationarity(self, w: Tensor, t: Tensor) -> Tensor:
+        """The gradient of the inner objective, zero at w(t)."""
+        prediction = self.x @ w
+        if self.loss is torch.nn.functional.mse_loss:
+            residual = 2 * (prediction - self.y)
+        else:
+            residual = prediction.sigmoid() - self.y
+        return self.x.T @ residual / len(self.y) + t.exp() * w
+
+    def hessian(self, w: Tensor, t: Tensor) -> Tensor:
+        """The Hessian of the inner objective, written out."""
+        of_loss = torch.func.hessian(lambda z: self.loss(z, self.y))(self.x @ w)
+        return self.x.T @ of_loss @ self.x + torch.diag(t.exp())
+
+    def solve(self, t: Tensor) -> Tensor:
+        """The minimiser w(t), by Newton's method to round-off."""
+        w = torch.zeros_like(t)
+        for _ in range(20):
+            w = w - torch.linalg.solve(self.hessian(w, t), self.stationarity(w, t))
+        return w
+
+    def outer(self, w: Tensor) -> Tensor:
+        """The validation loss."""
+        return self.loss(self.x_validation @ w, self.y_validation)
+
+    def hypergradient(self, t: Tensor, w: Tensor) -> Tensor:
+        """d outer / dt at w = w(t), by a dense solve: the reference."""
+        slope = torch.func.grad(self.outer)(w)
+        return -t.exp() * w * torch.linalg.solve(self.hessian(w, t), slope)
+
+
+def penalised_problems(quick: bool = False) -> dict[str, Penalised]:
+    """Ridge 100x5 and 1000x100, logistic 1000x100 (samples x features), float64; as many samples for validation."""
+    sizes = {"ridge 100x5": (100, 5), "ridge 1000x100": (1000, 100), "logistic 1000x100": (1000, 100)}
+    problems = {}
+    for name, (n, d) in sizes.items():
+        n, d = (20, d // 5 + 2) if quick else (n, d)
+        with seeded():
+            truth = torch.randn(d, dtype=torch.float64)
+            x, noise = torch.randn(2 * n, d, dtype=torch.float64), torch.randn(2 * n, dtype=torch.float64)
+        y, loss = x @ truth + noise, torch.nn.functional.mse_loss
+        if name.startswith("logistic"):
+            y, loss = (y > 0).double(), torch.nn.functional.binary_cross_entropy_with_logits
+        problems[name] = Penalised(loss, x[:n], y[:n], x[n:], y[n:])
+    return problems

@@ -69,7 +69,9 @@ class FewShotKind(Kind):
         """The course of the training."""
         from deqzoo.plots import FEW_SHOT_PANELS, plot_training
 
-        plot_training(trained.history, folder / "training.png", FEW_SHOT_PANELS)
+        implicit = trained.settings.method == "imaml"
+        panels = {label: curves for label, curves in FEW_SHOT_PANELS.items() if implicit or label.startswith("query")}
+        plot_training(trained.history, folder / "training.png", panels)
 
 
 KIND = FewShotKind()

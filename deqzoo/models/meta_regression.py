@@ -82,7 +82,9 @@ class MetaRegressionKind(Kind):
         before = learner.network(grid.to(trained.device)).cpu()
         after = learner(*(part.to(trained.device) for part in (x, y, grid))).cpu()
         plot_adaptation(grid, {"before": before, "after": after}, (x, y), (queries, targets), folder / "adaptation.png")
-        plot_training(trained.history, folder / "training.png", META_PANELS)
+        implicit = trained.settings.method == "imaml"
+        panels = {label: curves for label, curves in META_PANELS.items() if implicit or label.startswith("query")}
+        plot_training(trained.history, folder / "training.png", panels)
 
 
 def _measure(trained: Trained) -> dict[str, Any]:

@@ -37,22 +37,16 @@ SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
 }
 
 
-META_PANELS: Mapping[str, Curves] = {  # of a regression after adaptation
-    "query error (MSE)": {"train/mse": "training", "val/mse": "validation"},
-    "gradients of the inner solve": {"train/nfe": "a batch"},
-    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
-}
-
-FEW_SHOT_PANELS: Mapping[str, Curves] = {  # of a few-shot classifier
-    "query accuracy": ACCURACY,
-    "gradients of the inner solve": {"train/nfe": "a batch"},
-    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"},
-}
-
+INNER_SHARES: Curves = {"train/inner_unconverged": "above tolerance", "train/bad_curvature": "bad curvature"}
+INNER_RESIDUALS: Curves = {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"}
+IMPLICIT: Mapping[str, Curves] = {"share of the tasks": INNER_SHARES, "relative residual": INNER_RESIDUALS}
+MSE: Curves = {"train/mse": "training", "val/mse": "validation"}
+META_PANELS: Mapping[str, Curves] = {"query error (MSE)": MSE, **IMPLICIT}  # of a regression after adaptation
+FEW_SHOT_PANELS: Mapping[str, Curves] = {"query accuracy": ACCURACY, **IMPLICIT}  # of a few-shot classifier
 CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
     "accuracy on the clean set": {"train/accuracy": "of each fit"},
     "gradients of the inner solve": {"train/nfe": "a step"},
-    "relative residual": {"train/stationarity": "inner problem", "train/meta_residual": "gradient"},
+    "relative residual": INNER_RESIDUALS,
 }
 
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
@@ -82,7 +76,7 @@ def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS)
         _lines(axis, rows, curves, label)
         if curves in (NFE, STEPS):
             axis.set_ylim(bottom=0)
-        if curves is RESIDUAL and any(row.get(name, 0) > 0 for row in rows for name in curves):
+        if curves in (RESIDUAL, INNER_RESIDUALS) and any(row.get(name, 0) > 0 for row in rows for name in curves):
             axis.set_yscale("log")
     return save(figure, path)
 

@@ -1,0 +1,206 @@
+"""How right are meta-gradients? `python benchmarks/meta_gradients.py [--entry imaml_omniglot_5w1s] [--tasks 20]`.
+
+On test tasks of an iMAML entry, with its trained weights (fresh ones where it has none), the meta-gradient of each
+method is compared with a reference for the same proximal problem: in float64, from the entry's own inner solution on,
+to a stationarity of 1e-6 and a linear residual of 1e-8. Cosines and relative errors are medians over the tasks that
+have a reference: where the inner problem has no regular minimum (as with ReLU) there is none, which is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import statistics
+import warnings
+from typing import Any
+
+import torch
+from report import Check, finished, open_console, print_checks, print_table, started
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from training import recipe
+
+import deqzoo
+from deqzoo.data.kinds import make_data
+from deqzoo.implicit import CG, LBFGS, MINRES, Extremes, NewtonCG, Solution, Status, argmin, curvature
+from deqzoo.models import build_network
+from deqzoo.nn import IMAML, MAML, FirstOrderMAML, MetaLearner
+from deqzoo.nn.adaptation import each_task
+
+STATIONARITY, LINEAR = 1e-6, 1e-8  # of the reference
+LEAST_COSINE = 0.99  # of iMAML at its default settings, with a smooth network
+LANCZOS = 20  # steps
+
+
+@dataclasses.dataclass
+class Row:
+    """One method; medians over the tasks."""
+
+    method: str
+    cosine: float  # with the reference
+    least_cosine: float  # the worst task's
+    error: float  # relative to the reference
+    stationarity: float | None  # inner gradient left, over that at the start
+    low: float  # least curvature of the inner objective where the method ended, the worst task's
+    high: float  # largest
+    tasks: int  # that have a reference
+
+
+def load(entry: str, seed: int = 0) -> tuple[MetaLearner, bool]:
+    """The network of an entry, and whether it has trained weights."""
+    if entry in deqzoo.list_models(pretrained=True):
+        return deqzoo.load(entry).requires_grad_(True), True
+    settings, data, _ = recipe(entry)
+    torch.manual_seed(seed)
+    return build_network(settings, make_data(data, seed).info), False
+
+
+def test_tasks(entry: str, count: int, root: str | None) -> list[tuple[Tensor, ...]]:
+    """The first test tasks of an entry's data, one a batch."""
+    _, settings, _ = recipe(entry)
+    settings.eval_batch_size = 1
+    if hasattr(settings, "root"):
+        settings.root = root
+    data = make_data(settings, 0)
+    data.prepare_data()
+    data.setup()
+    return [batch for batch, _ in zip(data.test_dataloader(), range(count), strict=False)]
+
+
+def query_loss(learner: MetaLearner, parameters: Any, task: tuple[Tensor, ...]) -> Tensor:
+    """The loss on the queries of one task, of parameters (1, ...)."""
+    *_, queries, targets = task
+    return learner.loss(each_task(learner.predict)(parameters, queries).flatten(0, 1), targets.flatten(0, 1))
+
+
+def flat(tensors: Any) -> Tensor:
+    """All tensors of a sequence as one vector, float64."""
+    return torch.cat([t.detach().double().reshape(-1) for t in tensors])
+
+
+def meta_gradient(learner: MetaLearner, task: tuple[Tensor, ...]) -> tuple[Tensor, Any, Solution | None]:
+    """The gradient of a task's query loss in the start, the adapted parameters, and the inner solution."""
+    x, y, *_ = task
+    adapted, solution = learner.method(learner.task_loss, learner.start, x, y)
+    gradients = torch.autograd.grad(query_loss(learner, adapted, task), list(learner.network.parameters()))
+    return flat(gradients), tree_map(Tensor.detach, adapted), solution
+
+
+def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], near: Any) -> Tensor | None:
+    """The exact meta-gradient of the proximal problem at the minimum next to `near`; None where none was found."""
+    exact = copy.deepcopy(learner).double()
+    x, y, queries, targets = (t.double() if t.is_floating_point() else t for t in task)
+    objective = IMAML(strength).objective(exact.task_loss)
+    adapted, solution = argmin(
+        objective,
+        tree_map(lambda t: t.double(), near),
+        exact.start,
+        x,
+        y,
+        solver=LBFGS(tol=0.1 * STATIONARITY, stop="abs", max_steps=2000),
+        linear_solver=CG(tol=0.1 * LINEAR),
+        batch_dims=1,
+        on_failure="ignore",
+        return_solution=True,
+    )
+    loss = query_loss(exact, adapted, (x, y, queries, targets))
+    gradients = torch.autograd.grad(loss, list(exact.network.parameters()))
+    solved = solution.residual.item() <= STATIONARITY and solution.backward.status.item() == Status.CONVERGED
+    return flat(gradients) if solved and solution.backward.residual.item() <= LINEAR else None
+
+
+def methods(learner: MetaLearner) -> dict[str, MetaLearner]:
+    """The entry's own method, and others beside it."""
+    own: Any = learner.method
+    quiet = {"strength": own.strength, "on_failure": "ignore"}
+    beside = {
+        "iMAML, recipe": own,
+        "iMAML, Hessian-free": IMAML(solver=NewtonCG(tol=1e-3), linear_solver=CG(tol=1e-3), **quiet),
+        "iMAML, MINRES": dataclasses.replace(own, linear_solver=MINRES(max_steps=10)),
+        "MAML, 5 steps": MAML(5, 0.01),
+        "first-order MAML, 5 steps": FirstOrderMAML(5, 0.01),
+    }
+    made = {}
+    for name, method in beside.items():
+        made[name] = copy.deepcopy(learner)
+        made[name].method = method
+    return made
+
+
+def measure(learner: MetaLearner, tasks: list[tuple[Tensor, ...]]) -> list[Row]:
+    """A row for each method."""
+    own: Any = learner.method
+    found: dict[str, list[tuple[float, float, float | None, Extremes]]] = {}
+    for task in tasks:
+        x, y, *_ = task
+        _, near, _ = meta_gradient(learner, task)
+        exact = reference(learner, own.strength, task, near)
+        for name, other in methods(learner).items():
+            gradient, adapted, solution = meta_gradient(other, task)
+            objective = IMAML(own.strength).objective(other.task_loss)
+            ends = curvature(objective, adapted, other.start, x, y, batch_dims=1, steps=LANCZOS)
+            if exact is not None:
+                cosine = torch.cosine_similarity(gradient, exact, 0).item()
+                error = ((gradient - exact).norm() / exact.norm()).item()
+                stationarity = None if solution is None else solution.residual.item()
+                found.setdefault(name, []).append((cosine, error, stationarity, ends))
+    rows = []
+    for name, values in found.items():
+        cosines, errors, stationarities, ends = zip(*values, strict=True)
+        left = None if stationarities[0] is None else statistics.median(stationarities)
+        low, high = min(e.low.item() for e in ends), max(e.high.item() for e in ends)
+        row = Row(
+            name, statistics.median(cosines), min(cosines), statistics.median(errors), left, low, high, len(values)
+        )
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    """Run, print, and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--entry", default="imaml_sinusoid", help="an iMAML entry")
+    parser.add_argument("--tasks", type=int, default=20)
+    parser.add_argument("--root", help="folder of the data")
+    options = started(__doc__, parser)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    console, count = open_console(), 2 if options.quick else options.tasks
+    learner, trained = load(options.entry)
+    rows = measure(learner, test_tasks(options.entry, count, options.root))
+    weights = "trained weights" if trained else "fresh weights"
+    print_table(
+        console,
+        f"Meta-gradients of {options.entry}, {weights}, {count} test tasks",
+        ["method"],
+        ["cosine", "worst", "relative error", "stationarity", "least curvature", "largest", "tasks with a reference"],
+        [
+            (
+                r.method,
+                f"{r.cosine:.5f}",
+                f"{r.least_cosine:.5f}",
+                f"{r.error:.1e}",
+                "" if r.stationarity is None else f"{r.stationarity:.1e}",
+                f"{r.low:.3f}",
+                f"{r.high:.1f}",
+                f"{r.tasks} of {count}",
+            )
+            for r in rows
+        ],
+    )
+    if not rows:
+        console.print("no task has a reference: the inner problem has no regular minimum there, or none was reached")
+        return 1
+    checks = [
+        Check(
+            f"iMAML at its default settings: median cosine at least {LEAST_COSINE:g}",
+            f"{rows[0].cosine:.5f} over {rows[0].tasks} tasks",
+            rows[0].cosine >= LEAST_COSINE,
+        )
+    ]
+    print_checks(console, checks)
+    return finished(options, ["deqzoo"], checks, rows=rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
