@@ -1,4 +1,4 @@
-"""Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, networks of both."""
+"""Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, and networks."""
 
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell
