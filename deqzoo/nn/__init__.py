@@ -1,4 +1,4 @@
-"""Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, classifiers."""
+"""Layers and networks on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, and networks."""
 
 from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate

@@ -14,7 +14,7 @@ DIVERGENCES = ("exact", "gaussian", "rademacher")
 
 
 def probes(y: Tensor, divergence: str = "exact", generator: Generator | None = None) -> Tensor:
-    r"""Vectors v_k, (K, *y.shape), with tr J = sum_k v_k . J v_k for a matrix J a sample: exactly, or on average.
+    r"""Vectors v_k, with tr J = sum_k v_k . J v_k for a matrix J a sample: exactly, or on average.
 
     Args:
         y: (B, ...), of D values a sample.
@@ -22,15 +22,17 @@ def probes(y: Tensor, divergence: str = "exact", generator: Generator | None = N
             from N(0, 1), or +1 and -1. Of the two, the estimate by the latter has the smaller variance.
         generator: of the draws.
 
+    Returns:
+        (D, 1, ...), as the unit vectors are the same for all samples, or (1, B, ...).
+
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
 
     >>> probes(torch.zeros(5, 2)).shape, probes(torch.zeros(5, 2), "rademacher").abs().sum().item()
-    (torch.Size([2, 5, 2]), 10.0)
+    (torch.Size([2, 1, 2]), 10.0)
     """
     if divergence == "exact":
         size = math.prod(y.shape[1:])
-        unit = torch.eye(size, dtype=y.dtype, device=y.device).view(size, 1, *y.shape[1:])
-        return unit.expand(size, *y.shape)
+        return torch.eye(size, dtype=y.dtype, device=y.device).view(size, 1, *y.shape[1:])
     place: Any = {"dtype": y.dtype, "generator": generator, "device": y.device}
     if divergence == "gaussian":
         return torch.randn(1, *y.shape, **place)
@@ -40,7 +42,7 @@ def probes(y: Tensor, divergence: str = "exact", generator: Generator | None = N
 
 
 def jacobian_products(f: Any, t: Tensor, y: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    r"""f(t, y, *args), and products of its Jacobian J = df/dy with the rows of v (K, B, ...), of v's shape.
+    r"""f(t, y, *args), and products of its Jacobian J = df/dy with vectors v, (K, B, ...) or (K, 1, ...): (K, B, ...).
 
     They are J v_k, by the field's own forward mode, where it is a module with a method `with_jvp`, and else v_k^T J, by
     reverse mode. Divergence and ||J||_F come from either.
@@ -49,7 +51,7 @@ def jacobian_products(f: Any, t: Tensor, y: Tensor, v: Tensor, *args: Any) -> tu
         value, products = f.with_jvp(t, y, v, *args)
         return value, products
     value, pull_back = vjp(lambda y: f(t, y, *args), y)[:2]
-    return value, torch.stack([pull_back(row)[0] for row in v])
+    return value, torch.stack([pull_back(row.expand_as(y))[0] for row in v])
 
 
 class DensityDynamics(nn.Module):

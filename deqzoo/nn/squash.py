@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Layer = nn.Linear | nn.Conv2d
-Pair = tuple[Tensor, Tensor | None]  # values (B, ...), and their derivatives along K directions (K, B, ...)
+Pair = tuple[Tensor, Tensor | None]  # values (B, ...), and their derivatives along K directions (K, B or 1, ...)
 
 
 def _tanh(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class ConcatSquashNet(nn.Module):
         return self.with_jvp(t, y, None, context)[0]
 
     def with_jvp(self, t: Tensor, y: Tensor, v: Tensor | None, context: Tensor | None = None) -> Pair:
-        """dy/dt, and its derivatives along v (K, B, ...), of v's shape."""
+        """dy/dt, and its derivatives along v, (K, B, ...) or (K, 1, ...) where it is the same for all: (K, B, ...)."""
         activate = SMOOTH[self.activation]
         c = self._conditions(t.to(y), context)
         gates, shifts = self.gate(c).sigmoid().split(self._widths, -1), self.shift(c).split(self._widths, -1)
@@ -74,7 +74,7 @@ class ConcatSquashNet(nn.Module):
                 y, slope = activate(y)
                 v = None if v is None else v * slope
             y, v = _squashed(layer, gate, shift, y, v)  # type: ignore[arg-type]
-        return y, v
+        return y, None if v is None else v.expand(len(v), *y.shape)
 
     def _conditions(self, t: Tensor, context: Tensor | None) -> Tensor:
         """c, (B, 1 + context), or (1,) where all have the same."""

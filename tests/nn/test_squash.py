@@ -33,6 +33,15 @@ def test_forward_mode_is_that_of_torch(activation, shape, each):
     torch.testing.assert_close(products, vmap(lambda v: jvp(lambda y: net(t, y), (y,), (v,))[1])(v))
 
 
+@pytest.mark.parametrize("make", [squash_mlp, squash_conv_net])
+def test_directions_that_all_samples_share(make):
+    shape = (4, 3) if make is squash_mlp else (4, 3, 5, 5)
+    net, y, v = make(3, (6,)).double(), torch.randn(shape, dtype=F64), torch.randn(2, 1, *shape[1:], dtype=F64)
+    t = torch.tensor(0.3, dtype=F64)
+    torch.testing.assert_close(net.with_jvp(t, y, v)[1], net.with_jvp(t, y, v.expand(2, *shape))[1])
+    assert make(3, ()).double().with_jvp(t, y, v)[1].shape == (2, *shape)
+
+
 def test_one_time_for_all_is_that_time_for_each():
     net = squash_mlp(2, (8, 8)).double()
     y = torch.randn(5, 2, dtype=F64)
