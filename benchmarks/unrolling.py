@@ -84,7 +84,7 @@ class Problem:
     def exact(self) -> Tensor:
         """The meta-gradient at the minimum to which the descent leads."""
         with torch.no_grad():
-            near = self.adapted(1000, Implicit())
+            near = self.adapted(300, Implicit())
         solver, linear = NewtonCG(tol=1e-12, stop="abs"), GMRES(tol=1e-13, restart=200)
         return self.meta_gradient(argmin(self.objective, near, self.theta, solver=solver, linear_solver=linear))
 

@@ -38,7 +38,7 @@ def main() -> dict[str, float]:
 
     def validation_loss(a: Tensor) -> Tensor:
         weights = argmin(
-            train_loss, torch.zeros(3, 2).double(), a, solver=NewtonCG(tol=1e-13), linear_solver=CG(tol=1e-13)
+            train_loss, torch.zeros(3, 2).double(), a, solver=NewtonCG(tol=1e-10), linear_solver=CG(tol=1e-13)
         )
         return (mixture(x_validation, a.softmax(0), weights) - y_validation).square().mean()
 

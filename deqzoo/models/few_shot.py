@@ -23,7 +23,7 @@ class FewShotKind(Kind):
 
     info = FewShotInfo
     metric = "accuracy"
-    takes = "raw support images, labels, query images (episodes, images, C, H, W) -> logits (episodes, queries, ways)"
+    takes = "support images, labels, query images (episodes, n, C, H, W) -> logits"
 
     def network(self, settings: FewShotConfig, info: FewShotInfo) -> nn.Module:
         """See `deqzoo.nn.FewShotNetwork` and `deqzoo.nn.MetaLearner`."""

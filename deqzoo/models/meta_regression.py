@@ -28,7 +28,7 @@ class MetaRegressionKind(Kind):
 
     info = RegressionTaskInfo
     metric = "mse"
-    takes = "support inputs, support targets, query inputs (tasks, points, 1) -> predictions (tasks, points, 1)"
+    takes = "support inputs, their targets, query inputs (tasks, n, 1) -> predictions"
 
     def network(self, settings: MetaRegressionConfig, info: RegressionTaskInfo) -> nn.Module:
         """See `deqzoo.nn.MetaLearner`."""
