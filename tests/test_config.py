@@ -63,7 +63,7 @@ def test_options_of_a_solver_are_open_to_its_own():
     ("override", "told"),
     [
         ("trainer.max_epoch=3", "'trainer.max_epoch'; valid are trainer.accelerator,"),
-        ("model.solver_option.tol=1", "'model.solver_option'; valid are model.channels_last,"),
+        ("model.solver_option.tol=1", "'model.solver_option'; valid are model.baseline,"),
         ("data.augment.crops=1", "'data.augment.crops'; valid are data.augment.crop,"),
         ("lr=1", "'lr'; valid are ckpt, data, entry,"),
         ("model.optimizer=adam", "model.optimizer: Invalid value 'adam', expected one of [adamw, sgd]."),

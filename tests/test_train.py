@@ -39,7 +39,11 @@ def test_run_folder_holds_what_it_should(finished):
     assert metrics["seed"] == 0
     assert metrics["steps"] == 18
     assert {"hardware", "versions", "time", "command", "parameters", "deq_check"} <= set(metrics)
-    assert {path.name for path in (finished.folder / "plots").iterdir()} == {"residuals.png", "training.png"}
+    assert {path.name for path in (finished.folder / "plots").iterdir()} == {
+        "accuracy_over_nfe.png",
+        "residuals.png",
+        "training.png",
+    }
     columns = set().union(*read_history(finished.folder / "metrics.csv"))
     assert {"train/loss", "train/nfe", "train/nfe_backward", "train/residual", "val/accuracy"} <= columns
 
@@ -143,7 +147,7 @@ def test_folder_of_another_run_is_not_overwritten(finished):
         ("model.solver_options.depht=3", "model.solver=anderson: .*depht.*depth"),
         ("model.gradient=exact", "model.gradient=exact: .*implicit"),
         ("model.gradient=implicit", "model.gradient=implicit: .*steps.*linear_solver.*~model.gradient_options"),
-        ("model.gradient_options={linear_solver:lu}", "linear_solver=lu: valid are cg"),
+        ("model.gradient_options={linear_solver:lu}", "linear_solver=lu: valid are bicgstab, cg"),
         ("data.batch_size=0", "batch_size"),
         ("seed=-1", "seed"),
     ],

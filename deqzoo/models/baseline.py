@@ -6,8 +6,12 @@ if TYPE_CHECKING:
     from deqzoo.zoo.folder import Contents
 
 
-def shipped_baseline(entry: str | None, data: str) -> "Contents | None":
-    """The checkpoint of the entry, where one is named, has been trained, and on the same data; else None."""
+def shipped_baseline(entry: str | None, data: Any) -> "Contents | None":
+    """The checkpoint of the entry, where one is named, has been trained, and on the same data; else None.
+
+    Args:
+        data: the data module of the run that names it; with other features, say, its data are others.
+    """
     from deqzoo.zoo import CheckpointError
     from deqzoo.zoo.loading import read_checkpoint
 
@@ -17,10 +21,22 @@ def shipped_baseline(entry: str | None, data: str) -> "Contents | None":
         contents = read_checkpoint(entry)
     except CheckpointError:  # it has not been trained yet
         return None
-    return contents if contents.metrics["data"] == data else None
+    same = contents.metrics["data"] == data.options.name and _rounded(contents.config["data"]) == _rounded(
+        data.info.to_json()
+    )
+    return contents if same else None
 
 
-def baseline_accuracy(entry: str | None, data: str) -> dict[str, Any] | None:
+def _rounded(values: Any) -> Any:
+    """With numbers, such as means of the training data, to four digits: the last ones depend on the machine."""
+    if isinstance(values, dict):
+        return {key: _rounded(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_rounded(value) for value in values]
+    return f"{values:.4g}" if isinstance(values, float) else values
+
+
+def baseline_accuracy(entry: str | None, data: Any) -> dict[str, Any] | None:
     """Test accuracy of the `shipped_baseline`, and what it cost."""
     if (contents := shipped_baseline(entry, data)) is None:
         return None

@@ -116,7 +116,7 @@ def measure_deq(trained: Trained) -> dict[str, Any]:
     slow = trained.device.type == "cpu" and parameters > LARGE
     batches = [(images, labels) for images, labels in trained.test_batches()]
     found = deq_check(trained.network, batches, limit=CHECKED_ON_CPU if slow else 10_000)
-    if baseline := baseline_accuracy(trained.settings.baseline, trained.data.options.name):
+    if baseline := baseline_accuracy(trained.settings.baseline, trained.data):
         found["baseline"] = baseline
     return found
 

@@ -76,7 +76,7 @@ def baseline_of(trained: Trained) -> tuple[nn.Module, Mapping[str, Any]] | None:
     """The network and the metrics of the shipped baseline that the settings name, where there is one for these data."""
     from deqzoo.zoo.loading import load_contents
 
-    contents = shipped_baseline(trained.settings.baseline, trained.data.options.name)
+    contents = shipped_baseline(trained.settings.baseline, trained.data)
     if contents is None:
         return None
     return load_contents(contents, device=trained.device), contents.metrics

@@ -54,7 +54,7 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
         "bits_tight": bits_per_char(tight).item(),
         "bits_one_step": bits_per_char(one_step).item(),
         "n": int(sums[1]),
-        "baselines": baselines(trained.settings.baselines, trained.data.options.name),
+        "baselines": baselines(trained.settings.baselines, trained.data),
     }
     tokens = network.vocabulary.tokens
     result["prompt"] = NEWLINE if NEWLINE in tokens else tokens[1]
@@ -68,7 +68,7 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
     return result
 
 
-def baselines(entries: Sequence[str], data: str) -> dict[str, dict[str, float]]:
+def baselines(entries: Sequence[str], data: Any) -> dict[str, dict[str, float]]:
     """What the shipped ones among these entries reached on the same data, and what it cost."""
     found = {}
     for entry in entries:

@@ -131,7 +131,7 @@ def compare(trained: Trained) -> dict[str, Any]:
     batches = [SeriesBatch(*batch) for batch in trained.test_batches()]
     steps = f"{max((row['step'] for row in trained.history), default=0) + 1:,.0f} steps"
     found = {"this entry": _errors(network, batches, scale, f"{_size(network)}, {steps}")}
-    if contents := shipped_baseline(settings.baseline, trained.data.options.name):
+    if contents := shipped_baseline(settings.baseline, trained.data):
         from deqzoo.zoo.loading import load_contents
 
         other = load_contents(contents, device=trained.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deqzoo.config import ConfigError
 from deqzoo.data.info import RegressionTaskInfo
 from deqzoo.models.adaptation import adaptation, adaptation_facts, adaptation_for_use
+from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.config import MetaRegressionConfig
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.options import settings_errors
@@ -99,7 +100,7 @@ def _measure(trained: Trained) -> dict[str, Any]:
         "before": torch.cat(before).mean().item(),
         "after": torch.cat(after).mean().item(),
         "shots": trained.data.info.shots,
-        "baselines": _baselines(trained.settings.baselines, trained.data.options.name),
+        "baselines": _baselines(trained.settings.baselines, trained.data),
     }
 
 
@@ -113,19 +114,12 @@ def _rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _baselines(entries: Sequence[str], data: str) -> dict[str, dict[str, float]]:
+def _baselines(entries: Sequence[str], data: Any) -> dict[str, dict[str, float]]:
     """What the shipped ones among these entries reached on the same tasks."""
-    from deqzoo.zoo import CheckpointError
-    from deqzoo.zoo.loading import read_checkpoint
-
     found = {}
     for entry in entries:
-        try:
-            metrics = read_checkpoint(entry).metrics
-        except CheckpointError:  # it has not been trained yet
-            continue
-        if metrics["data"] == data:
-            found[entry] = {name: metrics["test"][name] for name in ("mse", "mse_interval")}
+        if contents := shipped_baseline(entry, data):
+            found[entry] = {name: contents.metrics["test"][name] for name in ("mse", "mse_interval")}
     return found
 
 

@@ -42,9 +42,9 @@ def test_run_of_digits_has_baselines(tmp_path, monkeypatch):
     assert "| diagonal Gaussian |" in (tmp_path / "export" / "README.md").read_text()
     model = deqzoo.load(tmp_path / "export")
     x = torch.rand(3, 1, 8, 8)
-    torch.testing.assert_close(model(x), finished.module.network.eval()(x).detach())
+    torch.testing.assert_close(model(x), finished.module.trained_network.eval()(x).detach())
     # The diagonal Gaussian by hand: mean and variance of each logit.
-    data, network = finished.data, finished.module.network
+    data, network = finished.data, finished.module.trained_network
     train, test = (image_flow_check._dequantised(data, network, part) for part in ("train", "test"))
     (y, _), (z, slope) = image_flow_check._values(train, network), image_flow_check._values(test, network)
     mean, variance = y.mean(0), y.var(0) + 1e-3
