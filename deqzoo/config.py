@@ -99,18 +99,29 @@ def names(group: Literal["models", "data"]) -> list[str]:
     >>> "digits" in names("data")
     True
     """
-    return sorted(path.stem for path in zoo_path(group).glob("*.yaml"))
+    return [path.stem for path in _files(group)]
+
+
+def _files(group: Literal["models", "data"]) -> list[Path]:
+    return sorted(zoo_path(group).glob("*.yaml"), key=lambda path: path.stem)
+
+
+_registered: list[tuple[Path, int]] = []  # files, and when they were written
 
 
 def register() -> None:
     """Put every recipe and data set into Hydra's ConfigStore (groups ``model`` and ``data``)."""
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
+    files = [(path, path.stat().st_mtime_ns) for path in (*_files("models"), *_files("data"))]
+    if files == _registered:  # reading them takes seconds, and a process may compose often
+        return
     store = ConfigStore.instance()
     store.store(name="run", node=_root())
     for name in names("data"):
         store.store(group="data", name=name, node=_data_set(name))
     for name in names("models"):
         store.store(group="model", name=name, node=_recipe(name), package="_global_")
+    _registered[:] = files
 
 
 def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
