@@ -16,9 +16,10 @@ from deqzoo.training.device import quiet_lightning
 
 def recipe(entry: str) -> tuple[Any, Any, Any]:
     """The typed settings of an entry's model, data and trainer."""
-    config.register()
+    words = [f"model={entry}"]
+    config.register(words)
     with initialize(version_base="1.3", config_path=None):
-        composed = compose("run", [f"model={entry}"])
+        composed = compose("run", words)
     return tuple(OmegaConf.to_object(part) for part in (composed.model, composed.data, composed.trainer))
 
 

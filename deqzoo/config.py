@@ -8,7 +8,8 @@ lists what is valid. Hydra composes; it instantiates nothing. The kinds' datacla
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -106,22 +107,43 @@ def _files(group: Literal["models", "data"]) -> list[Path]:
     return sorted(zoo_path(group).glob("*.yaml"), key=lambda path: path.stem)
 
 
-_registered: list[tuple[Path, int]] = []  # files, and when they were written
+_stored: dict[tuple[str, str], int] = {}  # group and name of what Hydra has, and when its file was written
 
 
-def register() -> None:
-    """Put every recipe and data set into Hydra's ConfigStore (groups ``model`` and ``data``)."""
+def register(words: Iterable[str] | None = None) -> None:
+    """Put the zoo's data sets and recipes into Hydra's ConfigStore (groups ``data`` and ``model``).
+
+    To read all recipes takes seconds. With the ``words`` of a command line, only those that its ``model=`` chooses are
+    read; of the others Hydra is told the names.
+    """
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
-    files = [(path, path.stat().st_mtime_ns) for path in (*_files("models"), *_files("data"))]
-    if files == _registered:  # reading them takes seconds, and a process may compose often
-        return
     store = ConfigStore.instance()
     store.store(name="run", node=_root())
     for name in names("data"):
-        store.store(group="data", name=name, node=_data_set(name))
+        _store("data", name, _data_set)
+    chosen = None if words is None else _chosen(words)
     for name in names("models"):
-        store.store(group="model", name=name, node=_recipe(name), package="_global_")
-    _registered[:] = files
+        if chosen is None or name in chosen:
+            _store("model", name, _recipe)
+        elif ("model", name) not in _stored:
+            store.store(group="model", name=name, node={})
+
+
+def _store(group: Literal["model", "data"], name: str, read: Callable[[str], DictConfig]) -> None:
+    """Hand a file to Hydra, unless this process did so since it was written."""
+    folder, package = ("models", "_global_") if group == "model" else (group, None)
+    written = (zoo_path(folder) / f"{name}.yaml").stat().st_mtime_ns
+    if _stored.get((group, name)) != written:
+        ConfigStore.instance().store(group=group, name=name, node=read(name), package=package)
+        _stored[group, name] = written
+
+
+def _chosen(words: Iterable[str]) -> set[str] | None:
+    """The entries that a command line names, `model=a,b` in a sweep; None where it takes Hydra to tell."""
+    values = [word.removeprefix("model=") for word in words if word.startswith("model=")]
+    if not all(re.fullmatch(r"[\w,]+", value) for value in values):
+        return None
+    return {name for value in values for name in value.split(",")} or {DEFAULT_ENTRY}
 
 
 def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:

@@ -74,7 +74,7 @@ def launch(main: Callable[[Any], Any]) -> None:
         results.append(main(settings))
 
     try:
-        config.register()
+        config.register(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
     except KeyboardInterrupt:
         sys.exit("\nStopped. `resume=last` goes on from the last checkpoint.")

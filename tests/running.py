@@ -25,7 +25,7 @@ TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]  # 
 
 def composed(*overrides: str) -> DictConfig:
     """What Hydra composes from the words of a command line."""
-    config.register()
+    config.register(overrides)
     with initialize(version_base="1.3", config_path=None):
         return compose("run", list(overrides))
 

@@ -101,3 +101,13 @@ def test_resume_last_without_a_run_says_so(tmp_path, monkeypatch):
 def test_no_torch_before_there_is_something_to_run():
     script = "import sys, deqzoo.launch, deqzoo.config as c; c.register(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_only_the_recipes_that_are_chosen_are_read():
+    script = "import deqzoo.config as c; c.register(['model=deq_cifar,mdeq_cifar_small', 'seed=1']); print(c._stored)"
+    printed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    read = re.findall(r"\('model', '(\w+)'\)", printed.stdout)
+    assert read == ["deq_cifar", "mdeq_cifar_small"]
+    assert config._chosen(["seed=1"]) == {"deq_digits"}
+    assert config._chosen(["model=glob(deq*)"]) is None  # for Hydra to tell: all are read
+    assert "deq_digits" in mistake("model=deq_digit")  # the names of the others are known
