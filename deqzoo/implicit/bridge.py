@@ -158,16 +158,12 @@ class _Attach(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(system: System, n: int, m: int, *tensors: Tensor) -> Tensors:
-        return tuple(t.clone() for t in tensors[:n])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
-        ctx.system, ctx.n, ctx.m, *tensors = inputs
-        residual, rest = tensors[ctx.n : ctx.n + ctx.m], tensors[ctx.n + ctx.m :]
-        ctx.dtypes = [t.dtype for t in residual]
-        ctx.save_for_backward(*output, *rest)
-        ctx.save_for_forward(*output, *rest)
+    def forward(ctx: Any, system: System, n: int, m: int, *tensors: Tensor) -> Tensors:
+        y = tuple(t.clone() for t in tensors[:n])
+        ctx.system, ctx.n, ctx.m = system, n, m
+        ctx.dtypes = [t.dtype for t in tensors[n : n + m]]
+        ctx.save_for_backward(*y, *tensors[n + m :])
+        return y
 
     @staticmethod
     @eager
@@ -201,6 +197,17 @@ class _Attach(torch.autograd.Function):
 
 class _AttachInTransform(_Attach):
     """The same with forward mode and `vmap`. Apart, because `torch.compile` takes no function that defines `jvp`."""
+
+    @staticmethod
+    def forward(system: System, n: int, m: int, *tensors: Tensor) -> Tensors:  # type: ignore[override]
+        return tuple(t.clone() for t in tensors[:n])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.system, ctx.n, ctx.m, *tensors = inputs
+        ctx.dtypes: list[torch.dtype] = []
+        ctx.save_for_backward(*output, *tensors[ctx.n :])
+        ctx.save_for_forward(*output, *tensors[ctx.n :])
 
     @staticmethod
     def vmap(

@@ -7,7 +7,7 @@ which the closure cannot know. So one evaluation of the condition is watched, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ from .modes import (
     versions,
 )
 from .operator import reaches_leaf
-from .pytree import Tensors
+from .pytree import Tensors, tensor_leaves
+
+_CONSTANTS = (int, float, str, type(None), torch.dtype)  # no pytrees: most arguments, and asking takes long
 
 
 class _Watch(TorchFunctionMode):
@@ -38,14 +40,14 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for leaf in _pytree.arg_tree_leaves(*args, **kwargs):
-            if isinstance(leaf, Tensor) and id(leaf) not in self.made:
+        for leaf in _tensors(args, kwargs):
+            if id(leaf) not in self.made:
                 outer = at_level(leaf, self._level)
                 if id(outer) not in self.made:
                     self.read.setdefault(id(outer), outer)
         result = func(*args, **kwargs)
-        for leaf in _pytree.tree_leaves(result):
-            if isinstance(leaf, Tensor) and id(leaf) not in self.read:
+        for leaf in _tensors((result,)):
+            if id(leaf) not in self.read:
                 for version in versions(leaf):
                     self.made[id(version)] = version
         return result
@@ -54,6 +56,15 @@ class _Watch(TorchFunctionMode):
         self._level = current_level()
         super().__enter__()
         return self
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Iterator[Tensor]:
+    """The tensors among the arguments of a torch function, those in lists and the like included."""
+    for value in (*args, *(kwargs or {}).values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif not isinstance(value, _CONSTANTS):
+            yield from tensor_leaves(value)
 
 
 class _Replace(TorchFunctionMode):

@@ -140,6 +140,9 @@ def revive(tensor: Tensor) -> Tensor:
 def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
     """(any, all) of each boolean mask, over every `vmap` level too, in one device-to-host copy."""
     plain = [peel(mask) for mask in masks]
+    if len(plain) == 1 and plain[0].numel() == 1:
+        flag = bool(plain[0].item())
+        return [(flag, flag)]
     flags = torch.stack([flag for mask in plain for flag in (mask.any(), mask.all())]).tolist()
     return list(zip(flags[::2], flags[1::2], strict=True))
 

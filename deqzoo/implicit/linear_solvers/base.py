@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..modes import full_precision
+from ..modes import full_precision, in_transform
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 
@@ -39,11 +39,18 @@ class LinearSolver:
         """Solve A x = b for each row of b, starting at x0 (default zero)."""
         if b.dim() != 2:
             raise ValueError(f"b must have shape (systems, unknowns), got {tuple(b.shape)}")
+        tol = default_tolerance(b.dtype) if self.tol is None else self.tol
         with full_precision(b.device.type):
+            if b.shape[0] == 1 and b.shape[1] and b.device.type == "cpu" and not in_transform():
+                largest = b.abs().amax().item()
+                if math.isfinite(largest):  # a single system on the CPU: the same with a scalar of Python's
+                    factor = largest or 1.0
+                    solution = self.solve(operator, b / factor, None if x0 is None else x0 / factor, tol)
+                    solution.value = solution.value * factor
+                    return solution
             scale = b.abs().amax(dim=1, keepdim=True) if b.shape[1] else b.new_ones(b.shape[0], 1)
             finite = torch.isfinite(scale)
             scale = torch.where(finite & (scale > 0), scale, torch.ones_like(scale))
-            tol = default_tolerance(b.dtype) if self.tol is None else self.tol
             start = None if x0 is None else x0 / scale
             solution = self.solve(operator, torch.where(finite, b / scale, torch.zeros_like(b)), start, tol)
             solution.value = torch.where(finite, solution.value * scale, torch.full_like(b, math.nan))

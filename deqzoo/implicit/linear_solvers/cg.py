@@ -40,10 +40,10 @@ class CG(LinearSolver):
                 'CG needs an operator tagged "positive_definite"; pass tags=("positive_definite",) '
                 "if it is, else use GMRES()"
             )
-        precondition = operator.preconditioner or (lambda v: v)
         limit = self.max_steps if self.max_steps is not None else max(100, 10 * b.shape[1])
         if len(b) == 1 and b.device.type == "cpu" and not in_transform():
-            return _solve_one(operator.mv, precondition, b, x0, tol, limit)
+            return _solve_one(operator.mv, operator.preconditioner, b, x0, tol, limit)
+        precondition = operator.preconditioner or (lambda v: v)
         x = torch.zeros_like(b) if x0 is None else x0 + torch.zeros_like(b)
         r = b if x0 is None else b - operator.mv(x)
         p = precondition(r)
@@ -78,28 +78,40 @@ class CG(LinearSolver):
         return Solution(x, status, safe_divide(row_norm(r), row_norm(b)), steps, nfe)
 
 
-def _solve_one(mv: Product, precondition: Product, b: Tensor, x0: Tensor | None, tol: float, limit: int) -> Solution:
+def _solve_one(
+    mv: Product, precondition: Product | None, b: Tensor, x0: Tensor | None, tol: float, limit: int
+) -> Solution:
     """The same for a single system on the CPU: its scalars are Python's, a fifth of the operations."""
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - mv(x)
-    s = precondition(r)
-    p = s.clone()
-    rho, scale = torch.vdot(r[0], s[0]).item(), torch.linalg.vector_norm(b).item()
-    norm, steps, nfe = torch.linalg.vector_norm(r).item(), 0, int(x0 is not None)
+    p = r.clone() if precondition is None else precondition(r).clone()
+    p_entries, r_entries = p[0], r[0]  # views: both are updated in place
+
+    def squared_norm() -> float:
+        return torch.vdot(r_entries, r_entries).item()
+
+    scale, square, steps, nfe = torch.linalg.vector_norm(b).item(), squared_norm(), 0, int(x0 is not None)
+    rho = square if precondition is None else torch.vdot(r_entries, p_entries).item()
     status = Status.MAX_STEPS
-    while norm > tol * scale and steps < limit:
+    while math.sqrt(square) > tol * scale and steps < limit:
         product = mv(p)
         nfe += 1
-        curvature = torch.vdot(p[0], product[0]).item()
+        curvature = torch.vdot(p_entries, product[0]).item()
         if curvature <= 0:
             status = Status.BAD_CURVATURE
             break
         x.add_(p, alpha=rho / curvature)
         r.add_(product, alpha=-rho / curvature)
-        s, last = precondition(r), rho
-        norm, rho = torch.linalg.vector_norm(r).item(), torch.vdot(r[0], s[0]).item()
-        p.mul_(rho / last).add_(s)
+        last, square = rho, squared_norm()
+        if precondition is None:
+            rho = square
+            p.mul_(rho / last).add_(r)
+        else:
+            s = precondition(r)
+            rho = torch.vdot(r_entries, s[0]).item()
+            p.mul_(rho / last).add_(s)
         steps += 1
+    norm = math.sqrt(square)
     if norm <= tol * scale:
         status = Status.CONVERGED
     elif not math.isfinite(norm):
