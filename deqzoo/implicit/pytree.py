@@ -67,6 +67,8 @@ class Ravel:
         self._channels_last = [batch_dims == 1 and _is_channels_last(leaf) for leaf in leaves]
         plain = isinstance(tree, Tensor) and not self._channels_last[0] and self.dtypes[0] == self.dtype
         self._shape = self.shapes[0] if plain else None  # of a tree that is one tensor: the short way
+        flat = type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values())
+        self._keys = list(tree) if flat else None  # of a dict of tensors: the second shortest
 
     def of(self, systems: int) -> Ravel:
         """The same map for another number of systems (batch_dims=1)."""
@@ -88,6 +90,10 @@ class Ravel:
         """The tree as a matrix (systems, unknowns)."""
         if self._shape is not None and isinstance(tree, Tensor) and tree.shape == self._shape:
             return tree.reshape(self.systems, self.sizes[0]).to(self.dtype)
+        if self._keys is not None and type(tree) is dict and list(tree) == self._keys:
+            leaves = list(tree.values())
+            if [getattr(leaf, "shape", None) for leaf in leaves] == self.shapes:
+                return self.flatten_leaves(leaves)
         self.check(tree)
         return self.flatten_leaves(_pytree.tree_leaves(tree))
 
@@ -127,6 +133,8 @@ class Ravel:
 
     def restore(self, leaves: Sequence[Tensor]) -> Any:
         """The tree of the given leaves."""
+        if self._keys is not None:
+            return dict(zip(self._keys, leaves, strict=True))
         return _pytree.tree_unflatten(list(leaves), self.structure)
 
     def per_system(self, values: Tensor) -> Tensor:

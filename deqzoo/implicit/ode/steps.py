@@ -92,6 +92,7 @@ class Tape:
     """Stage values in a list, summed by operations that autograd and `torch.func` can see."""
 
     def __init__(self, count: int, like: Tensor) -> None:
+        self.shape = like.shape
         self._k: list[Tensor] = []
 
     def put(self, i: int, value: Tensor) -> None:
@@ -108,11 +109,13 @@ class Tape:
 
     def sum(self, weights: Tensor) -> Tensor:
         """sum_j w_j k_j."""
-        return torch.tensordot(weights, self.rows(len(weights)), dims=1)
+        return (weights @ self.rows(len(weights)).flatten(1)).view(self.shape)
 
     def advance(self, y: Tensor, h: Length, weights: Tensor) -> Tensor:
         """y + h sum_j w_j k_j."""
-        return y + h * self.sum(weights)
+        if isinstance(h, float):
+            return torch.add(y, self.sum(weights), alpha=h)
+        return torch.addcmul(y, h, self.sum(weights))
 
 
 Stages = Buffer | Tape
