@@ -16,10 +16,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypergradients import HyperRow, RidgeRow, hyper_table, print_hyper_tables, relative_error, ridge_table, torchopt
+from hypergradients import (
+    HyperRow,
+    RidgeRow,
+    hyper_checks,
+    hyper_table,
+    print_hyper_tables,
+    relative_error,
+    ridge_table,
+    torchopt,
+)
 from measure import CountCalls, SavedBytes, interleaved, median_ratio
 from problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
-from report import finished, open_console, print_table, started
+from report import finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor
 
@@ -263,7 +272,9 @@ def main() -> int:
     deq, saved = deq_table(options.quick), saved_table(options.quick)
     ridge, hyper = ridge_table(options.quick), hyper_table(options.quick)
     print_tables(console, deq, saved, ridge, hyper)
-    return finished(options, ["deqzoo", "torchdeq", "torchopt"], deq=deq, saved=saved, ridge=ridge, hyper=hyper)
+    checks = hyper_checks(hyper)
+    print_checks(console, checks)
+    return finished(options, ["deqzoo", "torchdeq", "torchopt"], checks, deq=deq, saved=saved, ridge=ridge, hyper=hyper)
 
 
 if __name__ == "__main__":

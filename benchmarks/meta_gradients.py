@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import math
 import statistics
 import warnings
 from typing import Any
@@ -42,18 +43,21 @@ class Row:
     least_cosine: float  # the worst task's
     error: float  # relative to the reference
     stationarity: float | None  # inner gradient left, over that at the start
-    low: float  # least curvature of the inner objective where the method ended, the worst task's
+    low: float  # least curvature of the inner objective where the method ended, the worst task's; from above
     high: float  # largest
     tasks: int  # that have a reference
 
 
-def load(entry: str, seed: int = 0) -> tuple[MetaLearner, bool]:
-    """The network of an entry, and whether it has trained weights."""
-    if entry in deqzoo.list_models(pretrained=True):
-        return deqzoo.load(entry).requires_grad_(True), True
+def load(entry: str, weights: str | None, activation: str | None, seed: int = 0) -> tuple[MetaLearner, bool]:
+    """The network of an entry, if asked with another activation, and whether it has trained weights."""
     settings, data, _ = recipe(entry)
+    settings.activation = activation or settings.activation
     torch.manual_seed(seed)
-    return build_network(settings, make_data(data, seed).info), False
+    network = build_network(settings, make_data(data, seed).info)
+    trained = weights is not None or entry in deqzoo.list_models(pretrained=True)
+    if trained:
+        network.load_state_dict(deqzoo.load(weights or entry).state_dict())
+    return network, trained
 
 
 def test_tasks(entry: str, count: int, root: str | None) -> list[tuple[Tensor, ...]]:
@@ -140,20 +144,20 @@ def measure(learner: MetaLearner, tasks: list[tuple[Tensor, ...]]) -> list[Row]:
             gradient, adapted, solution = meta_gradient(other, task)
             objective = IMAML(own.strength).objective(other.task_loss)
             ends = curvature(objective, adapted, other.start, x, y, batch_dims=1, steps=LANCZOS)
-            if exact is not None:
-                cosine = torch.cosine_similarity(gradient, exact, 0).item()
-                error = ((gradient - exact).norm() / exact.norm()).item()
-                stationarity = None if solution is None else solution.residual.item()
-                found.setdefault(name, []).append((cosine, error, stationarity, ends))
+            cosine = math.nan if exact is None else torch.cosine_similarity(gradient, exact, 0).item()
+            error = math.nan if exact is None else ((gradient - exact).norm() / exact.norm()).item()
+            stationarity = None if solution is None else solution.residual.item()
+            found.setdefault(name, []).append((cosine, error, stationarity, ends))
     rows = []
     for name, values in found.items():
         cosines, errors, stationarities, ends = zip(*values, strict=True)
         left = None if stationarities[0] is None else statistics.median(stationarities)
         low, high = min(e.low.item() for e in ends), max(e.high.item() for e in ends)
-        row = Row(
-            name, statistics.median(cosines), min(cosines), statistics.median(errors), left, low, high, len(values)
-        )
-        rows.append(row)
+        known = [(c, e) for c, e in zip(cosines, errors, strict=True) if not math.isnan(c)]
+        cosine = statistics.median(c for c, _ in known) if known else math.nan
+        error = statistics.median(e for _, e in known) if known else math.nan
+        least = min((c for c, _ in known), default=math.nan)
+        rows.append(Row(name, cosine, least, error, left, low, high, len(known)))
     return rows
 
 
@@ -163,12 +167,16 @@ def main() -> int:
     parser.add_argument("--entry", default="imaml_sinusoid", help="an iMAML entry")
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--root", help="folder of the data")
+    parser.add_argument("--activation", choices=("relu", "silu"), help="another than the entry's, of its weights")
+    parser.add_argument("--weights", help="a checkpoint folder, in place of the shipped one")
     options = started(__doc__, parser)
     warnings.filterwarnings("ignore", category=FutureWarning)
     console, count = open_console(), 2 if options.quick else options.tasks
-    learner, trained = load(options.entry)
+    learner, trained = load(options.entry, options.weights, options.activation)
     rows = measure(learner, test_tasks(options.entry, count, options.root))
-    weights = "trained weights" if trained else "fresh weights"
+    weights = ("trained weights" if trained else "fresh weights") + (
+        f", {options.activation}" if options.activation else ""
+    )
     print_table(
         console,
         f"Meta-gradients of {options.entry}, {weights}, {count} test tasks",
@@ -188,16 +196,11 @@ def main() -> int:
             for r in rows
         ],
     )
-    if not rows:
-        console.print("no task has a reference: the inner problem has no regular minimum there, or none was reached")
-        return 1
-    checks = [
-        Check(
-            f"iMAML at its default settings: median cosine at least {LEAST_COSINE:g}",
-            f"{rows[0].cosine:.5f} over {rows[0].tasks} tasks",
-            rows[0].cosine >= LEAST_COSINE,
-        )
-    ]
+    checks = []
+    if options.activation != "relu":  # whose inner problem need not have a regular minimum: reported without a bar
+        promise = f"iMAML at its default settings: median cosine at least {LEAST_COSINE:g}, most tasks with a reference"
+        kept = rows[0].cosine >= LEAST_COSINE and 2 * rows[0].tasks > count
+        checks.append(Check(promise, f"{rows[0].cosine:.5f} over {rows[0].tasks} of {count} tasks", kept))
     print_checks(console, checks)
     return finished(options, ["deqzoo"], checks, rows=rows)
 

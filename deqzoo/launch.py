@@ -28,7 +28,8 @@ Data sets (data=NAME; data.root=DIR is where their files lie)
 {data}
 
 Settings (NAME=VALUE)
-  model.solver=NAME        of the forward pass. Fixed points: anderson, broyden, picard, newton, newton_krylov. ODEs:
+  model.solver=NAME        of the forward pass. Fixed points: anderson, broyden, picard, newton, newton_krylov;
+                           of monDEQs also peaceman_rachford, forward_backward. ODEs:
                            tsit5, dopri5, dopri8, bosh3, kvaerno3 (stiff); rk4, midpoint, heun, euler (fixed steps)
   model.solver_options.tol=1e-3
                            its options: tol, max_steps, ..., of ODEs rtol, atol, max_steps or step_size (a wrong

@@ -30,7 +30,11 @@ def read_cifar_fs(folder: Path) -> tuple[Tensor, list[str]]:
     Raises:
         CorruptDataError: the classes are not of equal size, or not the published ones.
     """
-    records = [np.frombuffer((folder / name).read_bytes(), np.uint8).reshape(-1, _RECORD) for name in FILES[:2]]
+    contents = {name: (folder / name).read_bytes() for name in FILES[:2]}
+    for name, content in contents.items():
+        if len(content) % _RECORD:
+            raise CorruptDataError(f"{folder / name} ends within a record: it is not whole. Fetch it anew.")
+    records = [np.frombuffer(content, np.uint8).reshape(-1, _RECORD) for content in contents.values()]
     names = (folder / _NAMES).read_text().split()
     labels = np.concatenate([part[:, 1] for part in records])
     counts = np.bincount(labels)

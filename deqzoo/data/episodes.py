@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from deqzoo.config import ConfigError
 from deqzoo.data import cifar_fs, omniglot
 from deqzoo.data.config import DataConfig, EpisodeDataConfig
 from deqzoo.data.files import Archive, FileSet, data_root, fetch
@@ -44,8 +45,15 @@ def draw_episode(
     (torch.Size([5, 1]), torch.Size([5, 3]))
     """
     turns = 4 if rotations else 1
+    if ways > turns * len(classes) or shots + queries > per_class:
+        raise ConfigError(
+            f"{ways} ways of {shots} + {queries} images do not fit {turns * len(classes)} classes of {per_class}: "
+            "lower data.ways, data.shots or data.queries"
+        )
     chosen = torch.randperm(turns * len(classes), generator=random)[:ways]
-    images = torch.rand(ways, per_class, generator=random).argsort(1)
+    # One order a character, whatever its turn: a drawing never is support under one label and query under another.
+    characters, place = torch.unique(chosen // turns, return_inverse=True)
+    images = torch.rand(len(characters), per_class, generator=random).argsort(1)[place]
     return Draw(classes[chosen // turns], chosen % turns, images[:, :shots], images[:, shots : shots + queries])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from deqzoo.config import ConfigError
 from deqzoo.data.augment import augment_images
 from deqzoo.data.config import DataConfig, ImageDataConfig
 from deqzoo.data.files import fetch, read_file
@@ -98,7 +99,7 @@ class ImageData(TensorData):
     def _val_size(self, available: int) -> int:
         size = self.spec.val_size if self.options.val_size is None else self.options.val_size
         if 0 < size < len(self.classes) or size > available - len(self.classes):
-            raise ValueError(
+            raise ConfigError(
                 f"data.val_size={size} cannot be cut from {available} images of {len(self.classes)} classes; "
                 f"it may be 0, or from {len(self.classes)} to {available - len(self.classes)}"
             )

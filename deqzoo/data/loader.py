@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from deqzoo.config import ConfigError
+
 Transform = Callable[[Tensor, Generator], Tensor]
 
 
@@ -50,7 +52,7 @@ class TensorLoader:
         self._announced: int | None = None
         if shuffle and len(self) == 0:
             n = len(indices) // world_size
-            raise ValueError(f"a batch of {batch_size} is more than the {n} samples there are: lower batch_size")
+            raise ConfigError(f"a batch of {batch_size} is more than the {n} samples there are: lower batch_size")
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
@@ -77,7 +79,7 @@ class TensorLoader:
         """Go on after the last batch that was handed out when ``state`` was taken."""
         for name, value in self._identity().items():
             if state[name] != value:
-                raise ValueError(
+                raise ConfigError(
                     f"cannot resume: the checkpoint's data had {name}={state[name]}, now it is {value}; "
                     f"resume with {name}={state[name]}"
                 )

@@ -43,6 +43,8 @@ class NoisyImageData(TensorData):
     def __init__(self, name: str, *, seed: int = 0, **options: Any) -> None:
         super().__init__(name, seed=seed, **options)
         chosen = self.options
+        if not name.startswith("noisy_"):
+            raise ValueError(f"there is no set of noisy images {name!r}; call it noisy_ and the name of the images")
         self.source = ImageData(
             name.removeprefix("noisy_"), root=chosen.root, val_size=chosen.val_size, download=chosen.download
         )

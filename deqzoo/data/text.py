@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from deqzoo.config import ConfigError
 from deqzoo.data.config import DataConfig, TextDataConfig
 from deqzoo.data.files import CorruptDataError, DataNotFoundError, fetch, read_file
 from deqzoo.data.info import IGNORED, TextInfo
@@ -74,9 +75,9 @@ class TextData(TensorData):
         begin = 0
         for name, part in zip(PARTS, parts, strict=True):
             if len(part) < 2 * self.options.length:
-                raise ValueError(
+                raise ConfigError(
                     f"the {name} part of {self.options.name} has {len(part):,} {self.spec.unit}, which is less than "
-                    f"two windows: lower data.length={self.options.length}"
+                    f"two windows: lower data.length={self.options.length}, and data.context below it"
                 )
             self.spans[name] = begin, begin + len(part)
             begin += len(part)

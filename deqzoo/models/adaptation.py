@@ -9,7 +9,13 @@ from deqzoo.models.config import AdaptationConfig
 from deqzoo.models.options import by_name, described, settings_errors
 from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
 
-METHODS = ("first_order", "imaml", "maml")
+_IMPLICIT = {"strength", "solver", "solver_options", "linear_solver", "linear_solver_options", "damping"}
+_OWN = {  # settings that only some methods have
+    "first_order": {"inner_steps", "inner_lr"},
+    "imaml": _IMPLICIT,
+    "maml": {"inner_steps", "inner_lr", "checkpoint"},
+}
+METHODS = tuple(_OWN)
 
 
 def adaptation(settings: AdaptationConfig) -> Adaptation:
@@ -18,6 +24,12 @@ def adaptation(settings: AdaptationConfig) -> Adaptation:
         raise ConfigError(f"model.method={settings.method}: valid are {', '.join(METHODS)}.")
     if settings.damping < 0:
         raise ConfigError(f"model.damping={settings.damping}: it must not be negative.")
+    if settings.inner_steps < 1 or not settings.inner_lr > 0:
+        raise ConfigError("model.inner_steps must be at least 1, and model.inner_lr positive.")
+    default = AdaptationConfig()
+    for name in sorted(set().union(*_OWN.values()) - _OWN[settings.method]):
+        if getattr(settings, name) != getattr(default, name):
+            raise ConfigError(f"model.{name} has no meaning for model.method={settings.method}; leave it out.")
     with settings_errors():
         if settings.method == "maml":
             return MAML(settings.inner_steps, settings.inner_lr, settings.checkpoint)

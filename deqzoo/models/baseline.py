@@ -2,29 +2,30 @@
 
 from typing import TYPE_CHECKING, Any
 
+from deqzoo.config import names
+
 if TYPE_CHECKING:
     from deqzoo.zoo.folder import Contents
 
 
 def shipped_baseline(entry: str | None, data: Any) -> "Contents | None":
-    """The checkpoint of the entry, where one is named, has been trained, and on the same data; else None.
+    """The checkpoint of the entry or folder, where one is named, has been trained, and on the same data; else None.
 
     Args:
         data: the data module of the run that names it; with other features, say, its data are others.
     """
-    from deqzoo.zoo import CheckpointError
     from deqzoo.zoo.loading import read_checkpoint
+    from deqzoo.zoo.shipped import shipped
 
     if entry is None:
         return None
-    try:
-        contents = read_checkpoint(entry)
-    except CheckpointError:  # it has not been trained yet
+    if entry in names("models") and entry not in shipped():  # it has not been trained yet
         return None
-    same = contents.metrics["data"] == data.options.name and _rounded(contents.config["data"]) == _rounded(
-        data.info.to_json()
-    )
-    return contents if same else None
+    contents = read_checkpoint(entry)
+    if contents.metrics["data"] != data.options.name:
+        return None
+    theirs = type(data.info).from_json(contents.config["data"])  # an older file lacks newer fields: their defaults
+    return contents if _rounded(theirs.to_json()) == _rounded(data.info.to_json()) else None
 
 
 def _rounded(values: Any) -> Any:

@@ -35,6 +35,10 @@ class FixedPointTraining(TrainingConfig):
         super().__post_init__()
         if self.unrolled_steps < 0 or self.unrolled_depth < 1:
             raise ValueError("unrolled_steps must not be negative, and unrolled_depth must be at least 1.")
+        if self.jacobian_samples is not None and self.jacobian_samples < 1:
+            raise ValueError(f"jacobian_samples must be at least 1, or null for all; got {self.jacobian_samples}.")
+        if self.train_max_steps is not None and self.train_max_steps < 0:
+            raise ValueError(f"train_max_steps must not be negative, got {self.train_max_steps}.")
 
 
 @dataclass

@@ -32,9 +32,11 @@ class FixedPointCorrected(SolverModule):
         self._labels: Any = None
         if steps := self.options.correction_steps:
             last: Any = network.equilibria[-1]  # type: ignore[index, union-attr]
-            if steps[-1] >= last.solver.max_steps:
-                limit = f"solver_options.max_steps={last.solver.max_steps}"
-                raise ValueError(f"correction_steps={list(steps)} must lie below {limit}")
+            asked = getattr(self.options, "train_max_steps", None)
+            most = last.solver.max_steps if asked is None else asked
+            if list(steps) != sorted(set(steps)) or steps[0] < 0 or steps[-1] >= most:
+                limit = f"solver_options.max_steps={most}" if asked is None else f"train_max_steps={asked}"
+                raise ValueError(f"correction_steps={list(steps)} must increase, and lie below {limit}")
             last.solver = dataclasses.replace(last.solver, keep=tuple(steps))
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:

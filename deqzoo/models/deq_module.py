@@ -34,6 +34,7 @@ class DEQModule(SolverModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
+        self._jacobians.clear()  # of a forward outside of a training step
         with self._solved_for_training():
             return super().training_step(batch, batch_idx)
 

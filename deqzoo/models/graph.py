@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deqzoo.config import ConfigError
 from deqzoo.data.info import GraphInfo
 from deqzoo.models.config import GraphConvolutionConfig, ImplicitGraphConfig
 from deqzoo.models.graph_check import accuracy_by_hops, accuracy_over_nfe, baseline_of, check_rows, graph_check
 from deqzoo.models.kinds import Check, Kind, Trained
-from deqzoo.models.options import described, fixed_point_for_use, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.options import (
+    described,
+    fixed_point_for_use,
+    fixed_point_gradient,
+    fixed_point_solver,
+    settings_errors,
+)
 from deqzoo.nn import GraphConvolutionNetwork, ImplicitGraphNetwork
 
 if TYPE_CHECKING:
@@ -48,10 +53,8 @@ class GraphConvolutionKind(GraphKind):
 
     def network(self, settings: GraphConvolutionConfig, info: GraphInfo) -> nn.Module:
         """See `deqzoo.nn.GraphConvolutionNetwork`."""
-        try:
+        with settings_errors():
             return GraphConvolutionNetwork(info.in_features, info.classes, hidden=settings.hidden, depth=settings.depth)
-        except ValueError as error:
-            raise ConfigError(f"model.{error}.") from error
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Depth."""
@@ -72,13 +75,15 @@ class ImplicitGraphKind(GraphKind):
 
     def network(self, settings: ImplicitGraphConfig, info: GraphInfo) -> nn.Module:
         """See `deqzoo.nn.ImplicitGraphNetwork`."""
-        solving: Any = {"solver": fixed_point_solver(settings), "gradient": fixed_point_gradient(settings)}
-        try:
+        with settings_errors():
             return ImplicitGraphNetwork(
-                info.in_features, info.classes, hidden=settings.hidden, kappa=settings.kappa, **solving
+                info.in_features,
+                info.classes,
+                hidden=settings.hidden,
+                kappa=settings.kappa,
+                solver=fixed_point_solver(settings),
+                gradient=fixed_point_gradient(settings),
             )
-        except ValueError as error:
-            raise ConfigError(f"model.{error}.") from error
 
     def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
         """See `deqzoo.models.options.fixed_point_for_use`."""

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deqzoo.config import ConfigError
 from deqzoo.data.info import TextInfo
 from deqzoo.models.config import LanguageModelConfig
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.language_model_check import check_rows, language_model_check, over_nfe, sample_text
-from deqzoo.models.options import described, fixed_point_for_use, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.options import (
+    described,
+    fixed_point_for_use,
+    fixed_point_gradient,
+    fixed_point_solver,
+    settings_errors,
+)
 from deqzoo.nn import LanguageModel, Vocabulary
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ class LanguageModelKind(Kind):
 
     def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
         """See `deqzoo.nn.LanguageModel`."""
-        try:
+        with settings_errors():
             return LanguageModel(
                 vocabulary=Vocabulary(info.vocabulary, info.unit),
                 window=info.length,
@@ -41,8 +46,6 @@ class LanguageModelKind(Kind):
                 solver=fixed_point_solver(settings),
                 gradient=fixed_point_gradient(settings),
             )
-        except ValueError as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(f"model: {error}.") from error
 
     def module(self, network: nn.Module, settings: LanguageModelConfig) -> "SolverModule":
         """Cross-entropy of the next token, and the Jacobian penalty."""

@@ -32,7 +32,8 @@ class LanguageModelModule(DEQModule):
     def on_test_epoch_end(self) -> None:
         """Log the numbers of the whole test part."""
         super().on_test_epoch_end()
-        sums = torch.stack(self._totals).sum(0)
+        own = torch.stack([torch.zeros(3, dtype=torch.float64, device=self.device), *self._totals]).sum(0)
         self._totals.clear()
+        sums = self.all_gather(own).reshape(-1, 3).sum(0)  # of all processes: the ratios' mean would be another number
         for name, value in {"bits_per_char": bits_per_char(sums), "perplexity": perplexity(sums)}.items():
-            self.log(f"test/{name}", value.float(), sync_dist=True)
+            self.log(f"test/{name}", value.float(), sync_dist=True)  # the same everywhere

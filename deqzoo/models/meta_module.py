@@ -43,7 +43,8 @@ class MetaModule(SolverModule):
         if stage == "test":
             self._scores.append(scores)
         metrics = {self.score_name: scores.mean(), **inner_metrics(learner.solutions)}
-        return Step(loss, metrics, support[0], len(targets))
+        inputs = torch.cat([part.flatten() for part in batch if part.is_floating_point()])
+        return Step(loss, metrics, inputs, len(targets))
 
     def on_after_backward(self) -> None:
         """Log the linear solves of the meta-gradient."""
@@ -57,9 +58,12 @@ class MetaModule(SolverModule):
     def on_test_epoch_end(self) -> None:
         """Log the interval of the mean score over all test tasks."""
         super().on_test_epoch_end()
-        scores, self._scores = torch.cat(self._scores), []
-        spread = scores.std() if len(scores) > 1 else torch.full((), torch.nan)
-        self.log(f"test/{self.score_name}_interval", 1.96 * spread / len(scores) ** 0.5, sync_dist=True)
+        scores = torch.cat([torch.zeros(0, device=self.device), *self._scores]).double()
+        self._scores = []
+        own = torch.stack([torch.ones_like(scores), scores, scores.square()]).sum(1)
+        count, total, squares = self.all_gather(own).reshape(-1, 3).sum(0)  # over all processes
+        variance = ((squares - total.square() / count) / (count - 1)).clamp(min=0)  # nan for a single task
+        self.log(f"test/{self.score_name}_interval", (1.96 * (variance / count).sqrt()).float(), sync_dist=True)
 
 
 class MetaRegressionModule(MetaModule):

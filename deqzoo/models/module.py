@@ -108,8 +108,9 @@ class SolverModule(LightningModule):
             self.log(f"train/{name}", value)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep a NaN or Inf in a gradient away from the weights."""
-        check_gradients(self.network, solver_layers(self.network), self._when())
+        """Keep a NaN or Inf in a gradient away from the weights, unless float16's loss scaling skips such steps."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            check_gradients(self.network, solver_layers(self.network), self._when())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and update the moving average of the weights; a checkpoint has both or neither."""
@@ -131,7 +132,7 @@ class SolverModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the number of samples of the test set, and the median residual over all of them."""
-        residual, count = torch.cat(self._residuals), self._tested
+        residual, count = torch.cat([torch.zeros(0, device=self.device), *self._residuals]), self._tested
         self._residuals, self._tested = [], 0
         if len(residual):
             self.log("test/residual", residual.median(), sync_dist=True)

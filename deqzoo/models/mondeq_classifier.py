@@ -9,7 +9,7 @@ from torch import nn
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.deq_classifier import DEQClassifierKind
-from deqzoo.models.options import fixed_point_gradient, monotone_solver
+from deqzoo.models.options import fixed_point_gradient, monotone_solver, settings_errors
 from deqzoo.nn import mondeq_conv, mondeq_fc
 
 if TYPE_CHECKING:
@@ -37,14 +37,12 @@ class MonDEQClassifierKind(DEQClassifierKind):
             "solver": monotone_solver(settings),
             "gradient": fixed_point_gradient(settings),
         }
-        try:
+        with settings_errors():
             if settings.body == "conv":
                 return mondeq_conv(widths=widths, stride=settings.stride, grid=settings.grid, **options)
             if info.size is None:
                 raise ValueError("body=fc needs the size of the images; the data do not state it")
             return mondeq_fc(info.in_channels * prod(info.size), features=widths[0], **options)
-        except ValueError as error:
-            raise ConfigError(f"model.{error}.") from error
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Cross-entropy."""

@@ -42,6 +42,8 @@ def normalized_adjacency(edges: Tensor, nodes: int, dtype: torch.dtype = torch.f
     """
     if edges.dim() != 2 or len(edges) != 2 or edges.dtype != torch.int64:
         raise ValueError(f"edges must be int64 of shape (2, E), got {edges.dtype} of shape {tuple(edges.shape)}")
+    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
+        raise ValueError(f"edges must join nodes from 0 to {nodes - 1}, got {int(edges.min())} to {int(edges.max())}")
     own = torch.arange(nodes, device=edges.device)
     sources, targets = torch.cat([edges[0], own]), torch.cat([edges[1], own])
     out_degrees, in_degrees = (torch.bincount(ends, minlength=nodes).to(dtype) for ends in (sources, targets))
@@ -58,7 +60,7 @@ def propagate(x: Tensor, adjacency: Adjacency) -> Tensor:
     >>> propagate(torch.tensor([[1.0], [2.0], [3.0]]), chain).flatten()
     tensor([0.0000, 0.5000, 1.0000])
     """
-    brought = x.index_select(0, adjacency.sources) * adjacency.weights.unsqueeze(1)
+    brought = x.index_select(0, adjacency.sources) * adjacency.weights.to(x.dtype).unsqueeze(1)
     return torch.zeros_like(x).index_add(0, adjacency.targets, brought)
 
 
@@ -87,8 +89,8 @@ def perron_frobenius(adjacency: Adjacency, nodes: int, tol: float = 1e-6, max_st
         raise ValueError("a Perron-Frobenius eigenvalue needs weights that are not negative")
     adjacency = adjacency._replace(weights=adjacency.weights.double())
     v = adjacency.weights.new_ones(nodes, 1)
-    bound = float("inf")
-    for _ in range(max_steps):
+    bound = float("inf") if nodes else 0.0
+    for _ in range(max_steps if nodes else 0):
         image = propagate(v, adjacency)
         lowest, highest = torch.aminmax(image / v)
         bound = min(bound, highest.item())

@@ -85,6 +85,7 @@ class DEQClassifier(nn.Module):
             before = width
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
+        self.pool_first = entry_norm == "batch"  # not by the norm's class: `trainer.sync_batchnorm` exchanges it
         self.norm = nn.GroupNorm(groups, widths[-1]) if norm_groups else nn.BatchNorm1d(widths[-1])
         self.head = nn.Linear(widths[-1], len(self.classes))
 
@@ -102,7 +103,7 @@ class DEQClassifier(nn.Module):
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits of a state of the last stage."""
-        if isinstance(self.norm, nn.BatchNorm1d):
+        if self.pool_first:
             return self.head(self.norm(z.mean(dim=(2, 3))))
         return self.head(self.norm(z).mean(dim=(2, 3)))
 

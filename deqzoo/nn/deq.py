@@ -105,9 +105,20 @@ class DEQ(SolverLayer):
             return self.cell.initial_state(x)
         return map_tensors(lambda t: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)), x)
 
+    @torch.no_grad()
+    def relative_residual(self, x: Any, z: Any) -> Tensor:
+        """||cell(z, x) - z|| / ||cell(z, x)|| of each sample, (B,), by an evaluation of its own."""
+        image, state = (_rows(tree) for tree in (self.cell(z, x), z))
+        return (image - state).norm(dim=1) / image.norm(dim=1)
+
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
         """Largest absolute eigenvalue of d cell / dz at (z, x), for each system (see `implicit.spectral_radius`)."""
         return spectral_radius(self.cell, z, x, batch_dims=self.batch_dims, steps=steps)
+
+
+def _rows(state: Any) -> Tensor:
+    """All leaves as one matrix, a sample a row."""
+    return torch.cat([leaf.flatten(1) for leaf in tensor_leaves(state)], dim=1)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

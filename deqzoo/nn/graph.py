@@ -29,12 +29,12 @@ def project_rows(matrix: Tensor, radius: float) -> Tensor:
     """
     if not radius > 0:
         raise ValueError(f"the radius must be positive, got {radius}")
-    ordered = matrix.abs().sort(dim=1, descending=True).values
+    ordered = matrix.abs().double().sort(dim=1, descending=True).values  # float32 would lose the radius beside 1e8
     excess = ordered.cumsum(1) - radius
-    count = torch.arange(1, matrix.shape[1] + 1, dtype=matrix.dtype, device=matrix.device)
-    support = (count * ordered > excess).sum(1, keepdim=True)  # how many entries stay
+    count = torch.arange(1, matrix.shape[1] + 1, dtype=ordered.dtype, device=matrix.device)
+    support = (count * ordered > excess).sum(1, keepdim=True).clamp(min=1)  # how many entries stay
     threshold = (excess.gather(1, support - 1) / support).clamp(min=0)
-    return matrix.sign() * (matrix.abs() - threshold).clamp(min=0)
+    return matrix.sign() * (matrix.abs() - threshold).clamp(min=0).to(matrix.dtype)
 
 
 class GraphCell(nn.Module):
@@ -66,8 +66,8 @@ class GraphCell(nn.Module):
         self.weight = nn.Parameter(kappa * torch.eye(features))
 
     def initial_state(self, inputs: tuple[Tensor, Adjacency]) -> Tensor:
-        """Zeros."""
-        return torch.zeros_like(inputs[0])
+        """Zeros in at least float32."""
+        return torch.zeros_like(inputs[0], dtype=torch.promote_types(inputs[0].dtype, torch.float32))
 
     def forward(self, x: Tensor, inputs: tuple[Tensor, Adjacency]) -> Tensor:
         """The next states (nodes, features); ``inputs`` are the injection, of that shape, and the adjacency."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -55,9 +57,9 @@ class LanguageModel(nn.Module):
         self.deq = None if layers else DEQ(cells[0], solver=solver, gradient=gradient)
         self.layers = nn.ModuleList(cells if layers else [])
         self.head = nn.Linear(width, len(vocabulary), bias=False)
-        nn.init.normal_(self.head.weight, std=0.02)
         if tied:
             self.head.weight = self.embedding.weight
+        nn.init.normal_(self.head.weight, std=0.02)
 
     @property
     def equilibria(self) -> list[DEQ]:
@@ -114,14 +116,19 @@ class LanguageModel(nn.Module):
         tokens = self._checked(prompt, length, temperature, top_k)
         random = torch.Generator().manual_seed(seed)
         start: Tensor | None = None
-        for _ in range(length):
-            window = tokens[None, -self.window :].to(self.embedding.weight.device)
-            logits = self(window, start)[0, -1]
-            if warm_start and self.deq is not None and self.deq.solution is not None:
-                z = self.deq.solution.value
-                start = z[:, 1:] if z.shape[1] == self.window else z  # the first token leaves a full window
-            drawn = _draw(logits.double().cpu(), temperature, top_k, random)
-            tokens = torch.cat([tokens, drawn])
+        training = self.training
+        self.eval()  # without dropout: the text follows from the seed
+        try:
+            for _ in range(length):
+                window = tokens[None, -self.window :].to(self.embedding.weight.device)
+                logits = self(window, start)[0, -1]
+                if warm_start and self.deq is not None and self.deq.solution is not None:
+                    z = self.deq.solution.value
+                    start = z[:, 1:] if z.shape[1] == self.window else z  # the first token leaves a full window
+                drawn = _draw(logits.double().cpu(), temperature, top_k, random)
+                tokens = torch.cat([tokens, drawn])
+        finally:
+            self.train(training)
         return self.vocabulary.decode(tokens.tolist())
 
     def _checked(self, prompt: str, length: int, temperature: float, top_k: int | None) -> Tensor:
@@ -135,8 +142,8 @@ class LanguageModel(nn.Module):
         tokens = self.vocabulary.encode(prompt)
         if not len(tokens):
             raise ValueError("the prompt is empty; give at least one token, such as a newline")
-        if length < 0 or temperature < 0:
-            raise ValueError(f"length and temperature must not be negative, got {length} and {temperature}")
+        if length < 0 or not 0 <= temperature < math.inf:
+            raise ValueError(f"length and temperature must be finite and not negative, got {length} and {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         return tokens
@@ -149,4 +156,5 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, random: torch.G
         return logits.argmax(keepdim=True)
     if top_k is not None and top_k < len(logits):
         logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-    return torch.multinomial((logits / temperature).softmax(0), 1, generator=random)
+    # Shifted first: a tiny temperature may take logits, but not their differences from the largest, past infinity.
+    return torch.multinomial(((logits - logits.max()) / temperature).softmax(0), 1, generator=random)

@@ -96,6 +96,10 @@ class TransformerCell(nn.Module):
     def __init__(self, width: int, heads: int, expansion: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
         hidden = round(expansion * width)
+        if hidden < 1:
+            raise ValueError(f"expansion={expansion} leaves no hidden unit")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must lie in [0, 1)")
         self.attention = CausalSelfAttention(width, heads)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import make_solver
-from deqzoo.implicit.pytree import tensor_leaves
 from deqzoo.nn import use_solver
 from deqzoo.plots.figure import COLORS, panels, save
 
@@ -69,8 +68,7 @@ def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tu
     right, residuals = [], []
 
     def look(layer: Any, inputs: tuple[Any, ...], z: Any) -> None:
-        image = _rows(layer.cell(z, *inputs))
-        residuals.append((image - _rows(z)).norm(dim=1) / image.norm(dim=1))
+        residuals.append(layer.relative_residual(inputs[0], z))
 
     hooks = [layer.register_forward_hook(look) for layer in network.equilibria]  # type: ignore[union-attr]
     try:
@@ -80,7 +78,3 @@ def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tu
         for hook in hooks:
             hook.remove()
     return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()
-
-
-def _rows(state: Any) -> Tensor:
-    return torch.cat([leaf.flatten(1) for leaf in tensor_leaves(state)], dim=1)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from deqzoo.atomic import whole_file
-from deqzoo.config import ConfigError, Logger, Mode, RunConfig, load_run, to_plain
+from deqzoo.config import ConfigError, Logger, Mode, RunConfig, load_run, names, to_plain
 from deqzoo.data.kinds import make_data
 from deqzoo.models import NonFiniteError, build_network
 from deqzoo.models.kinds import Kind, Trained, kind_of
@@ -126,6 +126,7 @@ class Run:
         if self.settings.mode is not Mode.fit:
             return
         network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
+        self.data.trainer = None  # else its loaders would give this process's share of the test set alone
         history = read_history(self.folder / "metrics.csv")
         trained = Trained(network, self.settings.model, self.data, self.device, history)
         if self.kind.check is not None:
@@ -188,10 +189,14 @@ def _checked(config: DictConfig, folder: Path) -> RunConfig:
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     assert isinstance(settings, RunConfig)
-    if settings.seed < 0:
-        raise ConfigError(f"seed={settings.seed}: it must not be negative.")
+    if not 0 <= settings.seed < 2**32:
+        raise ConfigError(f"seed={settings.seed}: it must lie in [0, 2^32).")
     if settings.mode is Mode.test and settings.ckpt is None:
         raise ConfigError("mode=test needs weights: ckpt=pretrained, or ckpt=PATH of a checkpoint folder.")
+    model = settings.model
+    for entry in filter(None, [getattr(model, "baseline", None), *getattr(model, "baselines", [])]):
+        if entry not in names("models") and not Path(entry).is_dir():
+            raise ConfigError(f"the baseline {entry!r} is no entry and no checkpoint folder.")
     used = [name for name in ("last.ckpt", "metrics.json") if (folder / name).exists()]
     if settings.mode is Mode.fit and settings.resume is None and used:
         raise ConfigError(

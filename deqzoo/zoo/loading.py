@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deqzoo.config import model_config, names, to_plain
 from deqzoo.models.kinds import build_network, kind_of
+from deqzoo.nn import solver_layers
 from deqzoo.zoo.cards import model_card
 from deqzoo.zoo.folder import CONFIG, OUTPUT, CheckpointError, Contents, read_folder, write_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
@@ -47,8 +48,10 @@ def load(
         name: a shipped entry (``list_models(pretrained=True)``), or the path of a checkpoint folder.
         device: where it is to run.
         solver: of the forward pass, by name; None: the recipe's.
-        tol, max_steps: of that solver, to trade accuracy for cost; None: the recipe's. Of an ODE solver, ``tol`` sets
-            rtol and atol.
+        tol: of that solver, to trade accuracy for cost; None: the recipe's. Of an ODE solver it sets rtol and atol.
+        max_steps: a budget, whether the tolerance is met with it or not; None: the recipe's, or with another ``tol``
+            the solver's own default, if that is larger. With another solver or tolerance and no budget, a solve that
+            does not converge warns.
 
     Raises:
         CheckpointError: for an unknown name, and for a folder that is incomplete, damaged or altered.
@@ -79,6 +82,9 @@ def load_contents(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the model cannot be built: {error}") from error
     load_weights(network, contents.weights, where)
+    if max_steps is None and (solver, tol) != (None, None):  # not what the entry was tested with
+        for layer in solver_layers(network):
+            layer.on_failure = "warn"
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -129,8 +135,8 @@ def export(
     golden = {name: value.cpu().contiguous() for name, value in inputs.items()}
     golden[OUTPUT] = _output(network, inputs)
     half = _stored_as_half(network)
-    weights = {
-        key: (value.half() if half and value.is_floating_point() else value).cpu().contiguous()
+    weights = {  # clones: safetensors refuses tensors that share memory, as tied ones do
+        key: (value.half() if half and value.is_floating_point() else value).cpu().contiguous().clone()
         for key, value in network.state_dict().items()
     }
     write_folder(folder, config, metrics, weights, golden, model_card(config, metrics))

@@ -6,11 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Generator
 
+from deqzoo.config import ConfigError
 from deqzoo.data import DataNotFoundError, EpisodeData, cifar_fs, omniglot
 from deqzoo.data.episodes import EPISODE_SETS, draw_episode
 from deqzoo.data.files import CorruptDataError
@@ -43,6 +44,7 @@ def small(monkeypatch):
     rotations=st.booleans(),
     seed=st.integers(0, 2**20),
 )
+@example(ways=6, shots=5, queries=5, classes=6, rotations=True, seed=0)
 def test_support_and_queries_share_no_image_and_classes_differ(ways, shots, queries, classes, rotations, seed):
     of_part = torch.arange(classes) * 3 + 1
     draw = draw_episode(of_part, 10, ways, shots, queries, rotations, Generator().manual_seed(seed))
@@ -53,8 +55,20 @@ def test_support_and_queries_share_no_image_and_classes_differ(ways, shots, quer
     assert places.min() >= 0
     assert places.max() < 10
     assert len(set(zip(draw.classes.tolist(), draw.turns.tolist(), strict=True))) == ways
+    given, asked = (  # of a character that is drawn at two turns, too
+        {(kind, place) for kind, row in zip(draw.classes.tolist(), part.tolist(), strict=True) for place in row}
+        for part in (draw.support, draw.queries)
+    )
+    assert not given & asked
     assert set(draw.classes.tolist()) <= set(of_part.tolist())
     assert draw.turns.max() < (4 if rotations else 1)
+
+
+@pytest.mark.parametrize("asked", [{"ways": 4}, {"shots": 8}, {"queries": 9}])
+def test_an_episode_that_does_not_fit_says_so(asked):
+    sizes = {"ways": 3, "shots": 2, "queries": 2} | asked
+    with pytest.raises(ConfigError, match=r"do not fit 3 classes of 9: lower data\.ways"):
+        draw_episode(torch.arange(3), 9, **sizes, rotations=False, random=Generator())
 
 
 def test_all_classes_turns_and_images_are_drawn_alike():

@@ -161,7 +161,10 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["model.correction_steps=[2,5]"], r"model\.correction_steps=\[2, 5\] must lie below .*max_steps=5"),
+        (
+            ["model.correction_steps=[2,5]"],
+            r"model\.correction_steps=\[2, 5\] must increase, and lie below .*max_steps=5",
+        ),
         (["model.correction_steps=[3,2]"], "keep must be increasing numbers of steps"),
         (
             ["+model.gradient_options.share_inverse=true", "model.gradient=implicit", "~model.gradient_options.steps"],

@@ -160,8 +160,8 @@ def test_one_batch_is_learned_by_heart():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.heads=3", "model: heads=3 must divide width=8"),
-        ("model.layers=-1", "model: layers must not be negative"),
+        ("model.heads=3", "model.heads=3 must divide width=8"),
+        ("model.layers=-1", "model.layers must not be negative"),
         ("model.solver=anderso", "model.solver=anderso: valid are anderson"),
         ("model.gradient_options.steps=3", "model.gradient=implicit: .*steps"),
         ("data=digits", "data=digits has images; .* needs tokens"),

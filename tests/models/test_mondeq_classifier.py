@@ -47,7 +47,8 @@ def test_every_recipe_trains(name, finished):
     trained = finished[name]
     assert trained.metrics["test"]["n"] == 360
     losses = [row["train/loss"] for row in read_history(trained.folder / "metrics.csv") if "train/loss" in row]
-    assert all(loss < 4 for loss in losses)
+    assert losses
+    assert max(losses) < 4
     network = trained.module.network
     torch.nn.functional.cross_entropy(network(torch.rand(4, 1, 8, 8)), torch.arange(4)).backward()
     for parameter_name, parameter in network.named_parameters():
@@ -66,7 +67,15 @@ def test_solves_are_logged_drawn_and_checked(finished):
     }
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert metrics["test"]["unconverged"] == 0
-    assert metrics["deq_check"]["median_residual"] <= 1e-2
+    network = trained.module.trained_network.eval()
+    images, _ = next(iter(trained.data.test_dataloader()))
+    with torch.no_grad():
+        (layer,) = network.equilibria
+        x = network.stem((images - network.mean) / network.std)
+        z = layer(x)
+        true = (layer.cell(z, x) - z).flatten(1).norm(dim=1) / layer.cell(z, x).flatten(1).norm(dim=1)
+    # not the splitting's own residual, which is the step of another variable
+    assert metrics["deq_check"]["median_residual"] == pytest.approx(true.median().item(), rel=1e-3)
     assert metrics["deq_check"]["n"] == 360
     card = (trained.folder / "export" / "README.md").read_text()
     for words in ("peaceman_rachford (alpha=0.7, tol=0.01", "margin of monotonicity | 1", "each cell applied once"):

@@ -114,7 +114,7 @@ def test_warm_start_saves_evaluations_and_changes_nothing():
         ({"prompt": "to be?!"}, "characters that the model does not know: '\\?', '!'; it knows ' ', ',', 'b'"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": "to", "length": -1}, "must not be negative, got -1"),
-        ({"prompt": "to", "temperature": -0.5}, "must not be negative, got 3 and -0.5"),
+        ({"prompt": "to", "temperature": -0.5}, "must be finite and not negative, got 3 and -0.5"),
         ({"prompt": "to", "top_k": 0}, "top_k must be at least 1"),
     ],
 )

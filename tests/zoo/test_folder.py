@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import warnings
 
 import pytest
 import safetensors.torch
@@ -10,6 +11,7 @@ import torch
 
 import deqzoo
 from deqzoo.config import DEQClassifierConfig
+from deqzoo.implicit import NonConvergenceWarning
 from deqzoo.models import ImageInfo, build_network
 from deqzoo.zoo import CheckpointError, export, load
 from deqzoo.zoo.folder import fingerprint, read_golden
@@ -83,8 +85,22 @@ def test_solver_can_be_exchanged_for_cost_or_accuracy(folder):
     assert type(solver).__name__ == "Broyden"
     assert (solver.tol, solver.max_steps) == (1e-3, 7)
     assert load(folder, tol=1e-2).equilibria[0].solver.tol == 1e-2
+    tight = load(folder, tol=1e-5)  # the recipe's 20 steps are for its own tolerance
+    assert (tight.equilibria[0].solver.tol, tight.equilibria[0].solver.max_steps) == (1e-5, 100)
+    tight(torch.rand(3, 1, 8, 8))
+    assert tight.equilibria[0].solution.residual.max() <= 1e-5
     with pytest.raises(CheckpointError, match="anderson"):
         load(folder, solver="andersen")
+
+
+def test_a_solver_that_fails_says_so_unless_the_budget_was_asked_for(folder):
+    images = torch.rand(3, 1, 8, 8)
+    with pytest.warns(NonConvergenceWarning, match="did not converge"):
+        load(folder, tol=1e-30)(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(folder, solver="picard", max_steps=1)(images)
+        load(folder)(images)
 
 
 def test_large_networks_are_stored_as_half(folder, monkeypatch):

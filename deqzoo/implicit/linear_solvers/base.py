@@ -26,14 +26,15 @@ class LinearSolver:
     """
 
     tol: float | None = None
+    fewest_steps = 0
     truncated = False  # a solver that stops on purpose before its tolerance does not count as a failure
 
     def __post_init__(self) -> None:
         if self.tol is not None and not self.tol >= 0:
             raise ValueError(f"tol must be a number >= 0, got {self.tol}")
         limit = getattr(self, "max_steps", None)
-        if limit is not None and limit < 0:
-            raise ValueError(f"max_steps must be at least 0, got {limit}")
+        if limit is not None and limit < self.fewest_steps:
+            raise ValueError(f"max_steps must be at least {self.fewest_steps}, got {limit}")
 
     def __call__(self, operator: LinearOperator, b: Tensor, x0: Tensor | None = None) -> Solution:
         """Solve A x = b for each row of b, starting at x0 (default zero)."""

@@ -34,6 +34,7 @@ class BiCGSTAB(LinearSolver):
     """
 
     max_steps: int | None = None
+    fewest_steps = 3  # of which the last one is the residual's
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""

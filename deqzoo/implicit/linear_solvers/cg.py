@@ -61,9 +61,10 @@ class CG(LinearSolver):
             product = operator.mv(p)
             nfe += 1
             curvature = dot(p, product)
-            indefinite = (curvature <= 0).squeeze(1)
+            indefinite, finite = (curvature <= 0).squeeze(1), torch.isfinite(curvature).squeeze(1)
             status = torch.where(active & indefinite, Status.BAD_CURVATURE, status)
-            moving = (active & ~indefinite).unsqueeze(1)
+            status = torch.where(active & ~finite, Status.DIVERGED, status)  # the iterate before is kept
+            moving = (active & ~indefinite & finite).unsqueeze(1)
             alpha = safe_divide(rho, curvature)
             x = torch.where(moving, x + alpha * p, x)
             r = torch.where(moving, r - alpha * product, r)
@@ -97,8 +98,8 @@ def _solve_one(
         product = mv(p)
         nfe += 1
         curvature = torch.vdot(p_entries, product[0]).item()
-        if curvature <= 0:
-            status = Status.BAD_CURVATURE
+        if curvature <= 0 or not math.isfinite(curvature):
+            status = Status.BAD_CURVATURE if curvature <= 0 else Status.DIVERGED
             break
         x.add_(p, alpha=rho / curvature)
         r.add_(product, alpha=-rho / curvature)
@@ -114,8 +115,6 @@ def _solve_one(
     norm = math.sqrt(square)
     if norm <= tol * scale:
         status = Status.CONVERGED
-    elif not math.isfinite(norm):
-        status = Status.DIVERGED
     residual = b.new_full((1,), norm / scale if scale else 0.0)
     count = torch.full_like(residual, steps, dtype=torch.long)
     return Solution(x, torch.full_like(count, status), residual, count, nfe)

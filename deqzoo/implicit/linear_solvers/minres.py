@@ -35,6 +35,7 @@ class MINRES(LinearSolver):
     """
 
     max_steps: int | None = None
+    fewest_steps = 2  # of which the last one is the residual's
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""

@@ -54,11 +54,15 @@ def refine(
     bad = torch.zeros_like(active)
     while host_flags(active)[0][0] and nfe + 2 <= limit:
         done = cycle(r, active, target, limit - nfe - 1)
-        x, steps = x + done.correction, steps + done.steps
-        r = torch.where(active.unsqueeze(1), b - operator.mv(x), r)
+        bad = bad if done.bad is None else bad | done.bad
+        if not done.products:  # none was allowed, or the preconditioner is bad everywhere
+            active = active & ~bad
+            break
+        trial, steps = x + done.correction, steps + done.steps
+        r = torch.where(active.unsqueeze(1), b - operator.mv(trial), r)
         nfe += done.products + 1
         before, norm = norm, row_norm(r)
-        bad = bad if done.bad is None else bad | done.bad
+        x = torch.where(torch.isfinite(norm).unsqueeze(1), trial, x)
         stopped = active & ((norm <= target) | (norm >= 0.99 * before) | bad)
         active = active & ~stopped & torch.isfinite(norm)
     status = torch.where(norm <= target, Status.CONVERGED, torch.where(active, Status.MAX_STEPS, Status.STALLED))
