@@ -174,9 +174,8 @@ def main() -> int:
     console, count = open_console(), 2 if options.quick else options.tasks
     learner, trained = load(options.entry, options.weights, options.activation)
     rows = measure(learner, test_tasks(options.entry, count, options.root))
-    weights = ("trained weights" if trained else "fresh weights") + (
-        f", {options.activation}" if options.activation else ""
-    )
+    weights = f"{'trained' if trained else 'fresh'} weights"
+    weights += f", {options.activation}" if options.activation else ""
     print_table(
         console,
         f"Meta-gradients of {options.entry}, {weights}, {count} test tasks",

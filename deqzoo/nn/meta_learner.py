@@ -47,8 +47,8 @@ class MetaLearner(nn.Module):
         for name, module in network.named_modules():
             if getattr(module, "track_running_stats", False) or (isinstance(module, _DropoutNd) and module.p):
                 raise ValueError(
-                    f"{name} is a {type(module).__name__}: adaptation evaluates the network many times, so it must have "
-                    "no dropout and no running statistics (track_running_stats=False)"
+                    f"{name} is a {type(module).__name__}: adaptation evaluates the network many times, so it must "
+                    "have no dropout and no running statistics (track_running_stats=False)"
                 )
         self.network, self.method, self.loss, self.chunk = network, method, loss, chunk
         self.solutions: Sequence[Solution] = ()
@@ -79,8 +79,8 @@ class MetaLearner(nn.Module):
     def adapt(self, support_inputs: Tensor, support_targets: Tensor) -> nn.Module:
         """The network adapted to one task, (support, ...): a copy, to be used as any other network.
 
-        All of its parameters are fitted, also those of a loaded entry, which need no gradient; `solutions` tells how near
-        an inner solve came.
+        All of its parameters are fitted, also those of a loaded entry, which need no gradient. `solutions` tells how
+        near an inner solve came.
         """
         with torch.no_grad():
             adapted, solution = self.method(self.task_loss, self.start, support_inputs[None], support_targets[None])
