@@ -131,8 +131,9 @@ def register(words: Iterable[str] | None = None) -> None:
 
 def _store(group: Literal["model", "data"], name: str, read: Callable[[str], DictConfig]) -> None:
     """Hand a file to Hydra, unless this process did so since it was written."""
-    folder, package = ("models", "_global_") if group == "model" else (group, None)
-    written = (zoo_path(folder) / f"{name}.yaml").stat().st_mtime_ns
+    folder = zoo_path("models" if group == "model" else "data")
+    package = "_global_" if group == "model" else None
+    written = (folder / f"{name}.yaml").stat().st_mtime_ns
     if _stored.get((group, name)) != written:
         ConfigStore.instance().store(group=group, name=name, node=read(name), package=package)
         _stored[group, name] = written

@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from deqzoo import config
 from deqzoo.config import ConfigError, Mode, RunConfig
+from deqzoo.training import Run
 from deqzoo.zoo.recipes import head
 from tests.running import ROOT, composed
 
@@ -40,12 +42,19 @@ COMMANDS = {name: head(name, "Better hardware") for name in config.names("models
 
 
 @pytest.mark.parametrize("entry", [name for name, text in COMMANDS.items() if text])
-def test_command_for_better_hardware_can_be_given(entry):
+def test_command_for_better_hardware_builds_a_network_that_learns(entry, tmp_path):
     found = re.search(r"`python train.py (model=.*?)`", COMMANDS[entry])
     words = [word for word in found[1].split() if word != "data.root=DIR"]
     assert words[0] == f"model={entry}"
     better = composed(*words)
     assert better.trainer.max_epochs >= composed(f"model={entry}").trainer.max_epochs
+    run = Run(better, tmp_path)
+    output = run.module.network.train()(**run.kind.example(run.data.info))
+    output.float().square().mean().backward()
+    parameters = list(run.module.network.parameters())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in parameters)
+    if size := re.search(r"\(([\d.]+)M parameters", COMMANDS[entry]):
+        assert sum(parameter.numel() for parameter in parameters) / 1e6 == pytest.approx(float(size[1]), abs=0.05)
 
 
 def test_recipe_defaults_give_way_to_the_command_line():

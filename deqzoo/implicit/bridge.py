@@ -205,7 +205,7 @@ class _AttachInTransform(_Attach):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.system, ctx.n, ctx.m, *tensors = inputs
-        ctx.dtypes: list[torch.dtype] = []
+        ctx.dtypes = []
         ctx.save_for_backward(*output, *tensors[ctx.n :])
         ctx.save_for_forward(*output, *tensors[ctx.n :])
 

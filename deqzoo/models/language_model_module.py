@@ -34,6 +34,6 @@ class LanguageModelModule(DEQModule):
         super().on_test_epoch_end()
         own = torch.stack([torch.zeros(3, dtype=torch.float64, device=self.device), *self._totals]).sum(0)
         self._totals.clear()
-        sums = self.all_gather(own).reshape(-1, 3).sum(0)  # of all processes: the ratios' mean would be another number
+        sums = self.sum_over_processes(own)  # the mean of the processes' ratios would be another number
         for name, value in {"bits_per_char": bits_per_char(sums), "perplexity": perplexity(sums)}.items():
             self.log(f"test/{name}", value.float(), sync_dist=True)  # the same everywhere

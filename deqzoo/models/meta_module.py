@@ -61,7 +61,7 @@ class MetaModule(SolverModule):
         scores = torch.cat([torch.zeros(0, device=self.device), *self._scores]).double()
         self._scores = []
         own = torch.stack([torch.ones_like(scores), scores, scores.square()]).sum(1)
-        count, total, squares = self.all_gather(own).reshape(-1, 3).sum(0)  # over all processes
+        count, total, squares = self.sum_over_processes(own)
         variance = ((squares - total.square() / count) / (count - 1)).clamp(min=0)  # nan for a single task
         self.log(f"test/{self.score_name}_interval", (1.96 * (variance / count).sqrt()).float(), sync_dist=True)
 

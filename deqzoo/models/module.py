@@ -152,6 +152,12 @@ class SolverModule(LightningModule):
         schedule = make_schedule(optimizer, options.schedule.value, total_steps=total_steps, warmup=options.warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def sum_over_processes(self, values: Tensor) -> Tensor:
+        """The sum of each process's values, for numbers of a whole test set."""
+        gathered = self.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered.reshape(-1, *values.shape).sum(0)
+
     def _log(self, stage: str, step: Step, layers: list[SolverLayer]) -> None:
         metrics = {"loss": step.loss.detach(), **step.metrics, **forward_metrics(layers)}
         if stage == "test":

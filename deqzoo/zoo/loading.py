@@ -84,7 +84,7 @@ def load_contents(
     load_weights(network, contents.weights, where)
     if max_steps is None and (solver, tol) != (None, None):  # not what the entry was tested with
         for layer in solver_layers(network):
-            layer.on_failure = "warn"
+            layer.on_failure = "warn"  # type: ignore[assignment]
     return network.eval().requires_grad_(False).to(device)
 
 
