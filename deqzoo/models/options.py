@@ -76,15 +76,16 @@ def fixed_point_gradient(settings: Any) -> Any:
 def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
     """Change typed settings, in place, to another fixed-point solver, tolerance or step limit; None: as before.
 
-    Another solver keeps ``tol`` and ``max_steps`` of the recipe's options: the rest are the old one's own. The recipe's
-    ``max_steps`` is a budget for its own tolerance: with another one the solver's default holds, where it is larger.
-    The gradient becomes the exact one.
+    Another solver keeps ``tol`` of the recipe's options: the rest are the old one's own. The recipe's ``max_steps`` is a
+    budget for its own solver and tolerance: with others the solver's default holds, where it is larger. The gradient
+    becomes the exact one.
     """
     options = dict(settings.solver_options)
-    if solver is not None and solver != settings.solver:
+    other_solver = solver is not None and solver != settings.solver
+    if other_solver:
         options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
         settings.solver = solver
-    if tol is not None and "max_steps" in options:
+    if (other_solver or tol is not None) and "max_steps" in options:
         usual = getattr({**SOLVERS, **SPLITTINGS}.get(settings.solver), "max_steps", 0)
         options["max_steps"] = max(usual, options["max_steps"])
     changes = {"tol": tol, "max_steps": max_steps}

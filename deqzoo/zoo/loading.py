@@ -49,9 +49,8 @@ def load(
         device: where it is to run.
         solver: of the forward pass, by name; None: the recipe's.
         tol: of that solver, to trade accuracy for cost; None: the recipe's. Of an ODE solver it sets rtol and atol.
-        max_steps: a budget, whether the tolerance is met with it or not; None: the recipe's, or with another ``tol``
-            the solver's own default, if that is larger. With another solver or tolerance and no budget, a solve that
-            does not converge warns.
+        max_steps: a budget, whether the tolerance is met with it or not; None: the recipe's, or with another solver or
+            tolerance the solver's own default, if that is larger; a solve that does not converge warns then.
 
     Raises:
         CheckpointError: for an unknown name, and for a folder that is incomplete, damaged or altered.

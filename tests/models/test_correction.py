@@ -141,8 +141,8 @@ def test_every_option_in_a_run(finished):
     [
         ({}, Broyden(tol=3e-3, max_steps=5)),
         ({"tol": 1e-5, "max_steps": 60}, Broyden(tol=1e-5, max_steps=60)),
-        ({"solver": "anderson"}, Anderson(tol=3e-3, max_steps=5)),
-        ({"solver": "picard", "tol": 1e-2}, Picard(tol=1e-2, max_steps=5)),
+        ({"solver": "anderson"}, Anderson(tol=3e-3, max_steps=100)),  # the recipe's budget is Broyden's
+        ({"solver": "picard", "tol": 1e-2}, Picard(tol=1e-2, max_steps=100)),
         ({"solver": "newton_krylov", "max_steps": 3}, None),
     ],
 )
@@ -151,7 +151,8 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
     model = deqzoo.load(finished.folder / "export", **asked)
     used = model.stages[0].solver
     assert solver is None or used == solver
-    assert (used.tol, used.max_steps) == (asked.get("tol", 3e-3), asked.get("max_steps", 5))
+    assert used.tol == asked.get("tol", 3e-3)
+    assert used.max_steps == asked.get("max_steps", used.max_steps)
     assert model.stages[0].gradient == Implicit()
     images = read_golden(finished.folder / "export")[0]["images"].requires_grad_()
     model(images).sum().backward()
@@ -165,7 +166,7 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
             ["model.correction_steps=[2,5]"],
             r"model\.correction_steps=\[2, 5\] must increase, and lie below .*max_steps=5",
         ),
-        (["model.correction_steps=[3,2]"], "keep must be increasing numbers of steps"),
+        (["model.correction_steps=[3,2]"], "must increase, and lie below"),
         (
             ["+model.gradient_options.share_inverse=true", "model.gradient=implicit", "~model.gradient_options.steps"],
             r"share_inverse needs model\.solver=broyden",

@@ -87,6 +87,8 @@ def test_settings_become_the_method():
         ("model.linear_solver=lu", "model.linear_solver=lu: valid are bicgstab, cg, dense"),
         ("model.damping=-1", "model.damping=-1.0: it must not be negative"),
         ("model.strength=0", "model.strength must be positive"),
+        ("model.inner_steps=50", "model.inner_steps has no meaning for model.method=imaml"),
+        ("model.inner_lr=0", "model.inner_lr positive"),
         ("model.chunk=0", "model.chunk must be at least 1"),
         ("model.activation=sin", "model.activation=sin: valid are relu, silu, tanh"),
         ("data=spheres", "needs tasks"),

@@ -245,3 +245,27 @@ def test_bad_options_are_errors():
         IMAML(strength=0.0)
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         learner(MAML(), chunk=0)
+
+
+@pytest.mark.parametrize("method", [MAML(steps=1), FirstOrderMAML(steps=1), IMAML()])
+def test_no_tasks_give_no_predictions_and_unequal_counts_an_error(method):
+    learner = MetaLearner(nn.Linear(1, 2), method, nn.functional.mse_loss)
+    x, y = torch.zeros(0, 5, 1), torch.zeros(0, 5, 2)
+    assert learner(x, y, torch.zeros(0, 3, 1)).shape == (0, 3, 2)
+    with pytest.raises(ValueError, match="of as many tasks, got 0, 0, 1"):
+        learner(x, y, torch.zeros(1, 3, 1))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm1d(1)])
+def test_a_network_that_differs_from_call_to_call_is_refused(layer):
+    with pytest.raises(ValueError, match=r"0 is a .*no dropout and no running statistics"):
+        MetaLearner(nn.Sequential(layer), MAML(), nn.functional.mse_loss)
+
+
+def test_an_adapted_network_tells_how_near_its_inner_solve_came():
+    learner = MetaLearner(
+        nn.Linear(1, 1), IMAML(solver=LBFGS(max_steps=1), on_failure="ignore"), nn.functional.mse_loss
+    )
+    learner.adapt(torch.randn(5, 1), torch.randn(5, 1))
+    assert len(learner.solutions) == 1
+    assert learner.solutions[0].steps.item() <= 1

@@ -223,3 +223,21 @@ def test_the_end_of_a_chain_feels_its_beginning_in_an_equilibrium_alone():
     assert reached.nonzero().flatten().tolist() == list(range(25, 31))
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         GraphConvolutionNetwork(3, ["a"], depth=0)
+
+
+@pytest.mark.parametrize("make", [lambda: network_of(), lambda: GraphConvolutionNetwork(3, ["a", "b"], hidden=4)])
+def test_networks_run_under_autocast(make):
+    network, edges = make().float(), random_edges(6, 9, 1)
+    features = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    exact = network(features, edges)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(features, edges)
+    logits.float().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    # bfloat16 has three digits; the equilibrium amplifies what is lost by up to 1 / (1 - kappa) = 5.
+    torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.05 * exact.abs().max().item())
+
+
+def test_projection_of_rows_beside_which_the_radius_is_lost_in_float32():
+    huge = torch.tensor([[1e9, 0.0], [3e7, 2.0]])
+    torch.testing.assert_close(project_rows(huge, 0.99), torch.tensor([[0.99, 0.0], [0.99, 0.0]]), rtol=1e-3, atol=0)

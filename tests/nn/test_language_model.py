@@ -1,5 +1,7 @@
 """The language model: causal logits, gradients that reach everything, and what it generates."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -95,6 +97,19 @@ def test_draws_follow_temperature_and_top_k():
     assert narrow[1] in VOCABULARY.decode(likeliest.tolist())
 
 
+def test_text_follows_from_the_seed_whatever_the_mode_and_the_temperature():
+    model = model_of(layers=1, dropout=0.5)
+    model.train()
+    state = torch.get_rng_state()
+    text = model.generate("to", length=8, seed=1)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.eval().generate("to", length=8, seed=1) == text
+    likeliest = model.generate("to", length=8, temperature=0.0)
+    assert model.generate("to", length=8, temperature=1e-310) == likeliest  # dividing by it overflows
+    assert len(model.generate("to", length=8, temperature=1e300)) == 10
+
+
 def test_warm_start_saves_evaluations_and_changes_nothing():
     model, spent = model_of(window=32, solver=Anderson(tol=1e-8, max_steps=100)), {}
     hook = lambda deq, *_: spent[warm].append(deq.solution.nfe)  # noqa: E731
@@ -113,7 +128,8 @@ def test_warm_start_saves_evaluations_and_changes_nothing():
     [
         ({"prompt": "to be?!"}, "characters that the model does not know: '\\?', '!'; it knows ' ', ',', 'b'"),
         ({"prompt": ""}, "the prompt is empty"),
-        ({"prompt": "to", "length": -1}, "must not be negative, got -1"),
+        ({"prompt": "to", "length": -1}, "must be finite and not negative, got -1"),
+        ({"prompt": "to", "temperature": math.inf}, "must be finite and not negative, got 3 and inf"),
         ({"prompt": "to", "temperature": -0.5}, "must be finite and not negative, got 3 and -0.5"),
         ({"prompt": "to", "top_k": 0}, "top_k must be at least 1"),
     ],

@@ -99,7 +99,7 @@ def test_a_solver_that_fails_says_so_unless_the_budget_was_asked_for(folder):
         load(folder, tol=1e-30)(images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load(folder, solver="picard", max_steps=1)(images)
+        load(folder, solver="picard", max_steps=1)(images)  # a budget that was asked for
         load(folder)(images)
 
 

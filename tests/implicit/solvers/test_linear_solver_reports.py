@@ -169,3 +169,26 @@ def test_the_transposed_system_uses_the_transposed_preconditioner():
     assert solution.converged.all()
     assert solution.nfe <= 2
     assert_close(solution.value, answer(matrix.T, b), 1e-9)
+
+
+@pytest.mark.parametrize("solver", [CG(), MINRES(), NormalCG(), BiCGSTAB()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("systems", [1, 2])
+def test_an_operator_that_turns_nan_leaves_a_finite_iterate(solver, systems):
+    matrix, calls = torch.diag(torch.linspace(1, 50, N, dtype=F64)), []
+
+    def broken(v):
+        calls.append(1)
+        return v @ matrix if len(calls) < 3 else v * torch.nan
+
+    solution = solver(LinearOperator(broken, broken, ("positive_definite",)), torch.ones(systems, N, dtype=F64))
+    assert torch.isfinite(solution.value).all()
+    assert (solution.status == Status.DIVERGED).all()
+
+
+@pytest.mark.parametrize("solver", [MINRES, NormalCG, BiCGSTAB])
+def test_a_budget_without_a_step_is_refused(solver):
+    with pytest.raises(ValueError, match="max_steps must be at least"):
+        solver(max_steps=1)
+    least = solver(max_steps=solver.fewest_steps)
+    operator = operator_of(torch.diag(torch.linspace(1, 3, N, dtype=F64)), POSITIVE)
+    assert least(operator, torch.ones(1, N, dtype=F64)).value.abs().sum() > 0
