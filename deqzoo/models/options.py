@@ -76,8 +76,8 @@ def fixed_point_gradient(settings: Any) -> Any:
 def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
     """Change typed settings, in place, to another fixed-point solver, tolerance or step limit; None: as before.
 
-    Another solver keeps ``tol`` of the recipe's options: the rest are the old one's own. The recipe's ``max_steps`` is a
-    budget for its own solver and tolerance: with others the solver's default holds, where it is larger. The gradient
+    Another solver keeps ``tol`` of the recipe's options: the rest are the old one's own. The recipe's ``max_steps`` is
+    a budget for its own solver and tolerance: with others the solver's default holds, where it is larger. The gradient
     becomes the exact one.
     """
     options = dict(settings.solver_options)
