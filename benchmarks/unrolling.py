@@ -1,10 +1,11 @@
-"""Unrolling against implicit differentiation, over the number of inner steps: error, time and bytes kept.
+"""Unrolling against implicit differentiation, and MAML against first-order MAML against iMAML, over the inner steps.
 
 `python benchmarks/unrolling.py [--plot FILE] [--json FILE] [--quick]`
 
 The inner problem of iMAML on a sinusoid, argmin L(phi) + strength/2 |phi - theta|^2 for a small network, is solved by k
 steps of gradient descent. The meta-gradient in theta then comes by backpropagation through the steps, or by the
-implicit function theorem as if the last iterate were the minimiser. Both are compared with the exact one, in float64.
+implicit function theorem as if the last iterate were the minimiser. Both are compared with the exact one, in float64:
+error, time, bytes kept. Then the three methods of meta-learning, each with k inner steps from the same start.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import SavedBytes, interleaved
@@ -24,8 +26,9 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from deqzoo.data.sinusoids import draw_sinusoids
-from deqzoo.implicit import GMRES, Gradient, Implicit, NewtonCG, Picard, Unrolled, argmin, fixed_point
+from deqzoo.implicit import GMRES, LBFGS, MINRES, Gradient, Implicit, NewtonCG, Picard, Unrolled, argmin, fixed_point
 from deqzoo.implicit.minimizers import gradient as gradient_of
+from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML, MetaLearner
 from deqzoo.nn.latent_ode import mlp
 from deqzoo.plots.figure import COLORS, panels, save
 
@@ -47,6 +50,14 @@ class Row:
     error: float  # relative, against the exact meta-gradient
     seconds: float  # forward and backward
     saved_bytes: int  # kept by autograd for the backward pass
+
+
+@dataclasses.dataclass
+class MethodRow(Row):
+    """A method of meta-learning; ``error`` is that of its meta-gradient against the one that it stands for: of MAML and
+    first-order MAML, that through the same steps; of iMAML, that of the minimiser."""
+
+    query_loss: float = 0.0  # after adaptation
 
 
 class Problem:
@@ -75,6 +86,17 @@ class Problem:
         """The gradient of the query loss in theta, as one vector."""
         loss = nn.functional.mse_loss(functional_call(self.network, phi, (self.queries,)), self.targets)
         return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(self.theta.values()))])
+
+    def query_loss(self, method: Adaptation) -> Tensor:
+        """The loss on the queries after adaptation by a method."""
+        learner = MetaLearner(self.network, method, nn.functional.mse_loss)
+        return learner.loss(learner(self.x[None], self.y[None], self.queries[None])[0], self.targets)
+
+    def meta_learned(self, method: Adaptation) -> tuple[Tensor, Tensor]:
+        """That loss, and its gradient in theta as one vector."""
+        loss = self.query_loss(method)
+        gradients = torch.autograd.grad(loss, list(self.theta.values()))
+        return loss.detach(), torch.cat([g.reshape(-1) for g in gradients])
 
     def adapted(self, steps: int, way: Gradient) -> Parameters:
         """phi after so many steps, differentiable in theta."""
@@ -108,6 +130,32 @@ def measure(counts: tuple[int, ...], rounds: int, problem: Problem) -> list[Row]
     return rows
 
 
+def measure_methods(counts: tuple[int, ...], rounds: int, problem: Problem) -> list[MethodRow]:
+    """A row for each method and number of steps."""
+    rows = []
+    for steps in counts:
+        methods: dict[str, Adaptation] = {
+            "MAML": MAML(steps, LR),
+            "first-order MAML": FirstOrderMAML(steps, LR),
+            "iMAML": IMAML(STRENGTH, LBFGS(tol=1e-12, max_steps=steps), MINRES(tol=1e-10), on_failure="ignore"),
+        }
+        calls: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+            name: lambda method=method: problem.meta_learned(method) for name, method in methods.items()
+        }
+        times = interleaved(calls, rounds)
+        found = {name: call() for name, call in calls.items()}
+        through_steps = found["MAML"][1]
+        for name, (loss, gradient) in found.items():
+            stands_for = problem.exact() if name == "iMAML" else through_steps
+            error = ((gradient - stands_for).norm() / stands_for.norm()).item()
+            with SavedBytes() as saved:
+                adapted = problem.query_loss(methods[name])
+            kept = saved.total
+            del adapted
+            rows.append(MethodRow(name, steps, error, statistics.median(times[name]), kept, loss.item()))
+    return rows
+
+
 def checks(rows: list[Row]) -> list[Check]:
     """What is true of the implicit gradient."""
     implicit = [row for row in rows if row.method == "implicit"]
@@ -120,31 +168,33 @@ def checks(rows: list[Row]) -> list[Check]:
     ]
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Error, time and bytes over the inner steps."""
-    figure, axes = panels(3, "Meta-gradients over inner steps")
-    values = {
+def plot(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Error, time and bytes over the inner steps, and the query loss where the rows have it."""
+    values: dict[str, Callable[[Any], float]] = {
         "relative error": lambda row: row.error,
         "CPU time (ms)": lambda row: row.seconds * 1e3,
         "KiB kept for the backward pass": lambda row: row.saved_bytes / 1024,
     }
+    if isinstance(rows[0], MethodRow):
+        values["query loss after adaptation"] = lambda row: row.query_loss
+    figure, axes = panels(len(values), title)
     for axis, (label, value) in zip(axes, values.items(), strict=True):
-        for color, name in zip(COLORS, WAYS, strict=False):
-            chosen = [row for row in rows if row.method == name]
-            axis.plot(
-                [row.steps for row in chosen], [value(row) for row in chosen], marker="o", color=color, label=name
-            )
+        for color, name in zip(COLORS, dict.fromkeys(row.method for row in rows), strict=False):
+            chosen = [row for row in rows if row.method == name and value(row) > 0]
+            steps = [row.steps for row in chosen]
+            axis.plot(steps, [value(row) for row in chosen], marker="o", color=color, label=name)
         axis.set(xlabel="inner steps", ylabel=label, xscale="log", yscale="log")
-    axes[0].legend(frameon=False)
+    axes[-1].legend(frameon=False)
     save(figure, path)
 
 
 def main() -> int:
     """Run, print, draw, and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table to FILE (PNG)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the tables (PNG), one of them to FILE_methods")
     options = started(__doc__, parser)
-    rows = measure((1, 5), 1, Problem(4)) if options.quick else measure(STEPS, 3, Problem())
+    counts, rounds, problem = ((1, 5), 1, Problem(4)) if options.quick else (STEPS, 3, Problem())
+    rows, methods = measure(counts, rounds, problem), measure_methods(counts, rounds, problem)
     console = open_console()
     print_table(
         console,
@@ -156,11 +206,30 @@ def main() -> int:
             for r in sorted(rows, key=lambda row: list(WAYS).index(row.method))
         ],
     )
+    print_table(
+        console,
+        "MAML, first-order MAML and iMAML with k inner steps",
+        ["method"],
+        ["steps", "query loss", "error of the meta-gradient", "ms", "KiB kept"],
+        [
+            (
+                r.method,
+                f"{r.steps}",
+                f"{r.query_loss:.3f}",
+                f"{r.error:.1e}",
+                f"{r.seconds * 1e3:.1f}",
+                f"{r.saved_bytes / 1024:,.0f}",
+            )
+            for r in sorted(methods, key=lambda row: ("MAML", "first-order MAML", "iMAML").index(row.method))
+        ],
+    )
     promises = checks(rows)
     print_checks(console, promises)
     if options.plot:
-        plot(rows, options.plot)
-    return finished(options, ["deqzoo"], promises, rows=rows)
+        plot(rows, "Meta-gradients over inner steps", options.plot)
+        beside = options.plot.with_stem(f"{options.plot.stem}_methods")
+        plot(methods, "MAML, first-order MAML and iMAML over inner steps", beside)
+    return finished(options, ["deqzoo"], promises, rows=rows, methods=methods)
 
 
 if __name__ == "__main__":

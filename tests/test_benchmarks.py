@@ -16,22 +16,14 @@ import cifar_choices
 import cnf
 import deq_options
 import fixed_point
-import hypergradients
 import implicit_gradient
-import meta
-import meta_gradients
 import ode
 import report
-import unrolling
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
-from problems import classifier_problem, penalised_problems, ridge_problem, solver_problems
+from problems import classifier_problem, ridge_problem, solver_problems
 
 from deqzoo.data import ImageData
-from deqzoo.data.sinusoids import draw_sinusoids
-from deqzoo.implicit import LBFGS
 from deqzoo.models import DEQClassifierModule, build_network
-from deqzoo.nn import IMAML, MetaLearner
-from deqzoo.nn.latent_ode import mlp
 
 PROBLEMS = solver_problems(quick=True)
 linear_problems = pytest.mark.parametrize("problem", PROBLEMS[3:], ids=lambda problem: problem.name)
@@ -222,62 +214,6 @@ def test_implicit_gradients_keep_the_same_bytes_however_many_iterations():
     assert rows["Picard, Unrolled"][2] > 2 * rows["Picard, Unrolled"][1]
 
 
-def test_ridge_hypergradient_at_any_scale_of_the_loss():
-    for r in hypergradients.ridge_table(quick=True):
-        if r.library == "deqzoo":
-            assert r.error < 1e-4
-            assert r.error_tiny < 1e-4
-
-
-def test_penalised_regressions_against_their_references():
-    """The minimiser is one, and the dense hypergradient is that of finite differences."""
-    for problem in penalised_problems(quick=True).values():
-        t = torch.full((problem.x.shape[1],), -0.5, dtype=torch.float64)
-        w = problem.solve(t)
-        assert problem.stationarity(w, t).norm() < 1e-12
-        exact, step = problem.hypergradient(t, w), 1e-5
-        shift = step * torch.eye(len(t), dtype=torch.float64)[1]
-        difference = problem.outer(problem.solve(t + shift)) - problem.outer(problem.solve(t - shift))
-        assert exact[1] == pytest.approx(difference.item() / (2 * step), rel=1e-6)
-    rows = [r for r in hypergradients.hyper_table(quick=True) if r.library == "deqzoo"]
-    assert len(rows) == 3
-    assert all(r.error < 1e-5 for r in rows)
-
-
-def test_meta_gradient_ways_agree_and_imaml_keeps_the_same_bytes():
-    times, held = meta.time_table(quick=True), meta.bytes_table(quick=True)
-    assert all(row.difference < 1e-5 for row in times)
-    kept = {row.method: list(row.bytes_after.values()) for row in held}
-    assert kept["iMAML"][0] == kept["iMAML"][1] > 0
-    assert kept["MAML"][1] > 1.3 * kept["MAML"][0]
-    assert meta.checks(times, held)[0].kept
-
-
-def test_unrolled_and_implicit_gradients_approach_the_exact_one():
-    rows = unrolling.measure((2, 100), 1, unrolling.Problem(width=3))
-    errors = {(row.method, row.steps): row.error for row in rows}
-    assert errors["unrolled", 100] < 0.05 < errors["unrolled", 2]
-    assert errors["implicit", 100] < 0.01 < errors["implicit", 2]
-    kept = {(row.method, row.steps): row.saved_bytes for row in rows}
-    assert kept["implicit", 2] == kept["implicit", 100]
-    assert kept["unrolled", 100] > 25 * kept["unrolled", 2]
-    assert unrolling.checks(rows)[0].kept
-
-
-def test_diagnostic_of_meta_gradients_finds_the_exact_method_exact():
-    learner = MetaLearner(
-        mlp(1, 6, 1, activation=torch.nn.SiLU), IMAML(1.0, LBFGS(tol=1e-6)), torch.nn.functional.mse_loss
-    )
-    tasks = [tuple(t[i : i + 1] for t in draw_sinusoids(3, 5, 5, torch.Generator().manual_seed(0))) for i in range(3)]
-    rows = {row.method: row for row in meta_gradients.measure(learner, tasks)}
-    own, first = rows["iMAML, recipe"], rows["first-order MAML, 5 steps"]
-    assert own.tasks == 3
-    assert own.least_cosine > 0.9999
-    assert own.error < 1e-2 < first.error
-    assert 0 < own.low < own.high
-    assert own.stationarity < 1e-4
-
-
 def test_the_scripts_write_json_and_print_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fixed_point, "solver_problems", lambda quick: PROBLEMS[:4] if quick else None)
     monkeypatch.setattr(report, "keep_freed_memory", lambda: None)  # it is for the whole process
@@ -302,16 +238,6 @@ def test_torchdeq_is_given_the_same_problem():
     assert all(r.solved for r in theirs.values())
     plain = next(r for r in rows if r.solver == "Picard")
     assert theirs["fixed_point_iter"].nfe == plain.nfe
-
-
-def test_torchopt_finds_the_same_hypergradient():
-    pytest.importorskip("torchopt")
-    rows = [r for r in hypergradients.ridge_table(quick=True) if r.library == "torchopt"]
-    assert len(rows) == 4
-    assert all(r.error < 1e-4 for r in rows)
-    rows = hypergradients.hyper_table(quick=True)
-    assert all(r.error < 1e-5 for r in rows)
-    assert len(hypergradients.hyper_checks(rows)) == 3
 
 
 def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
