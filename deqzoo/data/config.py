@@ -269,6 +269,7 @@ class EpisodeDataConfig(DataConfig):
         ways: classes of an episode.
         shots: images of each class to learn from.
         queries: further ones of each, to be told apart.
+        train_queries: so many in training; None: as many.
         train_episodes: of an epoch.
         val_episodes, test_episodes: the same ones always.
         download: fetch what is missing; False: an error says what is missing.
@@ -283,6 +284,7 @@ class EpisodeDataConfig(DataConfig):
     ways: int = 5
     shots: int = 1
     queries: int = 15
+    train_queries: int | None = None
     train_episodes: int = 16_000
     val_episodes: int = 100
     test_episodes: int = 600
@@ -294,6 +296,8 @@ class EpisodeDataConfig(DataConfig):
         for name in ("shots", "queries", "train_episodes", "val_episodes", "test_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.train_queries is not None and self.train_queries < 1:
+            raise ValueError(f"data.train_queries must be at least 1, got {self.train_queries}")
         if self.ways < 2:
             raise ValueError(f"data.ways must be at least 2, got {self.ways}")
 

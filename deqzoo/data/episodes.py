@@ -166,7 +166,8 @@ class EpisodeData(TensorData):
             raise ValueError(f"there is no set of episodes {name!r}; valid names are {', '.join(sorted(EPISODE_SETS))}")
         self.spec = EPISODE_SETS[name]
         self.classes: dict[str, Tensor] = {}
-        wanted, ways = self.options.shots + self.options.queries, self.options.ways
+        queries = max(self.options.queries, self.options.train_queries or 0)
+        wanted, ways = self.options.shots + queries, self.options.ways
         if wanted > self.spec.per_class or ways > min(self.spec.counts):
             raise ValueError(
                 f"data.ways={ways} of data.shots + data.queries={wanted} images: {self.spec.title} has "
@@ -200,6 +201,8 @@ class EpisodeData(TensorData):
     def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> "EpisodeLoader":
         """Batches of episodes; new ones each epoch if ``train``."""
         assert self.tensors is not None
+        chosen = self.options
+        queries = chosen.train_queries if train and chosen.train_queries else chosen.queries
         return EpisodeLoader(
             self.tensors,
             self.parts[part],
@@ -207,7 +210,7 @@ class EpisodeData(TensorData):
             shuffle=train,
             classes=self.classes[part],
             key=("train", "val", "test").index(part),
-            shape=(self.options.ways, self.options.shots, self.options.queries),
+            shape=(chosen.ways, chosen.shots, queries),
             rotations=self.spec.rotations and part == "train",
             **options,
         )

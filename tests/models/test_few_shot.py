@@ -21,6 +21,7 @@ SMALL = [
     "data.batch_size=2",
     "data.eval_batch_size=3",
     "data.queries=2",
+    "data.train_queries=3",
     "data.train_episodes=4",
     "data.val_episodes=2",
     "data.test_episodes=5",
@@ -44,17 +45,19 @@ def test_short_training(entry, tmp_path):
     assert test["n"] == 5
     assert 0 <= test["accuracy"] <= 1
     assert ("stationarity" in test) == entry.startswith("imaml")
+    assert next(iter(finished.data.train_dataloader()))[2].shape[1] == 5 * 3
     support, labels, queries, targets = next(iter(finished.data.test_dataloader()))
+    assert queries.shape[1] == 5 * 2
     correct = []
     for batch in finished.data.test_dataloader():
-        correct.append((finished.module.network(*batch[:3]).argmax(2) == batch[3]).float().mean(1))
+        correct.append((finished.module.trained_network(*batch[:3]).argmax(2) == batch[3]).float().mean(1))
     correct = torch.cat(correct)
     assert test["accuracy"] == pytest.approx(correct.mean().item(), abs=0.03)
     assert test["accuracy_interval"] == pytest.approx(1.96 * correct.std().item() / 5**0.5, abs=0.03)
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["training.png"]
     model = deqzoo.load(tmp_path / "export")
     logits = model(support, labels, queries)
-    torch.testing.assert_close(logits, finished.module.network(support, labels, queries), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(logits, finished.module.trained_network(support, labels, queries), atol=1e-3, rtol=1e-3)
     learner = model.adapt(support[0], labels[0])
     torch.testing.assert_close(learner(queries[0]), logits[0], atol=1e-3, rtol=1e-3)
     finished.module.step(finished.module.network, (support, labels, queries, targets), "train").loss.backward()
