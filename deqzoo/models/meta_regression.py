@@ -89,19 +89,24 @@ class MetaRegressionKind(Kind):
 
 
 def _measure(trained: Trained) -> dict[str, Any]:
-    """Mean squared errors on the test tasks before and after adaptation, and those of shipped baselines."""
+    """Mean squared errors on the test tasks before and after adaptation, and those of shipped baselines beside them."""
     learner: Any = trained.network
-    before, after = [], []
     with torch.no_grad():
-        for x, y, queries, targets in trained.test_batches():
-            before.append((learner.network(queries) - targets).square())
-            after.append((learner(x, y, queries) - targets).square())
+        before = [(learner.network(queries) - targets).square() for _, _, queries, targets in trained.test_batches()]
+    own = _errors(learner, trained)
     return {
         "before": torch.cat(before).mean().item(),
-        "after": torch.cat(after).mean().item(),
+        "after": own.mean().item(),
         "shots": trained.data.info.shots,
-        "baselines": _baselines(trained.settings.baselines, trained.data),
+        "baselines": _baselines(own, trained),
     }
+
+
+@torch.no_grad()
+def _errors(learner: Any, trained: Trained) -> Tensor:
+    """Mean squared error of the queries of each test task after adaptation, (tasks,)."""
+    batches = trained.test_batches()
+    return torch.cat([(learner(x, y, queries) - targets).square().mean((1, 2)) for x, y, queries, targets in batches])
 
 
 def _rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -111,15 +116,25 @@ def _rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     for name, found in check["baselines"].items():
         rows.append((f"the same of `{name}`", f"{found['mse']:.4f} ± {found['mse_interval']:.4f}", ""))
+        if "difference" in found:  # not in older checks
+            shown = f"{found['difference']:+.4f} ± {found['difference_interval']:.4f}"
+            rows.append((f"this entry's error less that of `{name}`, on the same tasks", shown, ""))
     return rows
 
 
-def _baselines(entries: Sequence[str], data: Any) -> dict[str, dict[str, float]]:
-    """What the shipped ones among these entries reached on the same tasks."""
+def _baselines(own: Tensor, trained: Trained) -> dict[str, dict[str, float]]:
+    """What the shipped ones of the baselines reached, and the paired difference of ``own`` errors from theirs, with the
+    half-widths of 95 % intervals."""
+    from deqzoo.zoo.loading import load_contents
+
     found = {}
-    for entry in entries:
-        if contents := shipped_baseline(entry, data):
-            found[entry] = {name: contents.metrics["test"][name] for name in ("mse", "mse_interval")}
+    for entry in trained.settings.baselines:
+        if contents := shipped_baseline(entry, trained.data):
+            gaps = own - _errors(load_contents(contents, device=trained.device), trained)
+            found[entry] = {name: contents.metrics["test"][name] for name in ("mse", "mse_interval")} | {
+                "difference": gaps.mean().item(),
+                "difference_interval": 1.96 * gaps.std().item() / len(gaps) ** 0.5,
+            }
     return found
 
 

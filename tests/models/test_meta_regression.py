@@ -72,6 +72,22 @@ def _interval_is_that_of_the_mean_over_tasks(finished, test):
     assert test["mse_interval"] == pytest.approx(1.96 * errors.std().item() / 10**0.5, rel=1e-3)
 
 
+def test_card_has_the_paired_difference_from_a_baseline(tmp_path):
+    words = ["model=fomaml_sinusoid", *SMALL, "model.inner_steps=3"]
+    first = run(tmp_path / "first", *words)
+    exported = tmp_path / "first" / "export"
+    same = run(tmp_path / "same", *words, f"model.baselines=[{exported}]").metrics["adaptation"]["baselines"]
+    found = same[str(exported)]
+    assert found["mse"] == pytest.approx(first.metrics["adaptation"]["after"], rel=1e-3)
+    assert found["difference"] == pytest.approx(0.0, abs=1e-6)  # the same network on the same tasks
+    assert found["difference_interval"] == pytest.approx(0.0, abs=1e-6)
+    other = run(tmp_path / "other", *words, "model.inner_lr=0.05", f"model.baselines=[{exported}]").metrics
+    found = other["adaptation"]["baselines"][str(exported)]
+    assert found["difference"] == pytest.approx(other["test"]["mse"] - found["mse"], rel=1e-3)
+    assert found["difference_interval"] > 0
+    assert "this entry's error less that of" in (tmp_path / "other" / "export" / "README.md").read_text()
+
+
 def test_settings_become_the_method():
     assert adaptation(MetaRegressionConfig(method="maml", inner_steps=3, inner_lr=0.1)) == MAML(3, 0.1)
     assert adaptation(MetaRegressionConfig(method="first_order", inner_steps=3)) == FirstOrderMAML(3, 0.01)
