@@ -270,7 +270,7 @@ def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cifar_choices.py", "--quick", "--json", str(report), "--plot", str(figure)])
     assert cifar_choices.main() == 0
     rows = json.loads(report.read_text())["rows"]
-    assert [row["nfe_train"] for row in rows] == [8, 4]
+    assert [row["nfe_train"] for row in rows] == [12, 4]
     assert all(len(row["losses"]) == 3 and 0 <= row["fixed_point"] <= 1 for row in rows)
     assert figure.stat().st_size > 10_000
     assert "4 NFE in training" in capsys.readouterr().out

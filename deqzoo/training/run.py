@@ -126,14 +126,18 @@ class Run:
         if self.settings.mode is not Mode.fit:
             return
         network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
-        self.data.trainer = None  # else its loaders would give this process's share of the test set alone
-        history = read_history(self.folder / "metrics.csv")
-        trained = Trained(network, self.settings.model, self.data, self.device, history)
-        if self.kind.check is not None:
-            self.metrics[self.kind.check.name] = self.kind.check.measure(trained)
-        self.kind.plots(trained, self.folder / "plots")
+        # Without the trainer the loaders give all of the test set: with it, this process's share.
+        trainer, self.data.trainer = self.data.trainer, None
+        try:
+            history = read_history(self.folder / "metrics.csv")
+            trained = Trained(network, self.settings.model, self.data, self.device, history)
+            if self.kind.check is not None:
+                self.metrics[self.kind.check.name] = self.kind.check.measure(trained)
+            self.kind.plots(trained, self.folder / "plots")
+            inputs = self.kind.example(self.data.info, next(trained.test_batches()))
+        finally:
+            self.data.trainer = trainer
         recorded = {key: value for key, value in self.metrics.items() if key != "overrides"}
-        inputs = self.kind.example(self.data.info, next(trained.test_batches()))
         export(self.module, self.folder / "export", recorded, inputs=inputs)
         self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
 
