@@ -79,7 +79,7 @@ def test_solves_are_logged_drawn_and_checked(finished):
     assert metrics["deq_check"]["median_residual"] == pytest.approx(true.median().item(), rel=1e-3)
     assert metrics["deq_check"]["n"] == 360
     card = (trained.folder / "export" / "README.md").read_text()
-    for words in ("peaceman_rachford (alpha=0.7, tol=0.01", "margin of monotonicity | 1", "each cell applied once"):
+    for words in ("peaceman_rachford (alpha=0.7, tol=0.004", "margin of monotonicity | 1", "each cell applied once"):
         assert words in card
 
 
