@@ -98,7 +98,7 @@ def test_export_loads_with_another_solver(finished):
     inputs, output = read_golden(folder)
     model = deqzoo.load(folder)
     torch.testing.assert_close(model(**inputs), output, rtol=1e-4, atol=1e-5)
-    assert model.body.solver == PeacemanRachford(alpha=0.7, tol=1e-2, max_steps=300)
+    assert model.body.solver == PeacemanRachford(alpha=0.7, tol=4e-3, max_steps=300)
     for name, kind in (("anderson", Anderson), ("forward_backward", ForwardBackward)):
         other = deqzoo.load(folder, solver=name, tol=1e-5)
         assert other.body.solver == kind(tol=1e-5, max_steps=300)
