@@ -1,8 +1,8 @@
 """What the recipe deq_cifar was chosen by: its cell, normalisation and solves in training, at equal steps.
 
 Each choice changes one thing of the recipe; all see the same batches of CIFAR-10 from the same start. Tested is on
-images of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after the few steps that
-training takes, and with each cell applied once. A network that is better after few steps than at its fixed point has
+images of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after 4 NFE, and with each
+cell applied once. A network that is better after few steps than at its fixed point has
 not learnt an equilibrium. `--plot FILE` draws the loss over the steps, a curve each.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import copy
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from training import fit, recipe
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson, Picard
 from deqzoo.models import DEQClassifierModule, build_network
+from deqzoo.models.deq_check import first_batches
 from deqzoo.nn import solver_layers, use_solver
+from deqzoo.plots.figure import panels, save
 
 FEW = 3  # steps of Anderson: 4 NFE
 CHOICES: dict[tuple[str, str], dict[str, Any]] = {
@@ -83,7 +86,7 @@ def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Na
     steps = 3 if options.quick else options.steps
     fit(module, images, epochs=1000, steps=steps, clip=trainer.gradient_clip_val)
     seconds = (time.process_time() - started_at) / steps
-    held_out = held_out_images(images, 100 if options.quick else options.images)
+    held_out = first_batches(images.val_dataloader(), 100 if options.quick else options.images)
     network = module.trained_network.eval()
     accuracy, nfe, residual = test(network, held_out)
     accuracies = []
@@ -95,18 +98,8 @@ def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Na
     return Row(*name, parameters, accuracy, *accuracies, nfe, residual, mean_nfe, seconds, module.losses)
 
 
-def held_out_images(data: ImageData, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches of the validation part."""
-    batches, left = [], count
-    for images, labels in data.val_dataloader():
-        if left > 0:
-            batches.append((images[:left], labels[:left]))
-            left -= len(images)
-    return batches
-
-
 @torch.no_grad()
-def test(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, int, float]:
+def test(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, int, float]:
     """Accuracy, largest NFE and median residual over the layers."""
     right, residuals, nfe = [], [], 0
     for images, labels in batches:
@@ -119,17 +112,14 @@ def test(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[floa
 
 def plot(rows: list[Row], path: Path) -> None:
     """Training loss over the steps, a curve a choice, each point the mean of twenty steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(1, "Choices of deq_cifar")
     for row in rows:
         whole = torch.tensor(row.losses)
         means = whole[: len(whole) // 20 * 20].view(-1, 20).mean(1)
         axes.plot(range(20, 20 * len(means) + 1, 20), means, label=f"{row.group}: {row.choice}")
-    axes.set(xlabel="training step", ylabel="loss with its penalty", title="Choices of deq_cifar")
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    axes.set(xlabel="training step", ylabel="loss with its penalty")
+    axes.legend(frameon=False, fontsize=6)
+    save(figure, path)
 
 
 def main() -> int:

@@ -34,7 +34,6 @@ except ImportError:
 
 TOL = 1e-5  # rtol and atol
 AT_MOST = 0.6  # of the faster peer's time, promised
-SMALL = 1e-3  # an error: nats of log p; relative, of a gradient
 OURS = "deqzoo"
 LogProb = Callable[["Counted", Tensor, Tensor], Tensor]  # field, points (B, D), probes -> log densities (B,)
 
@@ -233,12 +232,12 @@ def reference(problem: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checks(rows: list[Row]) -> list[Check]:
-    """What is promised of our fastest way whose error is no larger than that of the faster peer, or is small."""
+    """What is promised of our fastest way whose error is no larger than that of the faster peer (or the tolerance)."""
     found = []
     for problem, task in dict.fromkeys((row.problem, row.task) for row in rows):
         here = [row for row in rows if (row.problem, row.task) == (problem, task)]
         peer = min((row for row in here if row.library != OURS), key=lambda row: row.seconds)
-        good = [row for row in here if row.library == OURS and row.error <= max(peer.error, SMALL)]
+        good = [row for row in here if row.library == OURS and row.error <= max(peer.error, 10 * TOL)]
         best = min(good, key=lambda row: row.seconds, default=None)
         promise = f"{problem}, {task}: at most {AT_MOST} of the time of {peer.library} (error {peer.error:.1e})"
         shown = "none as accurate" if best is None else f"{best.way} {best.over_peer:.2f} (error {best.error:.1e})"

@@ -100,11 +100,7 @@ def names(group: Literal["models", "data"]) -> list[str]:
     >>> "digits" in names("data")
     True
     """
-    return [path.stem for path in _files(group)]
-
-
-def _files(group: Literal["models", "data"]) -> list[Path]:
-    return sorted(zoo_path(group).glob("*.yaml"), key=lambda path: path.stem)
+    return sorted(path.stem for path in zoo_path(group).glob("*.yaml"))
 
 
 _stored: dict[tuple[str, str], int] = {}  # group and name of what Hydra has, and when its file was written

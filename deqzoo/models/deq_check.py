@@ -12,6 +12,7 @@ from deqzoo.implicit import Anderson, Picard
 from deqzoo.implicit.fixed_point_solvers.splitting import Splitting
 from deqzoo.models.baseline import baseline_row
 from deqzoo.nn import use_solver
+from deqzoo.nn.deq import recorded_residuals
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -32,16 +33,16 @@ def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> d
     """
     chosen = first_batches(batches, limit)
     images = chosen[0][0]
-    _, residual = _accuracy(network, chosen)
+    residual = _median_residual(network, chosen)
     with use_solver(network, Anderson(tol=0.0, max_steps=11)):  # f is called once more than that
-        at_12, _ = _accuracy(network, chosen)
+        at_12 = _accuracy(network, chosen)
     own = network.equilibria[0].solver  # type: ignore[index, union-attr]
     # Anderson need not converge where an operator splitting does.
     tighter = dataclasses.replace(own, tol=1e-4, max_steps=300) if isinstance(own, Splitting) else _TIGHT
     with use_solver(network, tighter):
-        tight, _ = _accuracy(network, chosen)
+        tight = _accuracy(network, chosen)
     with use_solver(network, Picard(tol=0.0, max_steps=1)):
-        one_step, _ = _accuracy(network, chosen)
+        one_step = _accuracy(network, chosen)
     result: dict[str, Any] = {
         "parameter_share": parameter_share(network),
         "flop_share": flop_share(network, images[:64]),  # so many, as some of the work may be done once a batch
@@ -108,27 +109,23 @@ def first_batches(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def _accuracy(network: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Accuracy, and the median over the images of the largest residual over the layers.
+def _accuracy(network: nn.Module, batches: Batches) -> float:
+    right = [network(images).argmax(1) == labels for images, labels in batches]
+    return torch.cat(right).double().mean().item()
+
+
+@torch.no_grad()
+def _median_residual(network: nn.Module, batches: Batches) -> float:
+    """The median over the images of the largest residual over the layers.
 
     The residual is that of the fixed point: a solver's own may be another, as a splitting's is.
     """
-    right, residuals = [], []
-    found: list[Tensor] = []  # of each layer, in this batch
-
-    def look(layer: Any, inputs: tuple[Any, ...], z: Any) -> None:
-        found.append(layer.relative_residual(inputs[0], z))
-
-    hooks = [layer.register_forward_hook(look) for layer in network.equilibria]  # type: ignore[union-attr]
-    try:
-        for images, labels in batches:
-            found.clear()
-            right.append(network(images).argmax(1) == labels)
-            residuals.append(torch.stack(found).amax(0))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()
+    with recorded_residuals(network.equilibria) as found:  # type: ignore[arg-type]
+        for images, _ in batches:
+            network(images)
+    layers = len(network.equilibria)  # type: ignore[arg-type]
+    largest = [torch.stack(found[i : i + layers]).amax(0) for i in range(0, len(found), layers)]
+    return torch.cat(largest).median().item()
 
 
 def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -43,7 +43,7 @@ class MetaModule(SolverModule):
         if stage == "test":
             self._scores.append(scores)
         metrics = {self.score_name: scores.mean(), **inner_metrics(learner.solutions)}
-        inputs = torch.cat([part.flatten() for part in batch if part.is_floating_point()])
+        inputs = torch.cat([part.flatten(1) for part in batch if part.is_floating_point()], 1)  # a task a row
         return Step(loss, metrics, inputs, len(targets))
 
     def on_after_backward(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,6 +115,22 @@ class DEQ(SolverLayer):
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
         """Largest absolute eigenvalue of d cell / dz at (z, x), for each system (see `implicit.spectral_radius`)."""
         return spectral_radius(self.cell, z, x, batch_dims=self.batch_dims, steps=steps)
+
+
+@contextmanager
+def recorded_residuals(layers: Iterable[DEQ]) -> Iterator[list[Tensor]]:
+    """Inside, each forward of each layer adds its samples' `DEQ.relative_residual` to the list."""
+    found: list[Tensor] = []
+
+    def look(layer: Any, inputs: tuple[Any, ...], z: Any) -> None:
+        found.append(layer.relative_residual(inputs[0], z))
+
+    hooks = [layer.register_forward_hook(look) for layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _rows(state: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deqzoo.implicit import make_solver
 from deqzoo.nn import use_solver
+from deqzoo.nn.deq import recorded_residuals
 from deqzoo.plots.figure import COLORS, panels, save
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -65,16 +66,6 @@ def plot_budget(curves: Mapping[str, Budget], path: Path) -> Path:
 
 
 def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    right, residuals = [], []
-
-    def look(layer: Any, inputs: tuple[Any, ...], z: Any) -> None:
-        residuals.append(layer.relative_residual(inputs[0], z))
-
-    hooks = [layer.register_forward_hook(look) for layer in network.equilibria]  # type: ignore[union-attr]
-    try:
-        for images, labels in batches:
-            right.append(network(images).argmax(1) == labels)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with recorded_residuals(network.equilibria) as residuals:  # type: ignore[arg-type]
+        right = [network(images).argmax(1) == labels for images, labels in batches]
     return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()

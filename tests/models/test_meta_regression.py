@@ -8,6 +8,7 @@ import torch
 import deqzoo
 from deqzoo.config import ConfigError
 from deqzoo.implicit import CG, Damped, NewtonCG
+from deqzoo.models import NonFiniteError
 from deqzoo.models.adaptation import adaptation
 from deqzoo.models.config import MetaRegressionConfig
 from deqzoo.nn import IMAML, MAML, FirstOrderMAML
@@ -86,6 +87,14 @@ def test_card_has_the_paired_difference_from_a_baseline(tmp_path):
     assert found["difference"] == pytest.approx(other["test"]["mse"] - found["mse"], rel=1e-3)
     assert found["difference_interval"] > 0
     assert "this entry's error less that of" in (tmp_path / "other" / "export" / "README.md").read_text()
+
+
+def test_a_nan_in_a_support_target_stops_the_run_and_names_the_task(tmp_path):
+    started = Run(composed("model=imaml_sinusoid", *SMALL), tmp_path)
+    started.data.setup()
+    started.data.tensors[1][started.data.parts["train"]] = torch.nan  # the inner solve would keep its start
+    with pytest.raises(NonFiniteError, match=r"the input: sample\(s\) \[0, 1, 2, 3\]"):
+        started.fit()
 
 
 def test_settings_become_the_method():
