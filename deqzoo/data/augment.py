@@ -48,8 +48,10 @@ def _rotate_and_translate(images: Tensor, degrees: float, pixels: float, generat
 
 
 def _crop_and_flip(images: Tensor, pad: int, flip: bool, generator: Generator) -> Tensor:
-    """Cut a window of the same size out of the padded image, mirrored or not, by one gather."""
+    """Cut a window of the same size out of the image padded by reflection, mirrored or not, by one gather."""
     n, _, height, width = images.shape
+    if pad >= min(height, width):
+        raise ValueError(f"data.augment.crop={pad} must be less than the sides of the images, {height} x {width}.")
     device = images.device
     offset = _send(torch.randint(0, 2 * pad + 1, (n, 2), generator=generator), device)
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device).expand(n, width)
@@ -58,7 +60,7 @@ def _crop_and_flip(images: Tensor, pad: int, flip: bool, generator: Generator) -
         columns = torch.where(mirrored, width - 1 - columns, columns)
     rows, columns = rows + offset[:, :1], columns + offset[:, 1:]
     batch = torch.arange(n, device=device)
-    padded = F.pad(images, (pad, pad, pad, pad))
+    padded = F.pad(images, (pad, pad, pad, pad), mode="reflect")  # black borders would change the group statistics
     picked = padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
     return picked.permute(0, 3, 1, 2).contiguous()
 

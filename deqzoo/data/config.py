@@ -12,7 +12,7 @@ class Augment:
     Attributes:
         rotate: largest angle, in degrees; the angle is uniform in [-rotate, rotate].
         translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
-        crop: pad by so many black pixels on each side, then cut a window of the old size at random.
+        crop: pad by so many pixels on each side, by reflection, then cut a window of the old size at random.
         flip: mirror left and right with probability 1/2.
         cutout: side, in pixels, of a square painted in the set's mean colour (arXiv:1708.04552).
     """

@@ -53,10 +53,10 @@ def test_the_generator_alone_decides():
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("pad", [0, 1, 3])
 def test_crop_and_flip_give_each_window_of_the_padded_image(pad, flip):
-    n, size = 600, 5
+    n, size = 1200, 7  # as large that no mirrored window is another one of the image padded by reflection
     image = torch.rand(1, 2, size, size + 1)
     out = apply(image.expand(n, -1, -1, -1), crop=pad, flip=flip)
-    padded = F.pad(image, (pad,) * 4)
+    padded = F.pad(image, (pad,) * 4, mode="reflect")
     windows = [padded[0, :, i : i + size, j : j + size + 1] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
     if flip:
         windows += [window.flip(-1) for window in windows]
@@ -65,6 +65,19 @@ def test_crop_and_flip_give_each_window_of_the_padded_image(pad, flip):
     expected = n / len(windows)
     assert (hits.sum(1) > 0).all(), "each window occurs"
     assert ((hits.sum(1) - expected).abs() < 6 * math.sqrt(expected)).all(), "and about as often as any other"
+
+
+def test_crop_keeps_the_statistics_of_a_batch():
+    """Cells with group normalisation notice black borders: their fixed points on whole images would be other ones."""
+    images = 0.4 + 0.2 * torch.rand(200, 3, 32, 32)
+    out = apply(images, crop=4)
+    torch.testing.assert_close(out.mean(), images.mean(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(out.std(), images.std(), atol=1e-3, rtol=0)
+
+
+def test_crop_must_be_less_than_the_image():
+    with pytest.raises(ValueError, match=r"data\.augment\.crop=5 must be less than the sides of the images, 5 x 6"):
+        apply(torch.rand(2, 1, 5, 6), crop=5)
 
 
 def test_rotation_keeps_radius_and_stays_within_the_angle():
