@@ -29,6 +29,14 @@ class Augment:
                 raise ValueError(f"augment.{name} must not be negative, got {getattr(self, name)}")
 
 
+def _at_least_one(settings: object, *names: str) -> None:
+    """The settings of these names must be positive, or None where that is allowed."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"data.{name} must be at least 1, got {value}")
+
+
 @dataclass
 class DataConfig:
     """What every kind of data has.
@@ -44,9 +52,7 @@ class DataConfig:
     eval_batch_size: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "batch_size", "eval_batch_size")
 
 
 @dataclass
@@ -97,9 +103,7 @@ class PointDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("dim", "train_size", "val_size", "test_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "dim", "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -122,9 +126,7 @@ class DensityDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("train_size", "val_size", "test_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -143,8 +145,7 @@ class SeriesDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError(f"data.repeats must be at least 1, got {self.repeats}")
+        _at_least_one(self, "repeats")
 
 
 @dataclass
@@ -173,9 +174,7 @@ class TextDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("length", "min_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "length", "min_count")
         if not 0 <= self.context < self.length:
             raise ValueError(f"data.context={self.context} must lie in [0, data.length={self.length})")
 
@@ -213,9 +212,7 @@ class ChainDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("length", "chains_per_class", "train_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "length", "chains_per_class", "train_size", "repeats")
         if not 2 <= self.classes <= self.features:
             raise ValueError(f"data.classes={self.classes} must lie between 2 and data.features={self.features}")
         if self.val_size < 0 or self.noise < 0:
@@ -252,9 +249,7 @@ class SinusoidDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("shots", "queries", "train_size", "val_size", "test_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "shots", "queries", "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -293,11 +288,7 @@ class EpisodeDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("shots", "queries", "train_episodes", "val_episodes", "test_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if self.train_queries is not None and self.train_queries < 1:
-            raise ValueError(f"data.train_queries must be at least 1, got {self.train_queries}")
+        _at_least_one(self, "shots", "queries", "train_queries", "train_episodes", "val_episodes", "test_episodes")
         if self.ways < 2:
             raise ValueError(f"data.ways must be at least 2, got {self.ways}")
 
@@ -330,9 +321,7 @@ class NoisyImageDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("train_size", "val_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        _at_least_one(self, "train_size", "val_size", "repeats")
         if not 0 <= self.corrupted < 1:
             raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
 

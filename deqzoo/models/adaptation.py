@@ -6,7 +6,7 @@ from typing import Any
 from deqzoo.config import ConfigError
 from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, Damped, make_solver
 from deqzoo.models.config import AdaptationConfig
-from deqzoo.models.options import by_name, described, settings_errors
+from deqzoo.models.options import by_name, described, settings_errors, solver_for_use
 from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
 
 _IMPLICIT = {"strength", "solver", "solver_options", "linear_solver", "linear_solver_options", "damping"}
@@ -48,18 +48,13 @@ def adaptation(settings: AdaptationConfig) -> Adaptation:
 def adaptation_for_use(
     settings: AdaptationConfig, solver: str | None, tol: float | None, max_steps: int | None
 ) -> None:
-    """Change typed settings, in place, to another inner solver, tolerance or step limit; None: as before."""
+    """`solver_for_use` of the minimiser of iMAML; of the other methods, ``max_steps`` is the number of inner steps."""
     if settings.method != "imaml":
         if (solver, tol) != (None, None):
             raise ValueError(f"model.method={settings.method} has no solver to choose, only max_steps")
         settings.inner_steps = settings.inner_steps if max_steps is None else max_steps
         return
-    options = dict(settings.solver_options)
-    if solver is not None and solver != settings.solver:
-        options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
-        settings.solver = solver
-    changes = {"tol": tol, "max_steps": max_steps}
-    settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+    solver_for_use(settings, MINIMIZERS, ("tol", "max_steps"), solver, {"tol": tol}, max_steps)
 
 
 def adaptation_facts(model: Mapping[str, Any]) -> dict[str, str]:

@@ -73,23 +73,36 @@ def fixed_point_gradient(settings: Any) -> Any:
         raise ConfigError(f"model.gradient={settings.gradient}: {error}. {hint}") from error
 
 
-def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
-    """Change typed settings, in place, to another fixed-point solver, tolerance or step limit; None: as before.
+def solver_for_use(
+    settings: Any,
+    valid: Mapping[str, Any],
+    kept: Collection[str],
+    solver: str | None,
+    tolerances: Mapping[str, float | None],
+    max_steps: int | None,
+) -> None:
+    """Change typed settings, in place, to another solver, tolerance or step limit; None: as before.
 
-    Another solver keeps ``tol`` of the recipe's options: the rest are the old one's own. The recipe's ``max_steps`` is
-    a budget for its own solver and tolerance: with others the solver's default holds, where it is larger. The gradient
-    becomes the exact one.
+    Another solver keeps only those of the recipe's options that are ``kept``: the rest are the old one's own. The
+    recipe's ``max_steps`` is a budget for its own solver and tolerance: with others the solver's default in ``valid``
+    holds, where it is larger.
     """
     options = dict(settings.solver_options)
     other_solver = solver is not None and solver != settings.solver
     if other_solver:
-        options = {key: value for key, value in options.items() if key in ("tol", "max_steps")}
+        options = {key: value for key, value in options.items() if key in kept}
         settings.solver = solver
-    if (other_solver or tol is not None) and "max_steps" in options:
-        usual = getattr({**SOLVERS, **SPLITTINGS}.get(settings.solver), "max_steps", 0)
-        options["max_steps"] = max(usual, options["max_steps"])
-    changes = {"tol": tol, "max_steps": max_steps}
-    settings.solver_options = options | {key: value for key, value in changes.items() if value is not None}
+    changes = {key: value for key, value in tolerances.items() if value is not None}
+    if max_steps is not None:
+        changes["max_steps"] = max_steps
+    elif (other_solver or changes) and "max_steps" in options:
+        options["max_steps"] = max(getattr(valid.get(settings.solver), "max_steps", 0), options["max_steps"])
+    settings.solver_options = options | changes
+
+
+def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
+    """`solver_for_use` of a fixed-point solver; the gradient becomes the exact one."""
+    solver_for_use(settings, {**SOLVERS, **SPLITTINGS}, ("tol", "max_steps"), solver, {"tol": tol}, max_steps)
     # Exact, and unlike the cheaper gradients of training it leaves the output alone.
     settings.gradient, settings.gradient_options = "implicit", {}
 
@@ -114,16 +127,6 @@ def ode_adjoint(settings: Any) -> Any:
 
 
 def ode_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
-    """Change typed settings, in place, to another ODE solver, tolerance (rtol and atol) or step limit; None: as before.
-
-    Of the recipe's options another solver keeps those that it has itself.
-    """
-    if solver is not None and solver != settings.solver and solver in ODE_SOLVERS:
-        known = {field.name for field in fields(ODE_SOLVERS[solver])}
-        settings.solver_options = {key: value for key, value in settings.solver_options.items() if key in known}
-    changes = {"rtol": tol, "atol": tol, "max_steps": max_steps}
-    settings.solver = settings.solver if solver is None else solver
-    settings.solver_options = {
-        **settings.solver_options,
-        **{key: value for key, value in changes.items() if value is not None},
-    }
+    """`solver_for_use` of an ODE solver, of which the tolerance is rtol and atol."""
+    kept = {field.name for field in fields(ODE_SOLVERS[solver])} if solver in ODE_SOLVERS else ()
+    solver_for_use(settings, ODE_SOLVERS, kept, solver, {"rtol": tol, "atol": tol}, max_steps)

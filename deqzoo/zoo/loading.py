@@ -3,6 +3,7 @@
 import fnmatch
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from deqzoo.config import model_config, names, to_plain
 from deqzoo.models.kinds import build_network, kind_of
-from deqzoo.nn import solver_layers
+from deqzoo.nn import IMAML, MetaLearner, solver_layers
 from deqzoo.zoo.cards import model_card
 from deqzoo.zoo.folder import CONFIG, OUTPUT, CheckpointError, Contents, read_folder, write_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
@@ -82,9 +83,16 @@ def load_contents(
         raise CheckpointError(f"the model cannot be built: {error}") from error
     load_weights(network, contents.weights, where)
     if max_steps is None and (solver, tol) != (None, None):  # not what the entry was tested with
-        for layer in solver_layers(network):
-            layer.on_failure = "warn"  # type: ignore[assignment]
+        _warn_of_failures(network)
     return network.eval().requires_grad_(False).to(device)
+
+
+def _warn_of_failures(network: nn.Module) -> None:
+    for layer in solver_layers(network):
+        layer.on_failure = "warn"  # type: ignore[assignment]
+    for learner in network.modules():
+        if isinstance(learner, MetaLearner) and isinstance(learner.method, IMAML):
+            learner.method = replace(learner.method, on_failure="warn")
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -103,6 +103,18 @@ def test_a_solver_that_fails_says_so_unless_the_budget_was_asked_for(folder):
         load(folder)(images)
 
 
+def test_inner_solves_of_a_loaded_entry_meet_another_tolerance_or_say_so():
+    support, targets = torch.linspace(-3, 3, 10).reshape(1, 10, 1), torch.ones(1, 10, 1)
+    tight = load("imaml_sinusoid", tol=1e-4)  # the recipe's 16 steps are for its own tolerance
+    assert (tight.method.solver.tol, tight.method.solver.max_steps) == (1e-4, 1000)
+    tight(support, targets, support)
+    assert tight.solutions[0].residual.max() <= 1e-4
+    with pytest.warns(NonConvergenceWarning, match="did not converge"):
+        load("imaml_sinusoid", tol=1e-30)(support, targets, support)
+    with pytest.raises(CheckpointError, match="gradient_descent, lbfgs, newton_cg"):
+        load("imaml_sinusoid", solver="newton")
+
+
 def test_large_networks_are_stored_as_half(folder, monkeypatch):
     monkeypatch.setattr("deqzoo.zoo.loading.HALF_ABOVE", 10)
     before = fingerprint(folder / "model.safetensors")["size"]
