@@ -6,7 +6,7 @@ from typing import Any
 from deqzoo.config import ConfigError
 from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, Damped, make_solver
 from deqzoo.models.config import AdaptationConfig
-from deqzoo.models.options import by_name, described, settings_errors, solver_for_use
+from deqzoo.models.options import by_name, described, refuse, settings_errors, solver_for_use
 from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
 
 _IMPLICIT = {"strength", "solver", "solver_options", "linear_solver", "linear_solver_options", "damping"}
@@ -26,10 +26,7 @@ def adaptation(settings: AdaptationConfig) -> Adaptation:
         raise ConfigError(f"model.damping={settings.damping}: it must not be negative.")
     if settings.inner_steps < 1 or not settings.inner_lr > 0:
         raise ConfigError("model.inner_steps must be at least 1, and model.inner_lr positive.")
-    default = AdaptationConfig()
-    for name in sorted(set().union(*_OWN.values()) - _OWN[settings.method]):
-        if getattr(settings, name) != getattr(default, name):
-            raise ConfigError(f"model.{name} has no meaning for model.method={settings.method}; leave it out.")
+    refuse(settings, set().union(*_OWN.values()) - _OWN[settings.method], f"model.method={settings.method}")
     with settings_errors():
         if settings.method == "maml":
             return MAML(settings.inner_steps, settings.inner_lr, settings.checkpoint)

@@ -159,6 +159,7 @@ class ResidualClassifierConfig(ClassifierTraining):
     widths: list[int] = field(default_factory=lambda: [64])  # channels, one stage a width
     depth: int = 1  # residual layers of a stage
     stem: int = 32  # channels of the convolution at full resolution
+    groups: int = 8  # of the group norms
     dropout: float = 0.0  # of a layer's channels
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 

@@ -1,6 +1,7 @@
 """The kind ``language_model``: DEQ transformers of characters or words, and their explicit twins."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.data.info import TextInfo
-from deqzoo.models.config import LanguageModelConfig
+from deqzoo.models.config import FixedPointConfig, FixedPointTraining, LanguageModelConfig, TrainingConfig
 from deqzoo.models.kinds import Check, Kind, Trained
 from deqzoo.models.language_model_check import check_rows, language_model_check, over_nfe, sample_text
 from deqzoo.models.options import (
@@ -16,12 +17,19 @@ from deqzoo.models.options import (
     fixed_point_for_use,
     fixed_point_gradient,
     fixed_point_solver,
+    refuse,
     settings_errors,
 )
 from deqzoo.nn import LanguageModel, Vocabulary
 
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
+
+
+_OF_EQUILIBRIA = {field.name for part in (FixedPointConfig, FixedPointTraining) for field in fields(part)} - {
+    "compile",  # explicit layers, too
+    *(field.name for field in fields(TrainingConfig)),
+}
 
 
 class LanguageModelKind(Kind):
@@ -33,6 +41,8 @@ class LanguageModelKind(Kind):
 
     def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
         """See `deqzoo.nn.LanguageModel`."""
+        if settings.layers > 0:
+            refuse(settings, _OF_EQUILIBRIA, f"model.layers={settings.layers}, explicit layers")
         with settings_errors():
             return LanguageModel(
                 vocabulary=Vocabulary(info.vocabulary, info.unit),

@@ -1,6 +1,6 @@
 """Solvers and gradients from the names and options of a recipe; what is wrong is a `ConfigError`."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -40,6 +40,14 @@ def by_name(
         return make(name, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{setting}={name}: {error}.") from error
+
+
+def refuse(settings: Any, names: Iterable[str], where: str) -> None:
+    """Settings that have no meaning ``where`` they are must be at their defaults; else it is a `ConfigError`."""
+    default = type(settings)()
+    for name in sorted(names):
+        if getattr(settings, name) != getattr(default, name):
+            raise ConfigError(f"model.{name} has no meaning for {where}; leave it out.")
 
 
 def fixed_point_solver(settings: Any) -> Any:

@@ -22,6 +22,7 @@ class ResidualClassifierKind(ConvClassifierKind):
                 widths=settings.widths,
                 depth=settings.depth,
                 stem=settings.stem,
+                groups=settings.groups,
                 dropout=settings.dropout,
             )
 

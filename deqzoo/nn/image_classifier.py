@@ -98,6 +98,7 @@ def residual_net(
     widths: Sequence[int],
     depth: int = 1,
     stem: int = 32,
+    groups: int = 8,
     dropout: float = 0.0,
 ) -> ImageClassifier:
     """A residual network: in each stage a strided 2x2 convolution and `depth` layers z -> relu(z + norm(conv(z))).
@@ -107,6 +108,7 @@ def residual_net(
     Args:
         widths: channels of the stages, each of which halves the resolution.
         stem: channels of the 3x3 convolution at full resolution before them.
+        groups: of the layers' group norms; must divide each of the widths.
         dropout: probability that a channel of a layer's input is dropped.
 
     >>> residual_net(["a", "b"], [0.5], [0.5], widths=[8])(torch.rand(3, 1, 8, 8)).shape
@@ -118,7 +120,7 @@ def residual_net(
     layers: list[nn.Module] = []
     for width in widths:
         layers.append(nn.Sequential(normalised_conv(before, width, 2, 2), nn.ReLU()))
-        layers += [ResidualLayer(width, dropout) for _ in range(depth)]
+        layers += [ResidualLayer(width, groups, dropout) for _ in range(depth)]
         before = width
     return ImageClassifier(
         classes=classes,
@@ -135,9 +137,9 @@ def residual_net(
 class ResidualLayer(nn.Module):
     """A `PlainConvCell` f as a layer: z -> f(z, z)."""
 
-    def __init__(self, channels: int, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, groups: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
-        self.cell = PlainConvCell(channels, dropout=dropout)
+        self.cell = PlainConvCell(channels, groups, dropout)
 
     def forward(self, z: Tensor) -> Tensor:
         """f(z, z)."""

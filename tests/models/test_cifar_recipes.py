@@ -105,7 +105,12 @@ def test_one_batch_is_learnt_by_heart(name):
 
 @pytest.mark.parametrize(
     ("entry", "setting"),
-    [("deq_cifar", "cell=liquid"), ("deq_cifar", "entry_norm=layer"), ("residual_cifar", "depth=0")],
+    [
+        ("deq_cifar", "cell=liquid"),
+        ("deq_cifar", "entry_norm=layer"),
+        ("residual_cifar", "depth=0"),
+        ("residual_cifar", "groups=7"),
+    ],
 )
 def test_wrong_settings_are_told_by_name(entry, setting):
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):

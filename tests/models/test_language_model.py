@@ -29,7 +29,6 @@ SMALL = [
     "model.width=8",
     "model.heads=2",
     "model.dropout=0.1",
-    "model.solver_options.tol=1e-6",
     "model.ema_decay=0.5",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
@@ -37,11 +36,14 @@ SMALL = [
 ]
 
 
+SOLVES = ["model.solver_options.tol=1e-6", "model.train_max_steps=7"]
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """A recipe's command line, on a small text."""
     text = write_text(tmp_path_factory.mktemp("text") / "own.txt")
-    return ["model=deq_lm_shakespeare", *SMALL, "model.train_max_steps=7", f"data.file={text}"]
+    return ["model=deq_lm_shakespeare", *SMALL, *SOLVES, f"data.file={text}"]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,8 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, words, tmp_path, m
 
 @pytest.mark.parametrize("entry", ["lm_shakespeare"])
 def test_explicit_twin(entry, words, tmp_path):
-    twin = run(tmp_path, f"model={entry}", *words[1:], "trainer.max_steps=2")
+    explicit = [word for word in words[1:] if word not in SOLVES]
+    twin = run(tmp_path, f"model={entry}", *explicit, "trainer.max_steps=2")
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"training.png"}
     card = (tmp_path / "export" / "README.md").read_text()
     assert "the explicit twin" in card
@@ -161,6 +164,7 @@ def test_one_batch_is_learned_by_heart():
     ("override", "told"),
     [
         ("model.heads=3", "model.heads=3 must divide width=8"),
+        ("model.layers=2", "model.* has no meaning for model.layers=2, explicit layers"),
         ("model.layers=-1", "model.layers must not be negative"),
         ("model.solver=anderso", "model.solver=anderso: valid are anderson"),
         ("model.gradient_options.steps=3", "model.gradient=implicit: .*steps"),
