@@ -12,6 +12,8 @@ Source: Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", 2019; 
 "Optimizing Millions of Hyperparameters by Implicit Differentiation", 2020.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,8 @@ def mixture(x: Tensor, p: Tensor, weights: Tensor) -> Tensor:
     return torch.stack([f(x) for f in OPERATIONS.values()], -1) @ p @ weights
 
 
-def main() -> dict[str, float]:
-    """Search; relative errors of the gradient at the start, against a dense solve, and of the mixture found."""
+def validation_losses() -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The outer loss of a, (4,), with the inner problem solved by `argmin` and by a dense solve."""
     generator = torch.Generator().manual_seed(0)
     x, x_validation = torch.randn(2, 60, 3, generator=generator, dtype=torch.float64).unbind()
     true_weights = torch.randn(3, 2, generator=generator, dtype=torch.float64)
@@ -47,6 +49,12 @@ def main() -> dict[str, float]:
         weights = torch.linalg.solve(features.T @ features, features.T @ y)
         return (mixture(x_validation, a.softmax(0), weights) - y_validation).square().mean()
 
+    return validation_loss, dense_loss
+
+
+def main() -> dict[str, float]:
+    """Search; relative errors of the gradient at the start, against a dense solve, and of the mixture found."""
+    validation_loss, dense_loss = validation_losses()
     start = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(validation_loss(start), start)
     (known,) = torch.autograd.grad(dense_loss(start), start)

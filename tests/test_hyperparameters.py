@@ -8,6 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # they are scripts, not a package
 
+import architecture_search
 import penalties
 
 
@@ -31,3 +32,11 @@ def test_a_warm_start_gives_the_same_minimiser(name):
     cold = penalties.minimiser(loss, t, data, torch.zeros_like(t))
     warm = penalties.minimiser(loss, t, data, cold + 0.01)
     torch.testing.assert_close(warm, cold, atol=1e-11, rtol=1e-10)
+
+
+def test_architecture_search_against_finite_differences_and_a_dense_solve():
+    by_argmin, dense = architecture_search.validation_losses()
+    a = torch.tensor([0.3, -0.2, 0.0, 0.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(by_argmin, a)
+    found, known = (torch.autograd.grad(loss(a), a)[0] for loss in (by_argmin, dense))
+    torch.testing.assert_close(found, known, atol=1e-12, rtol=1e-8)

@@ -43,6 +43,28 @@ def test_gradient_in_the_scores_against_finite_differences():
     assert torch.autograd.gradcheck(loss, randn(12, seed=3).requires_grad_())
 
 
+def test_gradient_in_the_scores_against_a_dense_solve():
+    model, x, clean = cleaner(), randn(12, 3, seed=1), randn(8, 3, seed=2)
+    labels, clean_labels = (x[:, 0] > 0).long(), (clean[:, 0] > 0).long()
+    with torch.no_grad():
+        model.scores.copy_(randn(12, seed=3))
+    fitted = model.fit(x, labels)
+    nn.functional.cross_entropy(model(clean, fitted), clean_labels).backward()
+
+    features = torch.cat([x, torch.ones(12, 1, dtype=F64)], 1)
+
+    def inner_gradient(weights, scores):
+        errors = (features @ weights.view(4, 2)).softmax(1) - nn.functional.one_hot(labels, 2)
+        return (features.T @ (scores.sigmoid()[:, None] * errors) / 12 + 0.1 * weights.view(4, 2)).flatten()
+
+    weights, scores = fitted.detach().flatten(), model.scores.detach()
+    hessian, mixed = torch.autograd.functional.jacobian(inner_gradient, (weights, scores))
+    weights.requires_grad_()
+    outer = nn.functional.cross_entropy(model(clean, weights.view(4, 2)), clean_labels)
+    (of_weights,) = torch.autograd.grad(outer, weights)
+    assert_close(model.scores.grad, -mixed.T @ torch.linalg.solve(hessian, of_weights), 1e-10)
+
+
 def test_wrong_labels_lose_their_weight():
     x, clean = randn(40, 3, seed=1), randn(40, 3, seed=2)
     labels, clean_labels = (x[:, 0] > 0).long(), (clean[:, 0] > 0).long()
