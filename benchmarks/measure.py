@@ -124,12 +124,27 @@ def cpu_time(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def interleaved(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
+def time_on(device: torch.device) -> Callable[[Callable[[], Any]], float]:
+    """How a call is timed: `cpu_time`, or on a GPU the seconds until it has done the call's work."""
+
+    def gpu_time(call: Callable[[], Any]) -> float:
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return gpu_time if device.type == "cuda" else cpu_time
+
+
+def interleaved(
+    calls: Mapping[Any, Callable[[], Any]], rounds: int, seconds: Callable[[Callable[[], Any]], float] = cpu_time
+) -> dict[Any, list[float]]:
     """Seconds of each call in each round; a round runs each call once, so that a slow spell of the machine hits all."""
     times: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(cpu_time(call))
+            times[name].append(seconds(call))
     return times
 
 
