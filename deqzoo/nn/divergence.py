@@ -86,7 +86,7 @@ class DensityDynamics(nn.Module):
         dy, products = jacobian_products(self.dynamics, t, y, v, *args)
         rates = {"y": dy}
         if "log_density" in state:
-            rates["log_density"] = -(v * products).flatten(2).sum((0, 2))
+            rates["log_density"] = -torch.linalg.vecdot(v.flatten(2), products.flatten(2)).sum(0)
         if "kinetic" in state:
             rates["kinetic"] = dy.square().flatten(1).mean(1)
         if "jacobian" in state:

@@ -17,6 +17,7 @@ from ..solution import Status
 from .solvers import Adaptive, FixedStep
 
 _LEAST = 16 * torch.finfo(torch.float64).eps  # shortest step, as a fraction of the span
+_ALIKE = 4  # so many last steps, or fewer, are of one length: no tiny one is left over, and fewer are rejected
 _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
 _LEAST_ORDER = 0.5  # that two attempts may show
@@ -134,10 +135,8 @@ class Controlled(Plan):
             self._status = Status.MAX_STEPS
             return None
         left = 1.0 - self._at
-        size = left if self.size >= left * (1 - 1e-9) else self.size
-        if left / 2 < size < left:
-            size = left / 2  # two like steps, and no tiny last one
-        return Step(0, self._intervals, self._at, size)
+        count = max(1, math.ceil(left / self.size * (1 - 1e-9)))
+        return Step(0, self._intervals, self._at, left / count if count <= _ALIKE else self.size)
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `Plan.judge`; adapts the step. The largest error counts (there are several under `vmap`)."""
@@ -217,8 +216,8 @@ class ControlledEach(Plan):
                 return None
             self._attempts += 1
             left = 1.0 - self._at
-            size = torch.where(self._size >= left * (1 - 1e-9), left, self._size)
-            size = torch.where((size < left) & (2 * size > left), left / 2, size)
+            count = (left / self._size * (1 - 1e-9)).ceil().clamp(min=1)
+            size = torch.where(count <= _ALIKE, left / count, self._size)
             if not self._compact:
                 return Step(0, self._intervals, self._at.clone(), torch.where(self._active, size, 0.0))
             rows = self._active.nonzero().squeeze(1)

@@ -43,10 +43,11 @@ class Adaptive(OdeSolver):
 
         h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
-    and is cut at the end of the time span, never past it. The first step tries the whole span, unless `first_step` is
-    given: an easy problem is done in one. A step that is rejected twice shrinks by the order that the two errors show,
-    not by the method's: across a kink of f (ReLU), or in a fast start, there is less of it. An error that falls no
-    faster than the step is no estimate at all, and is accepted only below a tenth of the tolerance.
+    and the last four or fewer are made equal, to end where the time span does. The first step tries the whole span,
+    unless `first_step` is given: an easy problem is done in one. A step that is rejected twice shrinks by the order
+    that the two errors show, not by the method's: across a kink of f (ReLU), or in a fast start, there is less of it.
+    An error that falls no faster than the step is no estimate at all, and is accepted only below a tenth of the
+    tolerance.
 
     Args:
         rtol, atol: relative and absolute tolerance.

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,12 +41,21 @@ def test_steps_of_one_system_of_its_own_are_those_for_all(errors):
 
 
 def test_a_step_rejected_twice_shrinks_by_the_order_that_it_shows():
-    tried, _ = attempts([8.0, 2.5, 0.5], Dopri5(safety=0.9))
+    tried, _ = attempts([1000.0, 20.0, 0.5], Dopri5(safety=0.9))  # so large that more than four steps are left
     (_, first), (_, second), (_, third) = tried
     assert first == 1.0
-    shown = math.log(8 / 2.5) / math.log(first / second)
-    assert shown > 1
-    assert math.isclose(third, second * 0.9 * 2.5 ** (-1 / shown))
+    shown = math.log(1000 / 20) / math.log(first / second)
+    assert 1 < shown < 5
+    assert math.isclose(third, second * 0.9 * 20 ** (-1 / shown))
+
+
+def test_the_last_steps_are_of_one_length():
+    tried, (_, accepted, rejected) = attempts([2.5, 0.9, 0.9, 0.9, 0.9, 0.9], Dopri5())
+    assert [size for _, size in tried] == pytest.approx([1.0, 0.5, 0.5])
+    assert [start for start, _ in tried] == pytest.approx([0.0, 0.0, 0.5])
+    assert (accepted, rejected) == (2, 1)
+    tried, _ = attempts([100.0, 0.5, 0.5, 0.5], Dopri5())  # .36 is allowed
+    assert [size for _, size in tried] == pytest.approx([1.0, 1 / 3, 1 / 3, 1 / 3])
 
 
 def test_an_error_that_does_not_fall_is_accepted_only_far_below_the_tolerance():
