@@ -58,7 +58,7 @@ class ODEClassifierModule(Classifier):
         for layer in self._odes():
             layer.penalties = tuple(self._factors)
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """``kinetic`` and ``jacobian``, those that have a factor."""
         paths = [layer.path for layer in self._odes()]
         return {

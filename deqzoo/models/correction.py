@@ -44,7 +44,7 @@ class FixedPointCorrected(SolverModule):
         self._labels = batch[1] if stage == "train" else None
         return super().step(network, batch, stage)
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """``correction``, the sum above."""
         penalties = super().penalties()
         if self.options.correction_steps:

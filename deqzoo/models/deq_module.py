@@ -12,22 +12,33 @@ from deqzoo.implicit import Picard, Unrolled
 from deqzoo.models.config import FixedPointTraining, TrainingConfig
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.models.module import Batch, SolverModule
+from deqzoo.models.solves import forward_metrics
 from deqzoo.nn import DEQ, solver_layers
+
+ADAPTS = 0.05  # change of the penalty's log factor in a step in which no sample converges
 
 
 class DEQModule(SolverModule):
     """A `SolverModule` of DEQ layers, with their `jacobian_penalty`, summed; options: `FixedPointTraining`.
 
-    In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
+    With ``unconverged_at_most`` the penalty is as weak as the solves allow: it is the multiplier of the constraint that
+    at most this fraction of a batch misses the solver's tolerance, and follows it by dual ascent,
+
+        factor <- factor exp(.05 (fraction that missed it - unconverged_at_most))
+
+    from ``jacobian_penalty`` on (Platt, Barr, "Constrained Differential Optimization", 1987). In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
     as in the training of the first DEQs: the solves that follow find a cell that converges.
     """
 
+    penalty_factor: Tensor
     Options: ClassVar[type[TrainingConfig]] = FixedPointTraining
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
         super().__init__(network, **options)
         self._layers = [layer for layer in solver_layers(network) if isinstance(layer, DEQ)]
         self._jacobians: list[Tensor] = []
+        if self.options.unconverged_at_most is not None:
+            self.register_buffer("penalty_factor", torch.tensor(float(self.options.jacobian_penalty)))
         if self.options.jacobian_penalty:
             for layer in self._layers:
                 layer.register_forward_hook(self._add_jacobian)
@@ -36,15 +47,31 @@ class DEQModule(SolverModule):
         """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
         self._jacobians.clear()  # of a forward outside of a training step
         with self._solved_for_training():
-            return super().training_step(batch, batch_idx)
+            loss = super().training_step(batch, batch_idx)
+        if self.options.unconverged_at_most is not None and self.global_step >= self.options.unrolled_steps:
+            self._adapt_penalty(self.options.unconverged_at_most)
+        return loss
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """``jacobian``."""
         penalties = super().penalties()
         if self._jacobians:
-            penalties["jacobian"] = self.options.jacobian_penalty, torch.stack(self._jacobians).sum()
+            penalties["jacobian"] = self._factor, torch.stack(self._jacobians).sum()
             self._jacobians.clear()
         return penalties
+
+    @property
+    def _factor(self) -> float | Tensor:
+        if self.options.unconverged_at_most is None:
+            return self.options.jacobian_penalty
+        return self.penalty_factor.clone()  # the graph of the loss keeps it, and it is about to change
+
+    def _adapt_penalty(self, limit: float) -> None:
+        missed = forward_metrics(self._layers)["unconverged"]
+        if self.trainer.world_size > 1:
+            missed = self.sum_over_processes(missed) / self.trainer.world_size  # the same factor everywhere
+        self.penalty_factor.mul_((ADAPTS * (missed - limit)).exp().to(self.penalty_factor))
+        self.log("train/penalty_factor", self.penalty_factor)
 
     @contextmanager
     def _solved_for_training(self) -> Iterator[None]:

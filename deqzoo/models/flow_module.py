@@ -25,7 +25,7 @@ class LikelihoodModule(SolverModule):
 
     Options: ClassVar[type[TrainingConfig]] = LikelihoodTraining
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """Those of the paths of the last training step."""
         network: Any = self.network
         return {name: (getattr(self.options, f"{name}_penalty"), path.mean()) for name, path in network.path.items()}

@@ -77,7 +77,7 @@ class SolverModule(LightningModule):
         """Loss and metrics of a batch; ``stage`` is train, val or test."""
         raise TypeError(f"{type(self).__name__} does not define step()")
 
-    def penalties(self) -> dict[str, tuple[float, Tensor]]:
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """Penalties of the training step that has just run, by name: the factor, and the penalty that is logged."""
         return {}
 
