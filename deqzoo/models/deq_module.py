@@ -26,7 +26,9 @@ class DEQModule(SolverModule):
 
         factor <- factor exp(.05 (fraction that missed it - unconverged_at_most))
 
-    from ``jacobian_penalty`` on (Platt, Barr, "Constrained Differential Optimization", 1987). In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
+    from ``jacobian_penalty`` on (Platt, Barr, "Constrained Differential Optimization", 1987).
+
+    In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
     as in the training of the first DEQs: the solves that follow find a cell that converges.
     """
 
