@@ -44,6 +44,7 @@ OPTIONS: dict[tuple[str, str], Options | None] = {  # what is changed in the pla
     ("recipe", "plain"): {},
     ("recipe", "deq_digits as shipped"): None,
     ("training", "Jacobian regularisation, 1.0"): {"jacobian_penalty": 1.0},
+    ("training", "regularisation that follows the solves"): {"jacobian_penalty": 1.0, "unconverged_at_most": 0.1},
     ("training", "fixed-point correction, 3 and 7 steps"): {"correction_steps": [3, 7]},
     ("training", "variational dropout, .1"): {"dropout": 0.1},
     ("training", "weight normalisation"): {"weight_norm": True},
