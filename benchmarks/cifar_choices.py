@@ -2,8 +2,8 @@
 
 Each choice changes one thing of the recipe; all see the same batches of CIFAR-10 from the same start. Tested is on
 images of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after 4 NFE, and with each
-cell applied once. A network that is better after few steps than at its fixed point has
-not learnt an equilibrium. `--plot FILE` draws the loss over the steps, a curve each.
+cell applied once. A network that is better after few steps than at its fixed point has not learnt an equilibrium.
+`--plot FILE` draws the loss over the steps, a curve each.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from deqzoo.nn import solver_layers, use_solver
 from deqzoo.plots.figure import panels, save
 
 FEW = 3  # steps of Anderson: 4 NFE
+
+
+def fixed_penalty(factor: float) -> dict[str, Any]:
+    """Settings of a Jacobian penalty that does not follow the solves."""
+    return {"jacobian_penalty": factor, "unconverged_at_most": None}
+
+
 CHOICES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipe", "as it is"): {},
     ("network", "two stages"): {"widths": [64, 192]},
     ("network", "residual cells of two convolutions"): {"cell": "residual"},
     ("network", "group normalisation outside the cells"): {"entry_norm": "group"},
     ("network", "3x3 convolutions between the stages"): {"entry_kernel": 3},
-    ("solves", "4 NFE in training"): {"train_max_steps": FEW, "unconverged_at_most": None},
-    ("solves", "4 NFE in training, penalty .1"): {
-        "train_max_steps": FEW,
-        "jacobian_penalty": 0.1,
-        "unconverged_at_most": None,
-    },
-    ("solves", "penalty .1"): {"jacobian_penalty": 0.1, "unconverged_at_most": None},
-    ("solves", "penalty 5"): {"jacobian_penalty": 5.0, "unconverged_at_most": None},
+    ("solves", "4 NFE in training"): {"train_max_steps": FEW, **fixed_penalty(1.0)},
+    ("solves", "4 NFE in training, penalty .1"): {"train_max_steps": FEW, **fixed_penalty(0.1)},
+    ("solves", "penalty .1"): fixed_penalty(0.1),
+    ("solves", "penalty 5"): fixed_penalty(5.0),
     ("gradient", "one step"): {"gradient": "one_step", "gradient_options": {}},
     ("gradient", "phantom, 2 steps"): {"gradient": "phantom", "gradient_options": {"steps": 2}},
     ("optimiser", "SGD, .1"): {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},

@@ -12,7 +12,7 @@ from deqzoo.implicit import Picard, Unrolled
 from deqzoo.models.config import FixedPointTraining, TrainingConfig
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.models.module import Batch, SolverModule
-from deqzoo.models.solves import forward_metrics
+from deqzoo.models.solves import unconverged
 from deqzoo.nn import DEQ, solver_layers
 
 ADAPTS = 0.05  # change of the penalty's log factor in a step in which no sample converges
@@ -69,7 +69,7 @@ class DEQModule(SolverModule):
         return self.penalty_factor.clone()  # the graph of the loss keeps it, and it is about to change
 
     def _adapt_penalty(self, limit: float) -> None:
-        missed = forward_metrics(self._layers)["unconverged"]
+        missed = unconverged(self._layers)
         if self.trainer.world_size > 1:
             missed = self.sum_over_processes(missed) / self.trainer.world_size  # the same factor everywhere
         self.penalty_factor.mul_((ADAPTS * (missed - limit)).exp().to(self.penalty_factor))

@@ -23,8 +23,7 @@ def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
         return {}
     metrics = {"nfe": torch.tensor(float(max(layer.solution.nfe for layer in solved)))}  # type: ignore[union-attr]
     if equilibria := _solutions(layers, DEQ):
-        converged = torch.stack([solution.converged for solution in equilibria]).all(0)
-        metrics |= {"residual": residuals(layers).median(), "unconverged": 1.0 - converged.float().mean()}
+        metrics |= {"residual": residuals(layers).median(), "unconverged": _unconverged(equilibria)}
     if odes := _solutions(layers, NeuralODE):
         failed = torch.cat([~solution.converged.reshape(-1) for solution in odes])
         metrics |= {
@@ -47,11 +46,20 @@ def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
     return metrics
 
 
+def unconverged(layers: Sequence[SolverLayer]) -> Tensor:
+    """The fraction of samples of the last batch of which some DEQ layer did not meet its tolerance."""
+    return _unconverged(_solutions(layers, DEQ))
+
+
 def residuals(layers: Sequence[SolverLayer]) -> Tensor:
     """The residual of each sample of the last batch, the largest over the DEQ layers; empty if there are none."""
     solutions = _solutions(layers, DEQ)
     found = [solution.residual.reshape(-1) for solution in solutions]
     return torch.stack(found).amax(0) if found else torch.zeros(0)
+
+
+def _unconverged(equilibria: Sequence[Solution]) -> Tensor:
+    return 1.0 - torch.stack([solution.converged for solution in equilibria]).all(0).float().mean()
 
 
 def _solutions(layers: Sequence[SolverLayer], sort: type[SolverLayer]) -> list[Solution]:

@@ -36,12 +36,10 @@ def precision(trainer: TrainerConfig) -> str | int:
 
 
 def speed_up(network: nn.Module, model: Any, trainer: TrainerConfig) -> None:
-    """Channels-last weights and compiled functions of the solver layers, where the recipe's kind has such settings.
+    """Compiled functions of the solver layers, where the recipe's kind has such a setting; ``null`` means: on CUDA.
 
-    In place: names in the state_dict stay. ``compile: null`` means: on CUDA.
+    In place: names in the state_dict stay.
     """
-    if getattr(model, "channels_last", False):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = getattr(model, "compile", False)
     if uses_cuda(trainer) if chosen is None else chosen:
         for layer in solver_layers(network):

@@ -157,9 +157,9 @@ def test_minres_and_singular_systems():
 def test_normal_cg_never_raises_the_residual():
     matrix, b = GENERAL["non-normal"], randn(2, N, seed=1)
     operator = LinearOperator.from_matrix(matrix)
-    norms = torch.stack([NormalCG(max_steps=2 * k + 1)(operator, b).residual for k in range(1, 8)])
+    norms = torch.stack([NormalCG(max_steps=2 * k + 1)(operator, b).residual for k in range(1, 12)])
     assert (norms[1:] <= norms[:-1] * (1 + 1e-12)).all()
-    assert norms[-1].max() < 0.5  # of the first residual
+    assert norms[-1].max() < 0.5 * norms[0].min()
 
 
 def test_normal_cg_needs_the_transposed_product():
