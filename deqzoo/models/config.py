@@ -111,6 +111,7 @@ class DEQClassifierConfig(ImageDEQConfig):
     stem: int = 0  # channels of a convolution at full resolution before the stages; 0: none
     entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
     entry_norm: str = "group"  # or batch: of those convolutions, the stem and the head
+    mirror: bool = False  # an image and its mirror image have the same logits, by tied weights
 
 
 @dataclass
@@ -169,6 +170,7 @@ class ResidualClassifierConfig(ClassifierTraining):
     stem: int = 32  # channels of the convolution at full resolution
     groups: int = 8  # of the group norms
     dropout: float = 0.0  # of a layer's channels
+    mirror: bool = False  # as in a DEQClassifierConfig
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 
 

@@ -24,6 +24,7 @@ class ResidualClassifierKind(ConvClassifierKind):
                 stem=settings.stem,
                 groups=settings.groups,
                 dropout=settings.dropout,
+                mirror=settings.mirror,
             )
 
 

@@ -11,6 +11,7 @@ from ..implicit import FixedPointSolver, Gradient
 from .cells import ConvCell, PlainConvCell
 from .deq import DEQ
 from .image_classifier import normalised_conv
+from .mirror import PairMean, tie_mirror_images
 
 
 class DEQClassifier(nn.Module):
@@ -28,6 +29,8 @@ class DEQClassifier(nn.Module):
         cell: "residual", `ConvCell`, or "plain", `PlainConvCell`.
         expansion: of the residual cells.
         groups, dropout, weight_norm: of the cells.
+        mirror: the logits of an image and of its mirror image are the same, by tied weights (see `nn.mirror`), which
+            halves the parameters; needs even widths and `entry_kernel` 2.
         solver, gradient: of the equilibrium layers, see `DEQ`.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, len(classes)).
@@ -53,6 +56,7 @@ class DEQClassifier(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         weight_norm: bool = False,
+        mirror: bool = False,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
     ) -> None:
@@ -86,8 +90,12 @@ class DEQClassifier(nn.Module):
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
         self.pool_first = entry_norm == "batch"  # not by the norm's class: `trainer.sync_batchnorm` exchanges it
-        self.norm = nn.GroupNorm(groups, widths[-1]) if norm_groups else nn.BatchNorm1d(widths[-1])
-        self.head = nn.Linear(widths[-1], len(self.classes))
+        features = before // 2 if mirror else before
+        self.norm = nn.GroupNorm(groups, before) if norm_groups else nn.BatchNorm1d(features)
+        self.merge = PairMean() if mirror else nn.Identity()
+        self.head = nn.Linear(features, len(self.classes))
+        if mirror:
+            tie_mirror_images(self)
 
     @property
     def equilibria(self) -> list[DEQ]:
@@ -104,8 +112,8 @@ class DEQClassifier(nn.Module):
     def readout(self, z: Tensor) -> Tensor:
         """Logits of a state of the last stage."""
         if self.pool_first:
-            return self.head(self.norm(z.mean(dim=(2, 3))))
-        return self.head(self.norm(z).mean(dim=(2, 3)))
+            return self.head(self.norm(self.merge(z.mean(dim=(2, 3)))))
+        return self.head(self.merge(self.norm(z).mean(dim=(2, 3))))
 
 
 CELLS = ("residual", "plain")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .cells import PlainConvCell
 from .deq import DEQ
 from .layer import solver_layers
+from .mirror import PairMean, tie_mirror_images
 
 
 class ImageClassifier(nn.Module):
@@ -100,6 +101,7 @@ def residual_net(
     stem: int = 32,
     groups: int = 8,
     dropout: float = 0.0,
+    mirror: bool = False,
 ) -> ImageClassifier:
     """A residual network: in each stage a strided 2x2 convolution and `depth` layers z -> relu(z + norm(conv(z))).
 
@@ -110,6 +112,7 @@ def residual_net(
         stem: channels of the 3x3 convolution at full resolution before them.
         groups: of the layers' group norms; must divide each of the widths.
         dropout: probability that a channel of a layer's input is dropped.
+        mirror: as in `DEQClassifier`.
 
     >>> residual_net(["a", "b"], [0.5], [0.5], widths=[8])(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
@@ -122,16 +125,21 @@ def residual_net(
         layers.append(nn.Sequential(normalised_conv(before, width, 2, 2), nn.ReLU()))
         layers += [ResidualLayer(width, groups, dropout) for _ in range(depth)]
         before = width
-    return ImageClassifier(
+    pooling = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if mirror:
+        pooling.append(PairMean())
+        before //= 2
+    network = ImageClassifier(
         classes=classes,
         mean=mean,
         std=std,
         stem=nn.Sequential(normalised_conv(len(mean), stem, 3, 1), nn.ReLU()),
         body=nn.Sequential(*layers),
-        head=nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(before), nn.Linear(before, len(classes))
-        ),
+        head=nn.Sequential(*pooling, nn.BatchNorm1d(before), nn.Linear(before, len(classes))),
     )
+    if mirror:
+        tie_mirror_images(network)
+    return network
 
 
 class ResidualLayer(nn.Module):

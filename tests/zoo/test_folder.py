@@ -44,6 +44,7 @@ def rewrite_config(folder, change):
 
 
 def save_weights(folder, weights):
+    weights = {name: value.contiguous() for name, value in weights.items()}
     safetensors.torch.save_file(weights, folder / "model.safetensors")
     rewrite_config(folder, lambda config: config.update(weights=fingerprint(folder / "model.safetensors")))
 

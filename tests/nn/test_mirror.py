@@ -1,0 +1,114 @@
+"""Networks that commute with the mirror image."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from deqzoo.implicit import Anderson, Implicit
+from deqzoo.nn import DEQClassifier, PlainConvCell, residual_net
+from deqzoo.nn.mirror import PairedBatchNorm2d, mirror, tie_mirror_images
+
+F64 = torch.float64
+INFO = {"classes": ["a", "b", "c"], "mean": [0.5, 0.4], "std": [0.2, 0.3]}
+
+
+def randomised(network):
+    """Also the weights of norms and the running statistics, which start as constants."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.mul_(1 + 0.5 * (torch.rand_like(tensor) - 0.5)).add_(0.05 * torch.rand_like(tensor))
+    return network
+
+
+def deq(**settings):
+    solver = Anderson(tol=1e-12, max_steps=200)
+    settings = {"widths": [8, 12], "stem": 4, "groups": 2, "entry_kernel": 2, "mirror": True} | settings
+    return DEQClassifier(in_channels=2, **INFO, solver=solver, gradient=Implicit(), **settings)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    channels=st.sampled_from([2, 4, 6]),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.sampled_from([1, 2]),
+    paired=st.booleans(),
+)
+def test_layers_commute_with_the_mirror_image(channels, size, stride, paired):
+    conv = nn.Conv2d(3, channels, 3, padding=1) if stride == 1 else nn.Conv2d(3, channels, 2, stride=2)
+    conv.bias = None
+    layers = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.Conv2d(channels, 8, 1, bias=False), nn.GroupNorm(2, 8))
+    tie_mirror_images(layers)
+    layers = randomised(layers.to(F64)).train(paired)
+    x = torch.randn(2, 3, 2 * size[0], 2 * size[1], dtype=F64)
+    for i in range(1, len(layers) + 1):
+        torch.testing.assert_close(layers[:i](x.flip(-1)), mirror(layers[:i](x)), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(mirror(layers(x)), layers(x))
+
+
+@pytest.mark.parametrize("make", ["deq", "residual"])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_image_and_its_mirror_image_have_the_same_logits(make, training):
+    torch.manual_seed(0)
+    network = deq() if make == "deq" else residual_net(**INFO, widths=[8, 12], stem=4, groups=2, mirror=True)
+    network = randomised(network.to(F64)).train(training)
+    images = torch.rand(5, 2, 16, 8, dtype=F64)
+    torch.testing.assert_close(network(images.flip(-1)), network(images), rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(network(images.flip(-2)), network(images), rtol=1e-3)
+
+
+@pytest.mark.parametrize("entry_norm", ["group", "batch"])
+def test_with_group_and_with_batch_normalisation(entry_norm):
+    network = randomised(deq(entry_norm=entry_norm).to(F64)).eval()
+    images = torch.rand(3, 2, 8, 8, dtype=F64)
+    torch.testing.assert_close(network(images.flip(-1)), network(images), rtol=1e-8, atol=1e-8)
+
+
+def test_tied_layers_have_half_the_parameters():
+    tied, free = deq(), deq(mirror=False)
+    for name in ("stem", "entries", "stages"):
+        counts = [sum(p.numel() for p in getattr(network, name).parameters()) for network in (tied, free)]
+        assert 2 * counts[0] == counts[1], name
+
+
+def test_kernels_start_with_the_spread_of_free_ones():
+    torch.manual_seed(0)
+    free = nn.Conv2d(32, 64, 3, padding=1)
+    spread = free.weight.std().item()
+    tie_mirror_images(nn.Sequential(nn.Conv2d(1, 32, 3), free))
+    assert free.weight.std().item() == pytest.approx(spread, rel=0.05)
+
+
+def test_a_batch_norm_of_pairs_has_the_statistics_of_both():
+    norm = PairedBatchNorm2d(4)
+    z = torch.randn(6, 4, 5, 5) * torch.tensor([1.0, 3.0, 0.1, 0.5])[:, None, None] + 2
+    y = norm(z).unflatten(1, (2, 2))
+    torch.testing.assert_close(y.mean(dim=(0, 2, 3, 4)), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(y.var(dim=(0, 2, 3, 4), correction=0), torch.ones(2), rtol=0, atol=1e-2)
+
+
+def test_gradients_of_a_tied_cell():
+    stack = nn.Sequential(nn.Conv2d(1, 4, 1), PlainConvCell(4, groups=2))
+    tie_mirror_images(stack)
+    cell = stack[1].to(F64)
+    names, values = zip(*cell.named_parameters(), strict=True)
+    z, x = (torch.rand(2, 4, 3, 3, dtype=F64) for _ in range(2))
+
+    def f(*values):
+        return torch.func.functional_call(cell, dict(zip(names, values, strict=True)), (z, x))
+
+    assert torch.autograd.gradcheck(f, [value.detach().requires_grad_() for value in values])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"widths": [8, 9], "groups": 1}, "even widths, got 9"),
+        ({"entry_kernel": 3}, "entry_kernel=2"),
+        ({"weight_norm": True}, "choose one"),
+    ],
+)
+def test_what_cannot_be_tied_is_an_error(settings, told):
+    with pytest.raises(ValueError, match=told):
+        deq(**settings)
