@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .modes import in_transform
+from .modes import in_transform, products_on_tape
 from .pytree import Tensors
 
 Product = Callable[[Tensor], Tensor]
@@ -115,17 +115,19 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
 
 def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[[Tensors], Tensors]:
     """The map u -> J^T u from a recorded evaluation value = function(slot) at `point`."""
-    taped = [v for v in value if v.requires_grad]
+    taped = tuple(v for v in value if v.requires_grad)
+    used = [(i, v.dtype) for i, v in enumerate(value) if v.requires_grad]
 
     def vjp(cotangent: Tensors) -> Tensors:
         if not taped:
             return tuple(torch.zeros_like(t) for t in slot)
-        weights = [u.to(v.dtype) for u, v in zip(cotangent, value, strict=True) if v.requires_grad]
+        weights = tuple([cotangent[i].to(dtype) for i, dtype in used])
         # Where nothing but our own slot could be differentiated again, the second-order graph would be wasted.
         graph = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
         )
-        return torch.autograd.grad(taped, slot, weights, retain_graph=True, create_graph=graph, materialize_grads=True)
+        found = products_on_tape(taped, weights, slot, graph)
+        return tuple([torch.zeros_like(t) if g is None else g for t, g in zip(slot, found, strict=True)])
 
     return vjp
 
@@ -158,6 +160,8 @@ def jacobian(function: Product, point: Tensor, tags: Sequence[str] = ()) -> Line
 
 def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
     """The operator A of a pullback u -> A^T u on tensors like `like`."""
+    if tags:  # of a symmetric Jacobian the pullback is enough, which costs half of the pullback of the pullback
+        return LinearOperator(rmv, rmv, tuple(tags))
 
     @functools.cache
     def jvp() -> Callable[[Tensors], Tensors]:
@@ -168,5 +172,4 @@ def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> Linea
     def mv(v: Tensor) -> Tensor:
         return jvp()((v,))[0]
 
-    # A symmetric Jacobian needs the pullback alone, which costs half of the pullback of the pullback.
-    return LinearOperator(rmv if tags else mv, rmv, tuple(tags))
+    return LinearOperator(mv, rmv)

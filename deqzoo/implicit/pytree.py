@@ -80,6 +80,8 @@ class Ravel:
 
     def check(self, tree: Any) -> None:
         """Raise a ValueError that names the difference if `tree` has another structure or other shapes."""
+        if self._shape is not None and isinstance(tree, Tensor) and tree.shape == self._shape:
+            return
         leaves, structure = _pytree.tree_flatten(tree)
         if structure != self.structure or [getattr(leaf, "shape", None) for leaf in leaves] != self.shapes:
             found = _pytree.tree_map(lambda leaf: tuple(getattr(leaf, "shape", ())), tree)
@@ -88,7 +90,8 @@ class Ravel:
 
     def flatten(self, tree: Any) -> Tensor:
         """The tree as a matrix (systems, unknowns)."""
-        if self._shape is not None and isinstance(tree, Tensor) and tree.shape == self._shape:
+        if self._shape is not None:
+            self.check(tree)
             return tree.reshape(self.systems, self.sizes[0]).to(self.dtype)
         if self._keys is not None and type(tree) is dict and list(tree) == self._keys:
             leaves = list(tree.values())
@@ -99,6 +102,8 @@ class Ravel:
 
     def flatten_leaves(self, leaves: Any) -> Tensor:
         """As `flatten`, from the list of leaves."""
+        if self._shape is not None:
+            return leaves[0].reshape(self.systems, self.sizes[0]).to(self.dtype)
         rows = []
         for leaf, last, size in zip(leaves, self._channels_last, self.sizes, strict=True):
             leaf = leaf.permute(0, 2, 3, 1) if last else leaf
@@ -107,6 +112,8 @@ class Ravel:
 
     def unflatten_leaves(self, matrix: Tensor) -> Tensors:
         """The leaves, in their own shapes, dtypes and memory layouts."""
+        if self._shape is not None:
+            return (matrix.reshape(self._shape),)
         leaves = []
         parts = matrix.split(self.sizes, dim=1) if len(self.sizes) > 1 else (matrix,)
         for part, shape, dtype, last in zip(parts, self.shapes, self.dtypes, self._channels_last, strict=True):

@@ -98,6 +98,36 @@ def test_second_order_between_two_captured_tensors():
     assert_close(mixed(fixed_point(f, z0)), mixed(unroll(f, z0)), rtol=1e-7, atol=1e-8)
 
 
+def test_second_order_of_a_captured_tensor_that_depends_on_an_argument():
+    """y = a c with c = 2 a: the tape of the condition ends in the argument alone, and c is captured all the same."""
+    a = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    c = 2 * a
+    y = root(lambda y, a: y - a * c, torch.zeros(2, dtype=torch.float64), a)
+    (slope,) = torch.autograd.grad(y.sum(), a, create_graph=True)
+    assert_close(slope, 4 * a, rtol=1e-10, atol=1e-10)
+    assert_close(torch.autograd.grad(slope.sum(), a)[0], torch.full_like(a, 4.0), rtol=1e-10, atol=1e-10)
+
+
+def test_second_order_of_a_captured_tensor_made_together_with_an_argument():
+    """y = sin(b) c, where the argument b and the captured c are the two outputs of one split."""
+    both = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    b, c = (2 * both).split(1)
+    y = root(lambda y, b: y - torch.sin(b) * c, torch.zeros(1, dtype=torch.float64), b)
+    expected = torch.sin(2 * both[:1]) * 2 * both[1:]
+    found, exact = (
+        torch.autograd.grad(torch.autograd.grad(value.sum(), both, create_graph=True)[0].sum(), both)[0]
+        for value in (y, expected)
+    )
+    assert_close(found, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_second_order_of_a_captured_leaf():
+    p = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    y = root(lambda y: y**3 - p, torch.ones(2, dtype=torch.float64))
+    (slope,) = torch.autograd.grad(y.sum(), p, create_graph=True)
+    assert_close(torch.autograd.grad(slope.sum(), p)[0], -2 / 9 * p.detach() ** (-5 / 3), rtol=1e-7, atol=1e-7)
+
+
 def test_second_order_of_a_complex_tensor():
     """A real state with a complex weight inside: a circular convolution by FFT."""
     w = (0.1 * torch.fft.rfft(draw(8))).requires_grad_()
