@@ -26,6 +26,7 @@ from hypergradients import (
     ridge_table,
     torchopt,
 )
+from jaxopt_peer import jaxopt
 from measure import CountCalls, SavedBytes, interleaved, median_ratio
 from problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
 from report import finished, open_console, print_checks, print_table, started
@@ -266,7 +267,7 @@ def main() -> int:
     options = started(__doc__)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
     console = open_console()
-    for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt)):
+    for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt), ("jaxopt", jaxopt)):
         if module is None:
             console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
     deq, saved = deq_table(options.quick), saved_table(options.quick)
@@ -274,7 +275,9 @@ def main() -> int:
     print_tables(console, deq, saved, ridge, hyper)
     checks = hyper_checks(hyper)
     print_checks(console, checks)
-    return finished(options, ["deqzoo", "torchdeq", "torchopt"], checks, deq=deq, saved=saved, ridge=ridge, hyper=hyper)
+    return finished(
+        options, ["deqzoo", "torchdeq", "torchopt", "jaxopt"], checks, deq=deq, saved=saved, ridge=ridge, hyper=hyper
+    )
 
 
 if __name__ == "__main__":
