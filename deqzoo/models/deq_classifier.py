@@ -78,8 +78,9 @@ class DEQClassifierKind(Kind):
         return image_example(info, batch)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
-        """Solver and gradient."""
+        """Symmetry, solver and gradient."""
         return {
+            **symmetry_facts(model),
             "forward solver": described(model["solver"], model["solver_options"]),
             "gradient": described(model["gradient"], model["gradient_options"]),
         }
@@ -100,6 +101,11 @@ class DEQClassifierKind(Kind):
         measure=lambda trained: measure_deq(trained),
         rows=check_rows,
     )
+
+
+def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader of "without augmentation" should know."""
+    return {"symmetry": "an image and its mirror image have the same logits"} if model.get("mirror") else {}
 
 
 def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:

@@ -1,10 +1,14 @@
 """The kind ``residual_classifier``: explicit residual networks, with which equilibria are compared."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.config import ResidualClassifierConfig
 from deqzoo.models.conv_classifier import ConvClassifierKind
+from deqzoo.models.deq_classifier import symmetry_facts
 from deqzoo.models.options import settings_errors
 from deqzoo.nn import residual_net
 
@@ -26,6 +30,10 @@ class ResidualClassifierKind(ConvClassifierKind):
                 dropout=settings.dropout,
                 mirror=settings.mirror,
             )
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Symmetry."""
+        return symmetry_facts(model)
 
 
 KIND = ResidualClassifierKind()
