@@ -1,7 +1,7 @@
 """Gradients in hyperparameters beside the peers': `python benchmarks/hypergradients.py [--json FILE] [--quick]`.
 
 One penalty a feature, whose gradient is known in closed form: ridge regression in both precisions, also of a loss that
-is scaled by 1e-30; then three sizes of ridge and logistic regression in float64. The minimiser is handed to both
+is scaled by 1e-30; then three sizes of ridge and logistic regression in float64. The minimiser is handed to all
 libraries, so that the derivative alone is timed. jaxopt's is compiled as a whole before it is timed; the others run as
 written.
 """
@@ -33,7 +33,7 @@ try:
 except ImportError:
     torchopt = None
 
-LINEAR_TOL = 1e-6  # of the linear solves, relative; of both libraries
+LINEAR_TOL = 1e-6  # of the linear solves, relative; of all libraries
 FASTER = {"ridge 100x5": 2.0}  # than TorchOpt, at least; of the others:
 FASTER_ELSE = 1.5
 

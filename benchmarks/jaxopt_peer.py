@@ -1,4 +1,4 @@
-"""The hypergradient of `problems.Penalised` by jaxopt, compiled as a whole, on one thread; None without jaxopt."""
+"""The hypergradient of `problems.Penalised` by jaxopt, compiled as a whole. Its CPU time is that of all its threads."""
 
 from __future__ import annotations
 

@@ -31,48 +31,26 @@ _CONSTANTS = (int, float, str, type(None), torch.dtype)  # no pytrees: most argu
 
 
 class _Watch(TorchFunctionMode):
-    """Collects the tensors that enter torch functions and were made by none of them, and those that were made.
-
-    Outside of transforms it only keeps the calls, and looks through them when it is asked, which is rarely.
-    """
+    """Collects the tensors that enter torch functions and were made by none of them, and those that were made."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._read: dict[int, Tensor] = {}
-        self._made: dict[int, Tensor] = {}  # kept alive, so that no id is used twice
-        self._calls: list[tuple[Any, Any, Any]] = []  # not yet looked through
+        self.read: dict[int, Tensor] = {}
+        self.made: dict[int, Tensor] = {}  # kept alive, so that no id is used twice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._calls.append((args, kwargs, result))
-        if in_transform():  # its levels must be looked at while they last
-            self._look()
+        kwargs, wrapped = kwargs or {}, in_transform()
+        for leaf in _tensors(args, kwargs):
+            if id(leaf) not in self.made:
+                outer = at_level(leaf, self._level) if wrapped else leaf
+                if id(outer) not in self.made:
+                    self.read.setdefault(id(outer), outer)
+        result = func(*args, **kwargs)
+        for leaf in _tensors((result,)):
+            if id(leaf) not in self.read:
+                for version in versions(leaf) if wrapped else (leaf,):
+                    self.made[id(version)] = version
         return result
-
-    @property
-    def read(self) -> dict[int, Tensor]:
-        """What entered and was not made, by id."""
-        self._look()
-        return self._read
-
-    @property
-    def made(self) -> dict[int, Tensor]:
-        """What was made, by id, in each of its `torch.func` levels."""
-        self._look()
-        return self._made
-
-    def _look(self) -> None:
-        for args, kwargs, result in self._calls:
-            for leaf in _tensors(args, kwargs):
-                if id(leaf) not in self._made:
-                    outer = at_level(leaf, self._level)
-                    if id(outer) not in self._made:
-                        self._read.setdefault(id(outer), outer)
-            for leaf in _tensors((result,)):
-                if id(leaf) not in self._read:
-                    for version in versions(leaf):
-                        self._made[id(version)] = version
-        self._calls.clear()
 
     def __enter__(self) -> _Watch:
         self._level = current_level()
@@ -106,12 +84,12 @@ class _Replace(TorchFunctionMode):
         if id(leaf) in self._replacement:
             return self._replacement[id(leaf)]
         outer = at_level(leaf, self._level)  # a transform inside the condition has wrapped it
-        if id(outer) in self._replacement and leaf.requires_grad:
+        if id(outer) in self._replacement:
             raise RuntimeError(
-                "the condition differentiates with respect to a tensor that it captures; pass that tensor as one of "
+                "the condition hands a tensor that it captures to a torch.func transform; pass that tensor as one of "
                 "the arguments"
             )
-        return self._replacement.get(id(outer), leaf)
+        return leaf
 
 
 Body = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, tensors of the arguments) -> leaves of the residual
@@ -156,40 +134,12 @@ def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tens
     with compiled_runs_eagerly(), watch:
         value = body(y, args)
     given, transformed = {id(t) for t in (*y, *args)}, in_transform()
-    if not transformed and not _captures(value, y, args):
-        return watch, {}, value
     read = {
         key: t
         for key, t in watch.read.items()
         if key not in given and (t.requires_grad or (transformed and (is_wrapped(t) or carries_derivative(t))))
     }
     return watch, read, value
-
-
-def _captures(values: Tensors, y: Tensors, args: Tensors) -> bool:
-    """Whether the tape of F(y, args) comes from elsewhere, too: from a leaf or a node that were there before y's node.
-
-    Asking the tape is cheaper than looking through all calls. Without a node of y's own there is no telling.
-    """
-    starts = {(t.grad_fn, t.output_nr) for t in (*y, *args) if t.grad_fn is not None}
-    leaves = {id(t) for t in args}
-    if any(t.grad_fn is None for t in y):
-        return True
-    since = min(t.grad_fn._sequence_nr() for t in y)  # type: ignore[union-attr]
-    edges, seen = [(t.grad_fn, t.output_nr) for t in values], set[Any]()
-    while edges:
-        node, _ = edge = edges.pop()
-        if node is None or edge in starts or node in seen:
-            continue
-        seen.add(node)
-        following = node.next_functions
-        if not following:
-            if id(getattr(node, "variable", None)) not in leaves:
-                return True
-        elif node._sequence_nr() < since:
-            return True
-        edges.extend(following)
-    return False
 
 
 def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
-from torch.autograd.graph import _engine_run_backward
 
-_functorch = torch._C._functorch  # a private door: torch.func has no public questions about its levels
+_functorch = torch._C._functorch  # a private door (another: operator.py): torch.func tells nobody about its levels
 
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,16 +177,6 @@ def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
             return f(*args)
 
     return as_before
-
-
-def products_on_tape(
-    values: tuple[Tensor, ...], weights: tuple[Tensor, ...], slot: tuple[Tensor, ...], graph: bool
-) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad` of values whose shapes and dtypes the weights have; None where nothing is reached.
-
-    It keeps the tape and leaves out the checks of the arguments, which take a third of a small product's time.
-    """
-    return _engine_run_backward(values, weights, True, graph, slot, True, accumulate_grad=False)
 
 
 @contextlib.contextmanager

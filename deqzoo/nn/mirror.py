@@ -30,24 +30,32 @@ def mirror(z: Tensor) -> Tensor:
 def tie_mirror_images(layers: nn.Module) -> None:
     """Make `layers`, whose first convolution takes images, commute with `mirror`; in place, before any training.
 
-    Convolutions and group norms keep the half of their weights; batch norms become a `PairedBatchNorm2d`. A convolution
-    that divides the resolution must see disjoint parts of the image (as many pixels as its stride).
+    Convolutions and group norms keep the half of their weights; each batch norm inside becomes a `PairedBatchNorm2d`. A
+    convolution that divides the width must see disjoint parts of it, which a forward pass checks.
 
     Raises:
-        ValueError: a layer whose channels are odd, or a strided convolution whose windows overlap.
+        ValueError: odd channels; a group of a norm that ends within a pair; a convolution with a bias, with groups,
+            with weight normalisation, or with a stride and overlapping windows. Later: a width that a stride does not
+            divide.
     """
     first = True
-    for parent in list(layers.modules()):
-        if isinstance(parent, nn.Conv2d):
-            _check_conv(parent)
-            parametrize.register_parametrization(parent, "weight", _MirroredKernel(paired=not first))
+    for layer in list(layers.modules()):
+        if isinstance(layer, nn.Conv2d):
+            _check_conv(layer)
+            parametrize.register_parametrization(layer, "weight", _MirroredKernel(paired=not first))
+            layer.register_forward_pre_hook(_check_width)
             first = False
-        elif isinstance(parent, nn.GroupNorm):
-            for name in ("weight", "bias"):
-                parametrize.register_parametrization(parent, name, _Twice())
-        for name, child in parent.named_children():
+        elif isinstance(layer, nn.GroupNorm):
+            if layer.num_groups != layer.num_channels and layer.num_channels // layer.num_groups % 2:
+                raise ValueError(
+                    f"mirror=True needs groups of 1 or of an even number of channels, got groups={layer.num_groups} "
+                    f"of {layer.num_channels}"
+                )
+            for name, _ in list(layer.named_parameters(recurse=False)):
+                parametrize.register_parametrization(layer, name, _Twice())
+        for name, child in layer.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, PairedBatchNorm2d(child.num_features))
+                setattr(layer, name, PairedBatchNorm2d(child.num_features, child.eps, child.momentum))
 
 
 class PairedBatchNorm2d(nn.Module):
@@ -57,13 +65,13 @@ class PairedBatchNorm2d(nn.Module):
     torch.Size([3, 4, 8, 8])
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm3d(channels // 2)
+        self.norm = nn.BatchNorm3d(channels // 2, eps, momentum)
 
     def forward(self, z: Tensor) -> Tensor:
         """Normalised features."""
-        return self.norm(_pairs(z)).flatten(1, 2)
+        return _laid_out_as(z, self.norm(_pairs(z)).flatten(1, 2))
 
 
 class PairMean(nn.Module):
@@ -89,7 +97,7 @@ class _MirroredKernel(nn.Module):
         mirrored = kernel.flip(-1)
         if self.paired:
             mirrored = _exchanged(mirrored)
-        return torch.stack([kernel, mirrored], dim=1).flatten(0, 1)
+        return _laid_out_as(kernel, torch.stack([kernel, mirrored], dim=1).flatten(0, 1))
 
     def right_inverse(self, kernels: Tensor) -> Tensor:
         return kernels[::2].clone()
@@ -115,14 +123,33 @@ def _exchanged(z: Tensor) -> Tensor:
     return _pairs(z).flip(2).flatten(1, 2)
 
 
+def _laid_out_as(model: Tensor, z: Tensor) -> Tensor:
+    """z, channels-last where `model` is: a convolution is as fast as the slower of its input and its kernel."""
+    if model.is_contiguous() or not model.is_contiguous(memory_format=torch.channels_last):
+        return z
+    return z.contiguous(memory_format=torch.channels_last)
+
+
 def _check_conv(conv: nn.Conv2d) -> None:
     """A convolution whose mirror images can be tied."""
     if parametrize.is_parametrized(conv):
         raise ValueError("mirror=True and weight_norm=True: choose one, each has a kernel of its own kind")
+    if conv.bias is not None or conv.groups > 1:
+        raise ValueError("mirror=True takes convolutions without bias and without groups")
     if conv.out_channels % 2:
         raise ValueError(f"mirror=True needs even widths, got {conv.out_channels}")
     if conv.stride != (1, 1) and conv.stride != conv.kernel_size:
         raise ValueError(
             f"mirror=True needs strided convolutions that see disjoint parts (entry_kernel=2); "
             f"got a kernel of {conv.kernel_size[0]} and a stride of {conv.stride[0]}"
+        )
+
+
+def _check_width(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """A forward pre-hook: what a stride leaves over at the right stands at the left of the mirror image."""
+    width, stride = inputs[0].shape[-1], conv.stride[1]  # type: ignore[index]
+    if width % stride:
+        raise ValueError(
+            f"mirror=True needs images whose width the strides divide; "
+            f"a convolution of stride {stride} got {width} pixels"
         )

@@ -128,6 +128,36 @@ def test_second_order_of_a_captured_leaf():
     assert_close(torch.autograd.grad(slope.sum(), p)[0], -2 / 9 * p.detach() ** (-5 / 3), rtol=1e-7, atol=1e-7)
 
 
+def test_second_order_of_a_tensor_in_a_list_that_is_emptied_later():
+    """The condition's own list has changed by the time that anyone could look at it again."""
+    p = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    q = p**2
+
+    def condition(y):
+        parts = [y**3, q]
+        stacked = torch.stack(parts)
+        parts.clear()
+        return stacked[0] - stacked[1]
+
+    y = root(condition, torch.ones(2, dtype=torch.float64))
+    (slope,) = torch.autograd.grad(y.sum(), p, create_graph=True)
+    assert_close(torch.autograd.grad(slope.sum(), p)[0], -2 / 9 * p.detach() ** (-4 / 3), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [lambda p: torch.func.vmap(lambda q: (q * q).sum())(p), lambda p: torch.func.grad(lambda q: (q**4 / 4).sum())(p)],
+    ids=["vmap", "grad"],
+)
+def test_a_captured_tensor_that_is_handed_to_a_transform_is_right_or_an_error(inside):
+    p = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(inside(p).sum(), p)[0]
+    y = root(lambda y: y - inside(p), torch.zeros(2, dtype=torch.float64))
+    assert_close(torch.autograd.grad(y.sum(), p, retain_graph=True)[0], expected)
+    with pytest.raises(RuntimeError, match="pass that tensor as one of the arguments"):
+        torch.autograd.grad(y.sum(), p, create_graph=True)
+
+
 def test_second_order_of_a_complex_tensor():
     """A real state with a complex weight inside: a circular convolution by FFT."""
     w = (0.1 * torch.fft.rfft(draw(8))).requires_grad_()

@@ -33,14 +33,14 @@ def deq(**settings):
     channels=st.sampled_from([2, 4, 6]),
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.sampled_from([1, 2]),
-    paired=st.booleans(),
+    training=st.booleans(),
 )
-def test_layers_commute_with_the_mirror_image(channels, size, stride, paired):
-    conv = nn.Conv2d(3, channels, 3, padding=1) if stride == 1 else nn.Conv2d(3, channels, 2, stride=2)
-    conv.bias = None
+def test_layers_commute_with_the_mirror_image(channels, size, stride, training):
+    shape = {"kernel_size": 3, "padding": 1} if stride == 1 else {"kernel_size": 2, "stride": 2}
+    conv = nn.Conv2d(3, channels, bias=False, **shape)
     layers = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.Conv2d(channels, 8, 1, bias=False), nn.GroupNorm(2, 8))
     tie_mirror_images(layers)
-    layers = randomised(layers.to(F64)).train(paired)
+    layers = randomised(layers.to(F64)).train(training)
     x = torch.randn(2, 3, 2 * size[0], 2 * size[1], dtype=F64)
     for i in range(1, len(layers) + 1):
         torch.testing.assert_close(layers[:i](x.flip(-1)), mirror(layers[:i](x)), rtol=1e-9, atol=1e-9)
@@ -74,9 +74,9 @@ def test_tied_layers_have_half_the_parameters():
 
 def test_kernels_start_with_the_spread_of_free_ones():
     torch.manual_seed(0)
-    free = nn.Conv2d(32, 64, 3, padding=1)
+    free = nn.Conv2d(32, 64, 3, padding=1, bias=False)
     spread = free.weight.std().item()
-    tie_mirror_images(nn.Sequential(nn.Conv2d(1, 32, 3), free))
+    tie_mirror_images(nn.Sequential(nn.Conv2d(1, 32, 3, bias=False), free))
     assert free.weight.std().item() == pytest.approx(spread, rel=0.05)
 
 
@@ -89,7 +89,7 @@ def test_a_batch_norm_of_pairs_has_the_statistics_of_both():
 
 
 def test_gradients_of_a_tied_cell():
-    stack = nn.Sequential(nn.Conv2d(1, 4, 1), PlainConvCell(4, groups=2))
+    stack = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), PlainConvCell(4, groups=2))
     tie_mirror_images(stack)
     cell = stack[1].to(F64)
     names, values = zip(*cell.named_parameters(), strict=True)
@@ -105,6 +105,7 @@ def test_gradients_of_a_tied_cell():
     ("settings", "told"),
     [
         ({"widths": [8, 9], "groups": 1}, "even widths, got 9"),
+        ({"widths": [8, 24], "groups": 8, "stem": 8}, "groups=8 of 24"),
         ({"entry_kernel": 3}, "entry_kernel=2"),
         ({"weight_norm": True}, "choose one"),
     ],
@@ -112,3 +113,34 @@ def test_gradients_of_a_tied_cell():
 def test_what_cannot_be_tied_is_an_error(settings, told):
     with pytest.raises(ValueError, match=told):
         deq(**settings)
+
+
+def test_a_layer_that_cannot_be_tied_is_an_error():
+    with pytest.raises(ValueError, match="without bias"):
+        tie_mirror_images(nn.Sequential(nn.Conv2d(3, 4, 1)))
+    with pytest.raises(ValueError, match="without groups"):
+        tie_mirror_images(nn.Sequential(nn.Conv2d(4, 4, 1, groups=4, bias=False)))
+
+
+def test_a_width_that_the_strides_do_not_divide_is_an_error():
+    network = deq(stem=4, widths=[8, 12])
+    with pytest.raises(ValueError, match="stride 2 got 7 pixels"):
+        network(torch.rand(1, 2, 16, 14))
+    network(torch.rand(1, 2, 14, 16))
+
+
+def test_channels_last_stays_and_changes_nothing():
+    torch.manual_seed(0)
+    plain = randomised(deq().to(F64)).eval()
+    images = torch.rand(3, 2, 8, 8, dtype=F64)
+    expected = plain(images)
+    last = plain.to(memory_format=torch.channels_last)
+    seen = []
+    for layer in (*last.stem, *last.entries):
+        layer.register_forward_hook(lambda layer, inputs, z: seen.append(z))
+    found = last(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert len(seen) == 4
+    assert all(z.is_contiguous(memory_format=torch.channels_last) for z in seen)
+    for stage in last.stages:
+        assert stage.cell.conv1.weight.is_contiguous(memory_format=torch.channels_last)
