@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from measure import SavedBytes, interleaved, median_ratio
 from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started
+from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from rich.console import Console
 from torch import Tensor
 
@@ -217,8 +217,7 @@ def main() -> int:
     """Run, print, and write."""
     options = started(__doc__)
     console = open_console()
-    if torchdeq is None:
-        console.print("torchdeq is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+    tell_missing(console, torchdeq=torchdeq)
     rounds = 1 if options.quick else 5
     rows = [
         row

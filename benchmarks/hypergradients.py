@@ -19,7 +19,7 @@ import torch
 from jaxopt_peer import jaxopt, jaxopt_hypergradient
 from measure import interleaved, median_ratio
 from problems import Penalised, Ridge, penalised_problems, ridge_problem
-from report import Check, finished, open_console, print_checks, print_table, started
+from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from rich.console import Console
 from torch import Tensor
 
@@ -209,9 +209,7 @@ def main() -> int:
     options = started(__doc__)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
     console = open_console()
-    for name, module in (("torchopt", torchopt), ("jaxopt", jaxopt)):
-        if module is None:
-            console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+    tell_missing(console, torchopt=torchopt, jaxopt=jaxopt)
     ridge, hyper = ridge_table(options.quick), hyper_table(options.quick)
     checks = hyper_checks(hyper)
     print_hyper_tables(console, ridge, hyper)

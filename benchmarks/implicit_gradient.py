@@ -29,7 +29,7 @@ from hypergradients import (
 from jaxopt_peer import jaxopt
 from measure import CountCalls, SavedBytes, interleaved, median_ratio
 from problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
-from report import finished, open_console, print_checks, print_table, started
+from report import finished, open_console, print_checks, print_table, started, tell_missing
 from rich.console import Console
 from torch import Tensor
 
@@ -267,9 +267,7 @@ def main() -> int:
     options = started(__doc__)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torchopt")
     console = open_console()
-    for name, module in (("torchdeq", torchdeq), ("torchopt", torchopt), ("jaxopt", jaxopt)):
-        if module is None:
-            console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+    tell_missing(console, torchdeq=torchdeq, torchopt=torchopt, jaxopt=jaxopt)
     deq, saved = deq_table(options.quick), saved_table(options.quick)
     ridge, hyper = ridge_table(options.quick), hyper_table(options.quick)
     print_tables(console, deq, saved, ridge, hyper)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from measure import SavedBytes, interleaved, median_ratio, time_on
 from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started
+from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from torch import Tensor, nn
 
 from deqzoo.implicit import CG, GradientDescent
@@ -192,8 +192,7 @@ def main() -> int:
     device = torch.device(options.device)
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = open_console()
-    if torchopt is None:
-        console.print("torchopt is not installed (pip install 'deqzoo\\[bench]'): its row is left out")
+    tell_missing(console, torchopt=torchopt)
     times, held = time_table(options.quick, device), bytes_table(options.quick, device)
     clock = "on the GPU" if device.type == "cuda" else "CPU time of one thread"
     print_table(

@@ -35,6 +35,13 @@ def started(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse
     return options
 
 
+def tell_missing(console: Console, **peers: Any) -> None:
+    """Name the peers that are None: they are not installed."""
+    for name, module in peers.items():
+        if module is None:
+            console.print(f"{name} is not installed (pip install 'deqzoo\\[bench]'): its rows are left out")
+
+
 def open_console() -> Console:
     """As wide as the tables where the output is no terminal: rich would take 80 columns and drop the numbers."""
     console = Console()

@@ -124,7 +124,7 @@ def _exchanged(z: Tensor) -> Tensor:
 
 
 def _laid_out_as(model: Tensor, z: Tensor) -> Tensor:
-    """z, channels-last where `model` is: a convolution is as fast as the slower of its input and its kernel."""
+    """z, channels-last where `model` is, so that what follows stays in that layout."""
     if model.is_contiguous() or not model.is_contiguous(memory_format=torch.channels_last):
         return z
     return z.contiguous(memory_format=torch.channels_last)
