@@ -25,6 +25,7 @@ def graph_check(trained: Trained) -> dict[str, Any]:
         ``quarters``: by the hops from the node that tells the class, first and last of each quarter, ``accuracy`` and
             ``n``, the nodes.
         ``truncated``: accuracy with the cell applied so many times only, to its start.
+        ``cell_parameters``: how many of the network's parameters are the cell's.
         ``norm``: ||W||_inf, ``eigenvalue``: lambda_pf(A) of the graph, from above: well posed where the product is
             below 1.
         ``baseline``: of the shipped baseline, its name, accuracy by quarters, parameters and steps.
@@ -35,6 +36,7 @@ def graph_check(trained: Trained) -> dict[str, Any]:
     result: dict[str, Any] = {
         "quarters": _quarters(network, trained),
         "truncated": {str(times): _truncated(trained, "picard", times)[1] for times in APPLIED},
+        "cell_parameters": sum(parameter.numel() for parameter in network.deq.cell.parameters()),
         "norm": network.deq.cell.weight.abs().sum(1).max().item(),
         "eigenvalue": perron_frobenius(adjacency, len(graph.features)),
         "kappa": network.deq.cell.kappa,
@@ -67,6 +69,8 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for times, accuracy in check["truncated"].items():
         what = "once" if times == "1" else f"{times} times"
         rows.append((f"ablation: these weights, the cell applied {what}", f"{100 * accuracy:.2f} %", ""))
+    cell = check["cell_parameters"]
+    rows.append(("parameters in the equilibrium's cell; the others read features and write classes", f"{cell:,}", ""))
     product = f"{check['norm']:.4f} x {check['eigenvalue']:.4f} = {check['norm'] * check['eigenvalue']:.4f}"
     rows.append(("norm of W times eigenvalue of A: well posed below 1", product, f"<= kappa = {check['kappa']:g}"))
     return rows

@@ -60,6 +60,7 @@ def test_the_class_reaches_the_end_of_the_chain(finished):
     assert all(quarter["accuracy"] == 1 for quarter in check["quarters"])
     assert check["truncated"]["1"] < 0.8 < check["truncated"]["50"]
     assert check["norm"] * check["eigenvalue"] <= 0.99 + 1e-5
+    assert check["cell_parameters"] == 4 * 4
     card = (finished.folder / "export" / "README.md").read_text()
     for words in ("80 test nodes of `chains`", "kappa = 0.99", "accuracy 9 to 11 hops", "the cell applied once"):
         assert words in card
