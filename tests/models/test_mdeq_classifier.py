@@ -103,8 +103,8 @@ def test_wrong_settings_are_told_by_name(settings, message):
 
 def test_first_steps_train_an_explicit_network(tmp_path):
     shape = SHAPES["mdeq_cifar_small"]
-    options = ["model.unrolled_steps=2", "model.unrolled_depth=3", "model.gradient=implicit"]
-    options += ["~model.gradient_options.steps", "~model.gradient_options.damping"]
+    options = ["model.unrolled_steps=2", "model.unrolled_depth=3"]
+    options += ["model.gradient_options.linear_solver=gmres", "~model.gradient_options.linear_solver_options"]
     Run(composed("model=mdeq_cifar_small", *SMALL, *shape, *options), tmp_path).fit()
     rows = read_history(tmp_path / "metrics.csv")
     assert [row["train/nfe"] for row in rows if "train/nfe" in row] == [4, 4, 5, 5]
@@ -132,8 +132,10 @@ def test_jacobian_penalty_of_a_joint_state():
     x = torch.zeros(20_000, 5)
     penalty = jacobian_penalty(deq, x, deq(x))
     torch.testing.assert_close(penalty, deq.cell.weight.square().sum() / 5, rtol=0.02, atol=0)
+    torch.manual_seed(1)
     part = jacobian_penalty(deq, x, deq(x), samples=2)
-    assert torch.isfinite(part)
+    torch.manual_seed(1)
+    torch.testing.assert_close(part, jacobian_penalty(deq, x[:2], deq(x[:2])))
 
 
 def test_jacobian_penalty_joins_the_training_loss():
