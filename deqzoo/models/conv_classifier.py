@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.config import ConvClassifierConfig
 from deqzoo.models.deq_classifier import image_example
-from deqzoo.models.kinds import Kind, Trained
+from deqzoo.models.kinds import EQUILIBRIA, Kind, Trained
 from deqzoo.nn import conv_net
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class ConvClassifierKind(Kind):
     """Images in, logits out, nothing to be solved."""
 
+    family = EQUILIBRIA
     info = ImageInfo
     metric = "accuracy"
     takes = "raw images in [0, 1] -> logits"

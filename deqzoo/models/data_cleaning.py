@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import NoisyImageInfo
 from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, make_solver
 from deqzoo.models.config import DataCleaningConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import META, Check, Kind, Trained
 from deqzoo.models.options import by_name, described, settings_errors
 from deqzoo.nn import DataCleaner
 
@@ -23,6 +23,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # tried for what a model is compared with
 class DataCleaningKind(Kind):
     """Images in, logits out."""
 
+    family = META
     info = NoisyImageInfo
     metric = "accuracy"
     takes = "raw images in [0, 1] -> logits"

@@ -12,7 +12,7 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.models.baseline import baseline_accuracy
 from deqzoo.models.config import DEQClassifierConfig
 from deqzoo.models.deq_check import check_rows, deq_check, first_batches
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.options import (
     described,
     fixed_point_for_use,
@@ -32,6 +32,7 @@ DRAWN = 500  # test images in the plot of accuracy over NFE
 class DEQClassifierKind(Kind):
     """Images in, logits out; each stage is a fixed point."""
 
+    family = EQUILIBRIA
     info = ImageInfo
     metric = "accuracy"
     takes = "raw images in [0, 1] -> logits"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import FewShotInfo
 from deqzoo.models.adaptation import adaptation, adaptation_facts, adaptation_for_use
 from deqzoo.models.config import FewShotConfig
-from deqzoo.models.kinds import Kind, Trained
+from deqzoo.models.kinds import META, Kind, Trained
 from deqzoo.models.options import settings_errors
 from deqzoo.nn import FewShotNetwork, MetaLearner
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class FewShotKind(Kind):
     """Support images, their labels and query images in, logits out."""
 
+    family = META
     info = FewShotInfo
     metric = "accuracy"
     takes = "support images, labels, query images (episodes, n, C, H, W) -> logits"

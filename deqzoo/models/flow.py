@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deqzoo.data.densities import DENSITIES, Density
 from deqzoo.data.info import DensityInfo
 from deqzoo.models.flow_config import FlowConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import FLOWS, Check, Kind, Trained
 from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.nn import ContinuousFlow, squash_mlp
 
@@ -27,6 +27,7 @@ ASKED = {True: 0.05, False: 0.15}  # nats, of smooth densities and others
 class FlowKind(Kind):
     """Points in, log densities out; and samples."""
 
+    family = FLOWS
     info = DensityInfo
     metric = "kl_density"
     takes = "points (N, 2) -> log densities (N,) in nats; model.sample((n,)) draws"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import GraphInfo
 from deqzoo.models.config import GraphConvolutionConfig, ImplicitGraphConfig
 from deqzoo.models.graph_check import accuracy_by_hops, accuracy_over_nfe, baseline_of, check_rows, graph_check
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.options import (
     described,
     fixed_point_for_use,
@@ -29,6 +29,7 @@ SHOWN = 200  # nodes of a golden input
 class GraphKind(Kind):
     """Features of all nodes and edges in, logits of all nodes out."""
 
+    family = EQUILIBRIA
     info = GraphInfo
     metric = "accuracy"
     takes = "features (N, F) and edges (2, E) -> logits of the nodes (N, classes)"

@@ -12,7 +12,7 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.models.flow import likelihood_facts, solving
 from deqzoo.models.flow_config import ImageFlowConfig
 from deqzoo.models.image_flow_check import baseline_check, check_rows
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import FLOWS, Check, Kind, Trained
 from deqzoo.models.options import ode_for_use, settings_errors
 from deqzoo.nn import FlatFlow, ImageFlow, MultiscaleFlow
 from deqzoo.nn.image_flow import dequantize
@@ -26,6 +26,7 @@ DRAWN = 100  # images in a figure
 class ImageFlowKind(Kind):
     """Dequantised images in, log densities out; and samples."""
 
+    family = FLOWS
     info = ImageInfo
     metric = "bits_per_dim"
     takes = "dequantised images in [0, 1] -> log densities (N,) in nats; model.sample(n) draws"

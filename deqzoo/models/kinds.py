@@ -41,6 +41,13 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "ode_point_classifier": "deqzoo.models.ode_classifier:POINTS",
 }
 
+EQUILIBRIA, ODES, FLOWS, META = FAMILIES = (  # the zoo's tables have one part for each
+    "Deep equilibrium models and their explicit twins",
+    "Neural ODEs",
+    "Continuous normalizing flows",
+    "Meta-learning and hyperparameters by implicit gradients",
+)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -89,6 +96,7 @@ class Kind:
     """What the pipeline asks of a kind; a kind is a subclass that answers.
 
     Attributes:
+        family: one of `FAMILIES`.
         info: what its network must know of the data: it says which data sets fit.
         metric: the number that an entry is judged by, a name of `deqzoo.models.metrics.METRICS`.
         takes: what the loaded network takes and gives, for the card.
@@ -96,6 +104,7 @@ class Kind:
         check: its own examination, if it has one.
     """
 
+    family: str
     info: type[DataInfo]
     metric: str
     takes: str

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deqzoo.data.info import TextInfo
 from deqzoo.models.config import FixedPointConfig, FixedPointTraining, LanguageModelConfig, TrainingConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.language_model_check import check_rows, language_model_check, over_nfe, sample_text
 from deqzoo.models.options import (
     described,
@@ -35,6 +35,7 @@ _OF_EQUILIBRIA = {field.name for part in (FixedPointConfig, FixedPointTraining) 
 class LanguageModelKind(Kind):
     """Tokens in, logits of each next token out."""
 
+    family = EQUILIBRIA
     info = TextInfo
     metric = "bits_per_char"
     takes = "tokens -> logits of the next ones; model.generate(prompt, length) -> text"

@@ -11,7 +11,7 @@ from deqzoo.config import ConfigError
 from deqzoo.data.info import SeriesInfo
 from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.config import LatentODEConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import ODES, Check, Kind, Trained
 from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.nn import LatentODE
 
@@ -27,6 +27,7 @@ Predictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 class LatentODEKind(Kind):
     """Times, values and a mask in, predictions out."""
 
+    family = ODES
     info = SeriesInfo
     metric = "rmse"
     takes = "times (T,), values and mask (B, T, C) -> prediction (B, T, C)"

@@ -12,7 +12,7 @@ from deqzoo.data.info import RegressionTaskInfo
 from deqzoo.models.adaptation import adaptation, adaptation_facts, adaptation_for_use
 from deqzoo.models.baseline import shipped_baseline
 from deqzoo.models.config import MetaRegressionConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import META, Check, Kind, Trained
 from deqzoo.models.options import settings_errors
 from deqzoo.nn import MetaLearner
 from deqzoo.nn.latent_ode import mlp
@@ -27,6 +27,7 @@ DRAWN = 3  # tasks in a figure
 class MetaRegressionKind(Kind):
     """Support points and query inputs in, predictions out."""
 
+    family = META
     info = RegressionTaskInfo
     metric = "mse"
     takes = "support inputs, their targets, query inputs (tasks, n, 1) -> predictions"

@@ -11,7 +11,7 @@ from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo, PointInfo
 from deqzoo.models.config import ODEClassifierConfig, ODEPointClassifierConfig, ODESolverConfig
 from deqzoo.models.deq_classifier import image_example
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import ODES, Check, Kind, Trained
 from deqzoo.models.ode_check import check_rows, ode_check
 from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.nn import anode_net, ode_net, point_classifier
@@ -27,6 +27,7 @@ DRAWN = 600  # points in a figure
 class ODEClassifierKind(Kind):
     """What both have in common."""
 
+    family = ODES
     metric = "accuracy"
     try_next = "model.solver=dopri8"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.config import ConfigError
 from deqzoo.data.info import SeriesInfo
 from deqzoo.models.config import NodePendulumConfig, PINNPendulumConfig
-from deqzoo.models.kinds import Check, Kind, Trained
+from deqzoo.models.kinds import ODES, Check, Kind, Trained
 from deqzoo.models.options import described, ode_adjoint, ode_for_use, ode_solver
 from deqzoo.nn import PendulumODE, PendulumPINN
 
@@ -25,6 +25,7 @@ ORBITS = 4  # in the phase portrait
 class PendulumKind(Kind):
     """What both have in common."""
 
+    family = ODES
     info = SeriesInfo
     metric = "parameter_error"
     takes = "times (T,) in s -> angles (pendulums, T) in rad"

@@ -1,6 +1,7 @@
 """The generated pages: ``models/README.md``, ``data/README.md``, the cards, the table in ``README.md``."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from deqzoo.atomic import whole_file
 from deqzoo.config import names
 from deqzoo.data import data_table
 from deqzoo.launch import first_line
-from deqzoo.models.kinds import kind_of
+from deqzoo.models.kinds import FAMILIES, Kind, kind_of
 from deqzoo.models.metrics import METRICS, result
 from deqzoo.paths import zoo_path
 from deqzoo.zoo.cards import duration, model_card
@@ -77,28 +78,54 @@ def entries_table() -> str:
 
 def results_table() -> str:
     """The trained entries in Markdown, for ``README.md``: what the paper says, what was reached, and at what cost."""
-    lines = [
-        "| entry | paper (its number) | ours | parameters | NFE | hardware | time | command |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
     trained = [name for name in names("models") if name in shipped()]
-    for name in trained:
-        metrics = _metrics(name)
-        nfe = metrics["test"].get("nfe")
-        lines.append(
-            _row(
-                f"[`{name}`](checkpoints/{name}/README.md)",
-                head(name, "Paper"),
-                _result(name, metrics),
-                f"{metrics['parameters']:,}",
-                "" if nfe is None else f"{nfe:.0f}",
-                metrics["hardware"],
-                duration(metrics["time"]),
-                f"`{metrics['command']}`",
-            )
-        )
+    lines = []
+    for family in FAMILIES:
+        lines += [
+            f"**{family}**",
+            "",
+            "| entry | paper (its number) | ours | parameters | NFE | hardware | time | command |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            *(_result_row(name) for name in trained if _kind(name).family == family),
+            "",
+        ]
     others = ", ".join(f"[`{name}`](models/{name}.yaml)" for name in names("models") if name not in trained)
-    return "\n".join(lines) + f"\n\nRecipes without weights as yet: {others}.\n"
+    return "\n".join(lines) + f"\nRecipes without weights as yet: {others}.\n"
+
+
+def short_paper(paper: str) -> str:
+    """A citation without title and further authors.
+
+    >>> short_paper("Chen, Duvenaud, Neural ODEs, [arXiv:1806.07366](https://arxiv.org/abs/1806.07366) (a figure)")
+    'Chen et al., [arXiv:1806.07366](https://arxiv.org/abs/1806.07366) (a figure)'
+    """
+    author, *others = paper.partition("[")[0].split(", ")
+    more = len(others) > 2 and "et al." not in author  # authors, title, and what follows the last comma
+    return f"{author}{' et al.' * more}, {paper[paper.index('[') :]}"
+
+
+def short_hardware(hardware: str) -> str:
+    """A processor's name without its trade marks.
+
+    >>> short_hardware("CPU Intel(R) Xeon(R) Processor @ 2.80GHz, 1 of 2 cores")
+    'CPU Intel Xeon @ 2.80GHz, 1 of 2 cores'
+    """
+    return re.sub(r"\((R|TM)\)| Processor", "", hardware)
+
+
+def _result_row(name: str) -> str:
+    metrics = _metrics(name)
+    nfe = metrics["test"].get("nfe")
+    return _row(
+        f"[`{name}`](checkpoints/{name}/README.md)",
+        short_paper(head(name, "Paper")),
+        _result(name, metrics),
+        f"{metrics['parameters']:,}",
+        "" if nfe is None else f"{nfe:.0f}",
+        short_hardware(metrics["hardware"]),
+        duration(metrics["time"]),
+        f"`{metrics['command']}`",
+    )
 
 
 def _row(*cells: str) -> str:
@@ -110,9 +137,13 @@ def _metrics(name: str) -> dict[str, Any]:
     return found
 
 
+def _kind(name: str) -> Kind:
+    config = json.loads((zoo_path("checkpoints") / name / CONFIG).read_text())
+    return kind_of(config["model"]["kind"])
+
+
 def _result(name: str, metrics: dict[str, Any]) -> str:
     """What a shipped entry reached."""
-    config = json.loads((zoo_path("checkpoints") / name / CONFIG).read_text())
-    metric = kind_of(config["model"]["kind"]).metric
+    metric = _kind(name).metric
     label = "" if metric == "accuracy" else f"{METRICS[metric].label} "
     return f"{label}{result(metric, metrics)}, n = {metrics['test']['n']:,}"

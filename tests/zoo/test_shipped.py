@@ -22,7 +22,7 @@ from deqzoo.zoo.folder import CARD, CONFIG, FILES, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.recipes import head
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
-from deqzoo.zoo.tables import stale
+from deqzoo.zoo.tables import results_table, stale
 from tests.running import composed, to_plain_model
 
 ENTRIES = shipped()
@@ -116,6 +116,11 @@ def test_entry_without_weights_says_how_to_train_it(monkeypatch):
 
 def test_generated_pages_are_up_to_date():
     assert not stale(), "run `python -m deqzoo.zoo tables`"
+
+
+def test_results_have_one_row_an_entry():
+    rows = [line.split("`")[1] for line in results_table().splitlines() if line.startswith("| [`")]
+    assert sorted(rows) == ENTRIES
 
 
 def test_command_line(capsys):
