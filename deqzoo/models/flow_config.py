@@ -62,6 +62,7 @@ class ImageFlowConfig(ODESolverConfig, ImageFlowTraining):
     hidden: list[int] = field(default_factory=lambda: [64, 64, 64])  # channels or units of the dynamics
     activation: str = "softplus"  # of them: silu, softplus, tanh
     input_scale: float = 1.0  # of body=flat, of the first layer's initial weights: above 1, detail is learned sooner
-    alpha: float = 1e-6  # keeps the logit away from 0 and 1
+    pixels: str = "logit"  # how they become real numbers; or gaussianization: each by its own histogram
+    alpha: float = 1e-6  # pixels=logit: keeps it away from 0 and 1
     divergence: str = "rademacher"  # in training; or gaussian, exact
     eval_divergence: str = "rademacher"  # in validation and test

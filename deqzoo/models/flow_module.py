@@ -12,7 +12,8 @@ from deqzoo.models.flow_config import FlowTraining, ImageFlowTraining, Likelihoo
 from deqzoo.models.module import Batch, SolverModule, Step
 from deqzoo.nn import solver_layers, use_solver
 from deqzoo.nn.flow_matching import flow_matching_loss
-from deqzoo.nn.image_flow import FlatFlow, dequantize, logit
+from deqzoo.nn.image_flow import FlatFlow
+from deqzoo.nn.pixels import Gaussianization, dequantize
 
 PASSES = 3  # over the training images, each with noise of its own, for their covariance
 
@@ -83,14 +84,19 @@ class ImageFlowModule(LikelihoodModule):
     Options: ClassVar[type[TrainingConfig]] = ImageFlowTraining
 
     def on_fit_start(self) -> None:
-        """Give a flat flow mean and covariance of the training images; a resumed run finds the same ones."""
+        """Fit to the training images what is fitted in one step; a resumed run finds the same."""
         network: Any = self.network
-        if not (self.options.whiten and isinstance(network.body, FlatFlow)):
+        gaussianized = isinstance(network.pixels, Gaussianization)
+        whitened = self.options.whiten and isinstance(network.body, FlatFlow)
+        if not (gaussianized or whitened):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images[data.parts["train"]].cpu().float() / (network.levels - 1)
-        noisy = dequantize(images.repeat(PASSES, 1, 1, 1), network.levels, Generator().manual_seed(0))
-        network.body.whiten(logit(noisy, network.alpha)[0].to(self.device))
+        images = data.images[data.parts["train"]].to(self.device).float() / (network.levels - 1)
+        if gaussianized:
+            network.pixels.fit(images)
+        if whitened:
+            noisy = dequantize(images.repeat(PASSES, 1, 1, 1), network.levels, Generator().manual_seed(0))
+            network.body.whiten(network.pixels(noisy)[0])
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
         """Bits/dim of a batch of images, whose labels are not looked at."""

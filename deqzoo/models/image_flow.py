@@ -13,13 +13,15 @@ from deqzoo.models.flow import likelihood_facts, solving
 from deqzoo.models.flow_config import ImageFlowConfig
 from deqzoo.models.image_flow_check import baseline_check, check_rows
 from deqzoo.models.kinds import FLOWS, Check, Kind, Trained
-from deqzoo.models.options import ode_for_use, settings_errors
+from deqzoo.models.options import ode_for_use, refuse, settings_errors
 from deqzoo.nn import FlatFlow, ImageFlow, MultiscaleFlow
-from deqzoo.nn.image_flow import dequantize
+from deqzoo.nn.pixels import Gaussianization, Logit, dequantize
 
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
+BODIES = ("flat", "multiscale")
+PIXELS = ("gaussianization", "logit")
 DRAWN = 100  # images in a figure
 
 
@@ -37,6 +39,13 @@ class ImageFlowKind(Kind):
         if info.size is None:
             raise ConfigError("model.kind=image_flow needs the size of the images; the data do not state it.")
         size = (info.in_channels, *info.size)
+        if settings.body not in BODIES or settings.pixels not in PIXELS:
+            raise ConfigError(
+                f"model.body={settings.body} must be one of {', '.join(BODIES)}, "
+                f"model.pixels={settings.pixels} one of {', '.join(PIXELS)}."
+            )
+        if settings.pixels != "logit":
+            refuse(settings, {"alpha"}, f"model.pixels={settings.pixels}")
         options: Any = {
             "hidden": settings.hidden,
             "activation": settings.activation,
@@ -45,13 +54,15 @@ class ImageFlowKind(Kind):
             **solving(settings),
         }
         with settings_errors():
+            pixels: Any = Gaussianization(size, info.levels)
+            if settings.pixels == "logit":
+                pixels = Logit(settings.alpha)
+            body: Any
             if settings.body == "flat":
-                flat = FlatFlow(size, input_scale=settings.input_scale, **options)
-                return ImageFlow(flat, size, info.levels, settings.alpha)
-            if settings.body != "multiscale":
-                raise ConfigError(f"model.body={settings.body}: valid are flat, multiscale.")
-            body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **options)
-            return ImageFlow(body, size, info.levels, settings.alpha)
+                body = FlatFlow(size, input_scale=settings.input_scale, **options)
+            else:
+                body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **options)
+            return ImageFlow(body, size, info.levels, pixels)
 
     def module(self, network: nn.Module, settings: ImageFlowConfig) -> "SolverModule":
         """Maximum likelihood."""
@@ -73,6 +84,8 @@ class ImageFlowKind(Kind):
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """The network, and how its likelihood is computed."""
         body = "one ODE of all pixels" if model["body"] == "flat" else f"ODEs at {model['scales']} resolutions"
+        if model["pixels"] == "gaussianization":
+            body += ", of pixels that are standard normal, each alone"
         return {"network": body, **likelihood_facts(model), "divergence in the test": model["eval_divergence"]}
 
     @torch.no_grad()

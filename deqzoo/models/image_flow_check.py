@@ -1,5 +1,6 @@
-"""What simpler densities reach on the images of a flow, with the same dequantisation, logit and change of variables."""
+"""What simpler densities reach on the images of a flow, with its own map of pixels to real numbers."""
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -10,28 +11,46 @@ import torch
 from torch import Generator, Tensor
 
 from deqzoo.models.kinds import Trained
-from deqzoo.nn.image_flow import dequantize, logit
+from deqzoo.nn.pixels import Gaussianization, Logit, dequantize
 
 COMPONENTS = (5, 10, 20)  # of the mixtures that are tried; validation images choose
 VARIANCES = (1e-3, 0.03, 0.1, 0.3)  # added to their covariances: those of few images in many dimensions need it
 PASSES = 3  # over the training images, each with noise of its own, on which the baselines are fitted
+LOGIT = Logit(0.01)  # the baselines' second map of pixels, where the flow's is a Gaussianization
 LARGE = 100  # values an image: above, mixtures of full covariance are left out
 
 
 def baseline_check(trained: Trained) -> dict[str, Any]:
     """Bits/dim on the test images, the flow's and those of scikit-learn's normal densities and mixtures.
 
+    The baselines see the pixels as the flow's ODE does; where that is by a `Gaussianization`, as logits, too.
+
     Returns:
         ``flow``, ``flow_error``: mean over the test images, and its standard error. ``n``: test images.
         ``baselines``: name -> ``bits_per_dim``, ``components``, ``covariance``; the mixture is that of the components,
             the covariance (diagonal or full) and the variance added to it that validation images like best.
     """
-    from sklearn.mixture import GaussianMixture
-
     data = trained.data
     network: Any = trained.network
     parts = {name: _dequantised(data, network, name) for name in ("train", "val", "test")}
-    values = {name: _values(x, network) for name, x in parts.items()}
+    baselines = _baselines(parts, network.pixels, network.levels)
+    if isinstance(network.pixels, Gaussianization):
+        of_logits = _baselines(parts, LOGIT, network.levels)
+        baselines |= {f"{name} of logits": found for name, found in of_logits.items()}
+    own = _bits_of(trained, parts["test"])
+    return {
+        "flow": own.mean().item(),
+        "flow_error": (own.std() / len(own) ** 0.5).item(),
+        "n": len(own),
+        "baselines": baselines,
+    }
+
+
+def _baselines(parts: Mapping[str, Tensor], pixels: Any, levels: int) -> dict[str, dict[str, Any]]:
+    """The baselines of images in [0, 1], with one map of pixels to real numbers."""
+    from sklearn.mixture import GaussianMixture
+
+    values = {name: _values(x, pixels) for name, x in parts.items()}
 
     def fit(components: int, covariance: str, variance: float = 1e-3) -> Any:
         mixture = GaussianMixture(components, covariance_type=covariance, reg_covar=variance, random_state=0)
@@ -40,25 +59,19 @@ def baseline_check(trained: Trained) -> dict[str, Any]:
     def bits(mixture: Any, part: str) -> float:
         y, slope = values[part]
         log_prob = (mixture.score_samples(y) + slope).mean()
-        return float(math.log2(network.levels) - log_prob / (math.log(2) * y.shape[1]))
+        return float(math.log2(levels) - log_prob / (math.log(2) * y.shape[1]))
 
     covariances = ("diag", "full") if values["train"][0].shape[1] <= LARGE else ("diag",)
     tried = {"diagonal Gaussian": fit(1, "diag"), "Gaussian of full covariance": fit(1, "full")}
     options = itertools.product(COMPONENTS, covariances, VARIANCES)
     tried["Gaussian mixture"] = min((fit(*each) for each in options), key=lambda mixture: bits(mixture, "val"))
-    own = _bits_of(trained, parts["test"])
     return {
-        "flow": own.mean().item(),
-        "flow_error": (own.std() / len(own) ** 0.5).item(),
-        "n": len(own),
-        "baselines": {
-            name: {
-                "bits_per_dim": bits(mixture, "test"),
-                "components": mixture.n_components,
-                "covariance": mixture.covariance_type,
-            }
-            for name, mixture in tried.items()
-        },
+        name: {
+            "bits_per_dim": bits(mixture, "test"),
+            "components": mixture.n_components,
+            "covariance": mixture.covariance_type,
+        }
+        for name, mixture in tried.items()
     }
 
 
@@ -79,9 +92,9 @@ def _dequantised(data: Any, network: Any, part: str) -> Tensor:
     return torch.cat([dequantize(images, network.levels, random) for _ in range(PASSES if part == "train" else 1)])
 
 
-def _values(x: Tensor, network: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, D) of images, and the log determinants of the logit (N,)."""
-    y, slope = logit(x.double(), network.alpha)
+def _values(x: Tensor, pixels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, D) of images as real numbers, and the log determinants of their map (N,)."""
+    y, slope = copy.deepcopy(pixels).cpu().double()(x.double())
     return y.flatten(1).numpy(), slope.numpy()
 
 

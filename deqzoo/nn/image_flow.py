@@ -1,4 +1,4 @@
-"""Continuous flows of images: dequantisation, logit, and an ODE of all pixels or ODEs at several resolutions."""
+"""Continuous flows of images: an ODE of all pixels, or ODEs at several resolutions."""
 
 from __future__ import annotations
 
@@ -11,37 +11,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from .flow import FlowODE, standard_normal
+from .pixels import Gaussianization, Logit
 from .squash import squash_conv_net, squash_mlp
-
-
-def dequantize(images: Tensor, levels: int, generator: Generator | None = None) -> Tensor:
-    """Pixels of `levels` values, 0 to 1 in equal steps, spread evenly over `levels` intervals of [0, 1).
-
-    The mean log density of the result is at most the log probability of the image, up to the volume of an interval:
-    see `ImageFlow.bits_per_dim`.
-
-    Source: Theis, van den Oord, Bethge, "A note on the evaluation of generative models", 2016.
-
-    >>> dequantize(torch.tensor([0.0, 1.0]), levels=2).mul(2).floor()
-    tensor([0., 1.])
-    """
-    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-    return (images * (levels - 1) + noise) / levels
-
-
-def logit(x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """log(s / (1 - s)) with s = alpha + (1 - 2 alpha) x, and log |d/dx| summed over a sample's values, (B,).
-
-    Source: Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP", 2017.
-    """
-    s = alpha + (1 - 2 * alpha) * x
-    up, down = s.log(), (1 - s).log()
-    return up - down, (math.log(1 - 2 * alpha) - up - down).flatten(1).sum(1)
-
-
-def unlogit(y: Tensor, alpha: float) -> Tensor:
-    """The inverse of `logit`, cut to [0, 1]."""
-    return ((y.sigmoid() - alpha) / (1 - 2 * alpha)).clamp(0, 1)
 
 
 class MultiscaleFlow(nn.Module):
@@ -177,24 +148,28 @@ class FlatFlow(nn.Module):
 
 
 class ImageFlow(nn.Module):
-    """A density of images in [0, 1]: the logit of their pixels, carried to N(0, I) by a continuous flow.
+    """A density of images in [0, 1]: their pixels as real numbers, carried to N(0, I) by a continuous flow.
 
     Args:
         body: a `MultiscaleFlow` or `FlatFlow` for these images.
         size: (C, H, W).
         levels: values that a pixel may have, for bits/dim.
-        alpha: of the `logit`.
+        pixels: how they become real numbers: `Logit` or `Gaussianization`.
 
-    >>> flow = ImageFlow(FlatFlow((1, 4, 4), hidden=(8,)), (1, 4, 4), levels=17, alpha=0.05).eval()
+    >>> flow = ImageFlow(FlatFlow((1, 4, 4), hidden=(8,)), (1, 4, 4), levels=17, pixels=Logit(0.05)).eval()
     >>> flow.sample(5).shape
     torch.Size([5, 1, 4, 4])
     """
 
-    def __init__(self, body: MultiscaleFlow | FlatFlow, size: tuple[int, int, int], levels: int, alpha: float) -> None:
+    def __init__(
+        self,
+        body: MultiscaleFlow | FlatFlow,
+        size: tuple[int, int, int],
+        levels: int,
+        pixels: Logit | Gaussianization,
+    ) -> None:
         super().__init__()
-        if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha={alpha} must lie between 0 and 1/2")
-        self.body, self.size, self.levels, self.alpha = body, size, levels, alpha
+        self.body, self.size, self.levels, self.pixels = body, size, levels, pixels
 
     @property
     def path(self) -> dict[str, Tensor]:
@@ -207,8 +182,8 @@ class ImageFlow(nn.Module):
         return self.log_prob(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (B,), of dequantised images x (B, C, H, W) in [0, 1]: see `dequantize`."""
-        y, slope = logit(x, self.alpha)
+        """log p(x) in nats, (B,), of images x (B, C, H, W) in [0, 1], spread by `deqzoo.nn.pixels.dequantize`."""
+        y, slope = self.pixels(x)
         z, change = self.body.to_base(y)
         return standard_normal(z) + change + slope
 
@@ -221,7 +196,7 @@ class ImageFlow(nn.Module):
         """n images in [0, 1], (n, C, H, W)."""
         parameter = next(self.parameters())
         z = torch.randn(n, math.prod(self.size), generator=generator).to(parameter)
-        return unlogit(self.body.from_base(z)[0], self.alpha)
+        return self.pixels.inverse(self.body.from_base(z)[0])
 
 
 def _to_base(odes: Any, x: Tensor) -> tuple[Tensor, Tensor]:

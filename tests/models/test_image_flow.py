@@ -43,10 +43,10 @@ def test_run_of_digits_has_baselines(tmp_path, monkeypatch):
     model = deqzoo.load(tmp_path / "export")
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(model(x), finished.module.trained_network.eval()(x).detach())
-    # The diagonal Gaussian by hand: mean and variance of each logit.
+    # The diagonal Gaussian by hand: mean and variance of each pixel's real number.
     data, network = finished.data, finished.module.trained_network
     train, test = (image_flow_check._dequantised(data, network, part) for part in ("train", "test"))
-    (y, _), (z, slope) = image_flow_check._values(train, network), image_flow_check._values(test, network)
+    (y, _), (z, slope) = (image_flow_check._values(part, network.pixels) for part in (train, test))
     mean, variance = y.mean(0), y.var(0) + 1e-3
     log_prob = -0.5 * ((z - mean) ** 2 / variance + np.log(2 * math.pi * variance)).sum(1) + slope
     assert found["diagonal Gaussian"] == pytest.approx(math.log2(17) - log_prob.mean() / (64 * math.log(2)), abs=1e-6)
@@ -68,8 +68,10 @@ def test_multiscale_recipe_takes_a_step():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.body=deep", "model.body=deep: valid are flat, multiscale"),
-        ("model.alpha=1", "model.alpha=1.0 must lie between 0 and 1/2"),
+        ("model.body=deep", "model.body=deep must be one of flat, multiscale"),
+        ("model.pixels=raw", "model.pixels=raw one of gaussianization, logit"),
+        ("model.alpha=.1", "model.alpha has no meaning for model.pixels=gaussianization"),
+        ("model.pixels=logit model.alpha=1", "model.alpha=1.0 must lie between 0 and 1/2"),
         ("model.body=multiscale model.scales=5", "model.scales=5: images of 8x8 cannot be halved"),
     ],
 )

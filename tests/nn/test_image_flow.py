@@ -1,4 +1,4 @@
-"""Flows of images: dequantisation, logit, squeeze and split, and that all of it is one change of variables."""
+"""Flows of images: squeeze and split, and that all of it is one change of variables."""
 
 import math
 
@@ -8,7 +8,8 @@ from torch.func import jacrev
 
 from deqzoo.implicit import Tsit5
 from deqzoo.nn.flow import standard_normal
-from deqzoo.nn.image_flow import FlatFlow, ImageFlow, MultiscaleFlow, dequantize, logit, unlogit
+from deqzoo.nn.image_flow import FlatFlow, ImageFlow, MultiscaleFlow
+from deqzoo.nn.pixels import Logit
 
 F64 = torch.float64
 SHARP = Tsit5(rtol=1e-9, atol=1e-9)
@@ -22,23 +23,6 @@ def multiscale(size=(1, 4, 4), **options):
 def flat(size=(1, 4, 4), **options):
     torch.manual_seed(0)
     return FlatFlow(size, hidden=(8,), solver=SHARP, **options).double()
-
-
-def test_dequantised_pixels_stay_in_their_interval():
-    images = torch.arange(17).view(1, 1, 1, 17).expand(500, 1, 1, 17) / 16
-    x = dequantize(images, 17, torch.Generator().manual_seed(0))
-    assert torch.equal((x * 17).floor(), (images * 16).round())
-    torch.testing.assert_close((x * 17 - images * 16).mean(), torch.tensor(0.5), atol=0.02, rtol=0)
-
-
-@pytest.mark.parametrize("alpha", [1e-6, 0.05])
-def test_logit_and_its_slope(alpha):
-    x = torch.rand(3, 1, 2, 2, dtype=F64)
-    y, slope = logit(x, alpha)
-    torch.testing.assert_close(unlogit(y, alpha), x)
-    for sample, expected in zip(x, slope, strict=True):
-        jacobian = jacrev(lambda x: logit(x[None], alpha)[0][0])(sample).reshape(4, 4)
-        torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], expected)
 
 
 @pytest.mark.parametrize("make", [multiscale, flat])
@@ -81,11 +65,11 @@ def test_three_scales_of_shapes():
 
 def test_bits_of_uniform_noise_are_its_levels():
     """With no dynamics and the density of the logistic map, bits/dim is minus the log density, in bits."""
-    flow = ImageFlow(flat(), (1, 4, 4), levels=17, alpha=0.05).eval()
+    flow = ImageFlow(flat(), (1, 4, 4), levels=17, pixels=Logit(0.05)).eval()
     for parameter in flow.parameters():
         parameter.data.zero_()
     x = torch.rand(5, 1, 4, 4, dtype=F64)
-    y, slope = logit(x, 0.05)
+    y, slope = Logit(0.05)(x)
     expected = math.log2(17) - (standard_normal(y) + slope) / (16 * math.log(2))
     torch.testing.assert_close(flow.bits_per_dim(x), expected)
     assert flow.sample(7).shape == (7, 1, 4, 4)
@@ -94,11 +78,9 @@ def test_bits_of_uniform_noise_are_its_levels():
 
 @pytest.mark.parametrize("make", [multiscale, flat])
 def test_training_reaches_every_parameter_and_adds_the_paths(make):
-    flow = ImageFlow(make(divergence="rademacher", penalties=["kinetic"]), (1, 4, 4), levels=17, alpha=0.05)
+    flow = ImageFlow(make(divergence="rademacher", penalties=["kinetic"]), (1, 4, 4), levels=17, pixels=Logit(0.05))
     loss = flow.bits_per_dim(torch.rand(3, 1, 4, 4, dtype=F64)).mean()
     (path,) = flow.path.values()
     assert path.shape == (3,)
     (loss + path.mean()).backward()
     assert all(p.grad.isfinite().all() and (p.grad != 0).any() for p in flow.parameters())
-    with pytest.raises(ValueError, match="alpha=0 must lie between 0 and 1/2"):
-        ImageFlow(make(), (1, 4, 4), levels=17, alpha=0)
