@@ -96,6 +96,7 @@ class ImageFlowKind(Kind):
         network: Any = trained.network
         images = next(trained.test_batches())[0][:DRAWN].cpu()
         samples = network.sample(DRAWN, Generator().manual_seed(0)).cpu()
+        samples = (samples * network.levels).floor() / (network.levels - 1)  # the levels that pixels have
         plot_images({"test images": images, "samples of the flow": samples}, folder / "samples.png")
         plot_training(trained.history, folder / "training.png", IMAGE_FLOW_PANELS)
 

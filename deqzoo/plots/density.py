@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from deqzoo.plots.figure import COLORS, panels, save
 
@@ -38,7 +39,8 @@ def plot_images(images: Mapping[str, Tensor], path: Path, columns: int = 10) -> 
     figure, axes = panels(len(images), "Images")
     for axis, (name, batch) in zip(axes, images.items(), strict=True):
         rows = len(batch) // columns
-        tiles = batch[: rows * columns, 0].unflatten(0, (rows, columns)).permute(0, 2, 1, 3)
+        framed = F.pad(batch[: rows * columns, 0], (1, 1, 1, 1), value=0.5)
+        tiles = framed.unflatten(0, (rows, columns)).permute(0, 2, 1, 3)
         axis.imshow(tiles.flatten(2).flatten(0, 1), cmap="gray_r", vmin=0, vmax=1)
         axis.set_title(name)
         axis.set_axis_off()

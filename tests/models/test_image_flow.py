@@ -49,6 +49,8 @@ def test_run_of_digits_has_baselines(tmp_path, monkeypatch):
     (y, _), (z, slope) = (image_flow_check._values(part, network.pixels) for part in (train, test))
     mean, variance = y.mean(0), y.var(0) + 1e-3
     log_prob = -0.5 * ((z - mean) ** 2 / variance + np.log(2 * math.pi * variance)).sum(1) + slope
+    gain = check["baselines"]["diagonal Gaussian"]["gain"]
+    assert gain == pytest.approx(found["diagonal Gaussian"] - check["flow"], abs=1e-6)
     assert found["diagonal Gaussian"] == pytest.approx(math.log2(17) - log_prob.mean() / (64 * math.log(2)), abs=1e-6)
 
 
