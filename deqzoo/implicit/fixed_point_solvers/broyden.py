@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..linear_solvers.base import row_norm, safe_divide
 from ..rows import Rows, add_combination, products
@@ -73,6 +74,7 @@ class _Broyden(Method):
         if last is None:
             self.s, self.d = Rows(g, self.memory), Rows(g, self.memory)
             self.k = g.new_zeros(g.shape[0], 0, 0)
+            self.along = g.new_zeros(g.shape[0], 0)
             return image
         slot = self.count % self.memory
         self.count += 1
@@ -85,10 +87,13 @@ class _Broyden(Method):
         d.mul_(inverse)
         rows, pairs = self.s.first(kept), self.d.first(kept)
         if kept > self.k.shape[1]:
-            self.k = torch.nn.functional.pad(self.k, (0, 1, 0, 1))
+            self.k = pad(self.k, (0, 1, 0, 1))
+            self.along = pad(self.along, (0, 1))
+        before, self.along = self.along, products(rows, g)
+        self.k[:, :, slot] = (before - self.along) * inverse  # -S y = S (g before) - S g, without a look at the rows
         self.k[:, slot, :] = -products(pairs, s)
-        self.k[:, :, slot] = products(rows, s - d)
-        weights, _ = torch.linalg.solve_ex(self.k, products(rows, g).unsqueeze(2))
+        self.k[:, slot, slot] += (length > 0).to(g).squeeze(1)  # -s.y = s.s - s.d
+        weights, _ = torch.linalg.solve_ex(self.k, self.along.unsqueeze(2))
         # A singular K (a step that changed nothing) has no inverse update: then g alone, the plain step.
         regular = torch.isfinite(weights).all(dim=1, keepdim=True)
         weights = torch.where(regular, weights, torch.zeros_like(weights)).squeeze(2)
