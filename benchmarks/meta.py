@@ -17,6 +17,7 @@ from measure import SavedBytes, interleaved, median_ratio, time_on
 from problems import seeded
 from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from deqzoo.implicit import CG, GradientDescent
 from deqzoo.nn import IMAML, MAML, Adaptation, FewShotNetwork, MetaLearner
@@ -84,7 +85,7 @@ def our_gradient(method: Adaptation, tasks: Tasks, width: int, chunk: int | None
     def run() -> Tensor:
         logits = learner(tasks.support, tasks.labels, tasks.queries)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), tasks.targets.flatten())
-        return flat(torch.autograd.grad(loss, list(learner.parameters())))
+        return parameters_to_vector(torch.autograd.grad(loss, list(learner.parameters())))
 
     return run
 
@@ -105,14 +106,9 @@ def their_gradient(tasks: Tasks, width: int) -> Callable[[], Tensor]:
             total = [a + g for a, g in zip(total, torch.autograd.grad(loss, parameters), strict=True)]
             torchopt.recover_state_dict(model, start)
             torchopt.recover_state_dict(inner, optimizer)
-        return flat(total)
+        return parameters_to_vector(total)
 
     return run
-
-
-def flat(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """As one vector."""
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
 
 
 def time_table(quick: bool, device: torch.device) -> list[TimeRow]:

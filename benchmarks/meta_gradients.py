@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from report import Check, finished, open_console, print_checks, print_table, started
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 from torch.utils._pytree import tree_map
 from training import recipe
 
@@ -78,17 +79,12 @@ def query_loss(learner: MetaLearner, parameters: Any, task: tuple[Tensor, ...]) 
     return learner.loss(each_task(learner.predict)(parameters, queries).flatten(0, 1), targets.flatten(0, 1))
 
 
-def flat(tensors: Any) -> Tensor:
-    """All tensors of a sequence as one vector, float64."""
-    return torch.cat([t.detach().double().reshape(-1) for t in tensors])
-
-
 def meta_gradient(learner: MetaLearner, task: tuple[Tensor, ...]) -> tuple[Tensor, Any, Solution | None]:
     """The gradient of a task's query loss in the start, the adapted parameters, and the inner solution."""
     x, y, *_ = task
     adapted, solution = learner.method(learner.task_loss, learner.start, x, y)
     gradients = torch.autograd.grad(query_loss(learner, adapted, task), list(learner.network.parameters()))
-    return flat(gradients), tree_map(Tensor.detach, adapted), solution
+    return parameters_to_vector(gradients).double(), tree_map(Tensor.detach, adapted), solution
 
 
 def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], near: Any) -> Tensor | None:
@@ -111,7 +107,7 @@ def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], n
     loss = query_loss(exact, adapted, (x, y, queries, targets))
     gradients = torch.autograd.grad(loss, list(exact.network.parameters()))
     solved = solution.residual.item() <= STATIONARITY and solution.backward.status.item() == Status.CONVERGED
-    return flat(gradients) if solved and solution.backward.residual.item() <= LINEAR else None
+    return parameters_to_vector(gradients) if solved and solution.backward.residual.item() <= LINEAR else None
 
 
 def methods(learner: MetaLearner) -> dict[str, MetaLearner]:
