@@ -241,24 +241,24 @@ def test_torchdeq_is_given_the_same_problem():
 
 
 def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
-    chosen = [("recipe", "plain"), ("Broyden", "inverse shared, no product (SHINE)"), ("backward", "phantom, 3 steps")]
+    exact = ("backward", "exact: GMRES, 30 products at most")
+    chosen = [deq_options.SHIPPED, ("Broyden", "inverse shared, no product (SHINE)"), exact]
     monkeypatch.setattr(deq_options, "OPTIONS", {name: deq_options.OPTIONS[name] for name in chosen})
     monkeypatch.setattr(sys, "argv", ["deq_options.py", "--quick", "--json", str(tmp_path / "o.json")])
     assert deq_options.main() == 0
-    plain, shine, phantom = json.loads((tmp_path / "o.json").read_text())["rows"]
-    assert (plain["ratio"], shine["nfe_backward"], phantom["nfe_backward"]) == (1, 0, 3)
-    assert plain["nfe_backward"] > 3
-    assert all(0 < row["accuracies"][0] < 1 and row["nfe"] > 4 for row in (plain, shine, phantom))
+    shipped, shine, exact = json.loads((tmp_path / "o.json").read_text())["rows"]
+    assert (shipped["ratio"], shipped["nfe_backward"], shine["nfe_backward"]) == (1, 3, 0)
+    assert exact["nfe_backward"] > 3
+    assert all(0 < row["accuracies"][0] < 1 and row["nfe"] > 4 for row in (shipped, shine, exact))
     assert "SHINE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [c for c in deq_options.OPTIONS.values() if c], ids=str)
-def test_each_option_changes_the_plain_recipe_and_builds(changes):
+def test_each_option_changes_the_shipped_recipe_and_builds(changes):
     """What is shipped has none of them by chance."""
     settings = deq_options.recipe("deq_digits")[0]
-    plain = dataclasses.replace(settings, **deq_options.PLAIN)
-    changed = dataclasses.replace(plain, **changes)
-    assert changed != plain
+    changed = dataclasses.replace(settings, **changes)
+    assert changed != settings
     network = build_network(changed, ImageData("digits").info)
     assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
 
