@@ -1,7 +1,8 @@
 """Does the equilibrium do the work? What an entry must show to count as a DEQ."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> d
     own = network.equilibria[0].solver  # type: ignore[index, union-attr]
     # Anderson need not converge where an operator splitting does.
     tighter = dataclasses.replace(own, tol=1e-4, max_steps=300) if isinstance(own, Splitting) else _TIGHT
-    with use_solver(network, tighter):
+    with use_solver(network, tighter), _compacted(network):
         tight = _accuracy(network, chosen)
     with use_solver(network, Picard(tol=0.0, max_steps=1)):
         one_step = _accuracy(network, chosen)
@@ -106,6 +107,20 @@ def first_batches(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor
         if left <= 0:
             break
     return chosen
+
+
+@contextmanager
+def _compacted(network: Any) -> Iterator[None]:
+    """Within it, solves go on with the samples alone that have not converged: few of them take many steps."""
+    layers = [layer for layer in network.equilibria if not isinstance(layer.solver, Splitting)]
+    own = [layer.compact for layer in layers]
+    try:
+        for layer in layers:
+            layer.compact = True
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            layer.compact = before
 
 
 @torch.no_grad()
