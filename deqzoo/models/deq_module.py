@@ -16,6 +16,7 @@ from deqzoo.models.solves import unconverged
 from deqzoo.nn import DEQ, solver_layers
 
 ADAPTS = 0.05  # change of the penalty's log factor in a step in which no sample converges
+RANGE = 1e3  # how far it strays from the first factor, either way: from further off it would be too long in returning
 
 
 class DEQModule(SolverModule):
@@ -26,7 +27,8 @@ class DEQModule(SolverModule):
 
         factor <- factor exp(.05 (fraction that missed it - unconverged_at_most))
 
-    from ``jacobian_penalty`` on (Platt, Barr, "Constrained Differential Optimization", 1987).
+    from ``jacobian_penalty`` on, within a factor of 1,000 of it (Platt, Barr, "Constrained Differential Optimization",
+    1987).
 
     In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
     as in the training of the first DEQs: the solves that follow find a cell that converges.
@@ -72,7 +74,9 @@ class DEQModule(SolverModule):
         missed = unconverged(self._layers)
         if self.trainer.world_size > 1:
             missed = self.sum_over_processes(missed) / self.trainer.world_size  # the same factor everywhere
+        first = float(self.options.jacobian_penalty)
         self.penalty_factor.mul_((ADAPTS * (missed - limit)).exp().to(self.penalty_factor))
+        self.penalty_factor.clamp_(first / RANGE, first * RANGE)
         self.log("train/penalty_factor", self.penalty_factor)
 
     @contextmanager

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson
-from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network
+from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network, deq_module
 from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.nn import DEQ
@@ -141,6 +141,13 @@ def test_penalty_follows_the_fraction_of_samples_that_miss_the_tolerance(tol, fa
     again = DEQClassifierModule(network(widths=[8, 8]), jacobian_penalty=0.5, unconverged_at_most=0.2)
     again.load_state_dict(module.state_dict())  # a run that is resumed goes on with it
     assert again.penalty_factor == module.penalty_factor
+
+
+@pytest.mark.parametrize(("tol", "factor"), [(0.9, 0.5e-3), (1e-12, 500.0)])
+def test_penalty_stays_in_sight_of_the_first_one(tol, factor, tmp_path, monkeypatch):
+    """A factor that fell for long, while all converged, is back soon when they no longer do."""
+    monkeypatch.setattr(deq_module, "ADAPTS", 5.0)
+    assert trained_steps(tol, tmp_path, steps=9).penalty_factor.item() == pytest.approx(factor, rel=1e-4)
 
 
 def test_penalty_is_not_adapted_to_unrolled_steps(tmp_path):
