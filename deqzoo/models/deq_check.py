@@ -1,8 +1,7 @@
 """Does the equilibrium do the work? What an entry must show to count as a DEQ."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from deqzoo.implicit.fixed_point_solvers.splitting import Splitting
 from deqzoo.models.baseline import baseline_row
 from deqzoo.nn import use_solver
 from deqzoo.nn.deq import recorded_residuals
+from deqzoo.nn.layer import use_options
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -40,7 +40,9 @@ def deq_check(network: nn.Module, batches: Batches, *, limit: int = 10_000) -> d
     own = network.equilibria[0].solver  # type: ignore[index, union-attr]
     # Anderson need not converge where an operator splitting does.
     tighter = dataclasses.replace(own, tol=1e-4, max_steps=300) if isinstance(own, Splitting) else _TIGHT
-    with use_solver(network, tighter), _compacted(network):
+    # Few samples take many steps: the solves go on with those alone, but for splittings, which take the whole batch.
+    compact = not isinstance(tighter, Splitting)
+    with use_solver(network, tighter), use_options(network.equilibria, compact=compact):  # type: ignore[arg-type]
         tight = _accuracy(network, chosen)
     with use_solver(network, Picard(tol=0.0, max_steps=1)):
         one_step = _accuracy(network, chosen)
@@ -107,20 +109,6 @@ def first_batches(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor
         if left <= 0:
             break
     return chosen
-
-
-@contextmanager
-def _compacted(network: Any) -> Iterator[None]:
-    """Within it, solves go on with the samples alone that have not converged: few of them take many steps."""
-    layers = [layer for layer in network.equilibria if not isinstance(layer.solver, Splitting)]
-    own = [layer.compact for layer in layers]
-    try:
-        for layer in layers:
-            layer.compact = True
-        yield
-    finally:
-        for layer, before in zip(layers, own, strict=True):
-            layer.compact = before
 
 
 @torch.no_grad()

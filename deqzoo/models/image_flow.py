@@ -39,11 +39,9 @@ class ImageFlowKind(Kind):
         if info.size is None:
             raise ConfigError("model.kind=image_flow needs the size of the images; the data do not state it.")
         size = (info.in_channels, *info.size)
-        if settings.body not in BODIES or settings.pixels not in PIXELS:
-            raise ConfigError(
-                f"model.body={settings.body} must be one of {', '.join(BODIES)}, "
-                f"model.pixels={settings.pixels} one of {', '.join(PIXELS)}."
-            )
+        for name, valid in (("body", BODIES), ("pixels", PIXELS)):
+            if getattr(settings, name) not in valid:
+                raise ConfigError(f"model.{name}={getattr(settings, name)}: valid are {', '.join(valid)}.")
         if settings.pixels != "logit":
             refuse(settings, {"alpha"}, f"model.pixels={settings.pixels}")
         options: Any = {
@@ -54,9 +52,7 @@ class ImageFlowKind(Kind):
             **solving(settings),
         }
         with settings_errors():
-            pixels: Any = Gaussianization(size, info.levels)
-            if settings.pixels == "logit":
-                pixels = Logit(settings.alpha)
+            pixels: Any = Logit(settings.alpha) if settings.pixels == "logit" else Gaussianization(size, info.levels)
             body: Any
             if settings.body == "flat":
                 body = FlatFlow(size, input_scale=settings.input_scale, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -45,15 +45,21 @@ def solver_layers(network: nn.Module) -> list[SolverLayer]:
 @contextmanager
 def use_solver(network: nn.Module, solver: Any) -> Iterator[None]:
     """Within it, every solver layer of `network` uses `solver`."""
-    layers = solver_layers(network)
-    own = [layer.solver for layer in layers]
+    with use_options(solver_layers(network), solver=solver):
+        yield
+
+
+@contextmanager
+def use_options(layers: Iterable[Any], **options: Any) -> Iterator[None]:
+    """Within it, each of the layers has these values of its attributes."""
+    own = [(layer, name, getattr(layer, name)) for layer in layers for name in options]
     try:
-        for layer in layers:
-            layer.solver = solver
+        for layer, name, _ in own:
+            setattr(layer, name, options[name])
         yield
     finally:
-        for layer, before in zip(layers, own, strict=True):
-            layer.solver = before
+        for layer, name, before in own:
+            setattr(layer, name, before)
 
 
 def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:

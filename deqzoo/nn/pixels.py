@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-LOG_2PI = math.log(2 * math.pi)
+from .flow import LOG_2PI
+
 EDGE = 1e-9  # least probability of a tail: a value on the edge of [0, 1] stays finite
 
 

@@ -70,8 +70,8 @@ def test_multiscale_recipe_takes_a_step():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.body=deep", "model.body=deep must be one of flat, multiscale"),
-        ("model.pixels=raw", "model.pixels=raw one of gaussianization, logit"),
+        ("model.body=deep", "model.body=deep: valid are flat, multiscale"),
+        ("model.pixels=raw", "model.pixels=raw: valid are gaussianization, logit"),
         ("model.alpha=.1", "model.alpha has no meaning for model.pixels=gaussianization"),
         ("model.pixels=logit model.alpha=1", "model.alpha=1.0 must lie between 0 and 1/2"),
         ("model.body=multiscale model.scales=5", "model.scales=5: images of 8x8 cannot be halved"),
