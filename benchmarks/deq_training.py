@@ -34,7 +34,7 @@ except ImportError:
 
 TOL, STEPS = 1e-3, 22  # of the solves: relative; steps at most, one call of f more
 PHANTOM, DAMPING = 5, 0.5
-AT_MOST = 0.6  # of torchdeq's time, promised with the recipe's solver, Broyden
+AT_MOST = 0.6  # of torchdeq's time in the faster layout, promised with the recipe's solver, Broyden
 THEIRS = ("torchdeq", "unrolled", "NCHW")  # as its own MDEQ runs
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {  # ours, and torchdeq's with the same number of calls
     "Broyden": (Broyden(tol=TOL, max_steps=STEPS), {"f_solver": "broyden", "f_max_iter": STEPS}),
@@ -184,9 +184,9 @@ def checks(rows: list[Row]) -> list[Check]:
     """What is promised of our fastest step."""
     found = []
     for row in rows:
-        if (row.library, row.gradient, row.layout) == WAYS[0] and row.solver == "Broyden" and row.over_torchdeq:
-            promise = f"MDEQ-small, {row.weights} weights, Broyden: at most {AT_MOST} of torchdeq's time"
-            found.append(Check(promise, f"{row.over_torchdeq:.2f}", row.over_torchdeq <= AT_MOST))
+        if (row.library, row.gradient, row.layout) == WAYS[0] and row.solver == "Broyden" and row.over_best:
+            promise = f"MDEQ-small, {row.weights} weights, Broyden: at most {AT_MOST} of torchdeq's time at its best"
+            found.append(Check(promise, f"{row.over_best:.3f}", row.over_best <= AT_MOST))
     return found
 
 
