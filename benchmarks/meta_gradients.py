@@ -73,6 +73,11 @@ def test_tasks(entry: str, count: int, root: str | None) -> list[tuple[Tensor, .
     return [batch for batch, _ in zip(data.test_dataloader(), range(count), strict=False)]
 
 
+def learned(learner: MetaLearner) -> list[Tensor]:
+    """The parameters whose start is learned: not those of a head that starts at zero."""
+    return [p for p in learner.network.parameters() if p.requires_grad]
+
+
 def query_loss(learner: MetaLearner, parameters: Any, task: tuple[Tensor, ...]) -> Tensor:
     """The loss on the queries of one task, of parameters (1, ...)."""
     *_, queries, targets = task
@@ -83,7 +88,7 @@ def meta_gradient(learner: MetaLearner, task: tuple[Tensor, ...]) -> tuple[Tenso
     """The gradient of a task's query loss in the start, the adapted parameters, and the inner solution."""
     x, y, *_ = task
     adapted, solution = learner.method(learner.task_loss, learner.start, x, y)
-    gradients = torch.autograd.grad(query_loss(learner, adapted, task), list(learner.network.parameters()))
+    gradients = torch.autograd.grad(query_loss(learner, adapted, task), learned(learner))
     return parameters_to_vector(gradients).double(), tree_map(Tensor.detach, adapted), solution
 
 
@@ -105,7 +110,7 @@ def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], n
         return_solution=True,
     )
     loss = query_loss(exact, adapted, (x, y, queries, targets))
-    gradients = torch.autograd.grad(loss, list(exact.network.parameters()))
+    gradients = torch.autograd.grad(loss, learned(exact))
     solved = solution.residual.item() <= STATIONARITY and solution.backward.status.item() == Status.CONVERGED
     return parameters_to_vector(gradients) if solved and solution.backward.residual.item() <= LINEAR else None
 

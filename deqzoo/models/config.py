@@ -350,6 +350,7 @@ class FewShotConfig(AdaptationConfig, TrainingConfig):
     kind: str = "few_shot"
     width: int = 64  # channels of the convolutions
     activation: str = "silu"  # or softplus, relu
+    zero_head: bool = False  # the head starts at zero in each task; else its start is learned, too
 
 
 @dataclass

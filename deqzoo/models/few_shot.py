@@ -37,6 +37,7 @@ class FewShotKind(Kind):
                 info.std,
                 width=settings.width,
                 activation=settings.activation,
+                zero_head=settings.zero_head,
             )
             return MetaLearner(network, adaptation(settings), nn.functional.cross_entropy, chunk=settings.chunk)
 
@@ -64,7 +65,10 @@ class FewShotKind(Kind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """The method and its options, and the network."""
-        return adaptation_facts(model) | {"network": f"four convolutions of {model['width']}, {model['activation']}"}
+        return adaptation_facts(model) | {
+            "network": f"four convolutions of {model['width']}, {model['activation']}"
+            + (", head from zero" if model["zero_head"] else "")
+        }
 
     def plots(self, trained: Trained, folder: Path) -> None:
         """The course of the training."""

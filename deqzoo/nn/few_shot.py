@@ -25,10 +25,13 @@ class FewShotNetwork(nn.Module):
         mean, std: a channel; the normalisation is part of the network.
         width: channels of the convolutions.
         activation: silu, relu or softplus.
+        zero_head: a task's head starts at zero, and this start is not learned. An episode's classes have no order, so
+            what a learned head knows beyond that is chance.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, ways).
 
-    Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017.
+    Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017; Kao,
+    Chiu, Chen, "MAML is a Noisy Contrastive Learner in Classification", 2022, for the head that starts at zero.
 
     >>> FewShotNetwork(1, (28, 28), ways=5, mean=[0.9], std=[0.2], width=8)(torch.rand(3, 1, 28, 28)).shape
     torch.Size([3, 5])
@@ -47,6 +50,7 @@ class FewShotNetwork(nn.Module):
         *,
         width: int = 64,
         activation: str = "silu",
+        zero_head: bool = False,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -63,6 +67,10 @@ class FewShotNetwork(nn.Module):
         self.body = nn.Sequential(*layers, nn.Flatten())
         height, length = (-(-side // 16) for side in size)
         self.head = nn.Linear(width * height * length, ways)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+            self.head.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, ways)."""

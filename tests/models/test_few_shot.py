@@ -29,7 +29,7 @@ SMALL = [
 METHOD = {
     "imaml_omniglot_5w1s": ["model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"],
     "maml_omniglot_5w1s": ["model.inner_steps=2", "model.checkpoint=true"],
-    "fomaml_omniglot_5w1s": ["model.inner_steps=2", "data.shots=2"],
+    "fomaml_omniglot_5w1s": ["model.inner_steps=2", "data.shots=2", "model.zero_head=false"],
 }
 
 
@@ -61,12 +61,13 @@ def test_short_training(entry, tmp_path):
     learner = model.adapt(support[0], labels[0])
     torch.testing.assert_close(learner(queries[0]), logits[0], atol=1e-3, rtol=1e-3)
     finished.module.step(finished.module.network, (support, labels, queries, targets), "train").loss.backward()
-    gradients = {name: p.grad for name, p in finished.module.network.named_parameters()}
+    gradients = {name: p.grad for name, p in finished.module.network.named_parameters() if p.requires_grad}
     # A convolution's bias is taken out by the batch norm behind it: what is left is round-off.
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     modules = finished.module.network.named_modules()
     biases = {f"{name}.bias" for name, module in modules if isinstance(module, torch.nn.Conv2d)}
     assert len(biases) == 4
+    assert any("head" in name for name in gradients) == (entry == "fomaml_omniglot_5w1s")
     assert all(gradients[name].abs().sum() > 0 for name in gradients.keys() - biases)
 
 
@@ -90,10 +91,21 @@ def test_eval_mode_changes_nothing():
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.activation=sin data.queries=2", "model.activation=sin: valid are"),
+        ("model.activation=sin data.queries=2 data.train_queries=2", "model.activation=sin: valid are"),
         ("data.ways=9", "has 5 classes in its smallest part"),
     ],
 )
 def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):
     with pytest.raises(ConfigError, match=told):
         Run(composed("model=imaml_omniglot_5w1s", *override.split()), tmp_path)
+
+
+@pytest.mark.parametrize("method", METHOD)
+def test_head_that_starts_at_zero_is_fitted_to_each_task_and_not_learned(method, tmp_path):
+    trained = run(tmp_path, f"model={method}", *SMALL, *METHOD[method][:1], "model.zero_head=true")
+    assert not any(p.any() for p in trained.module.network.network.head.parameters())
+    model = deqzoo.load(tmp_path / "export")
+    support, labels, *_ = next(iter(trained.data.test_dataloader()))
+    adapted = model.adapt(support[0], labels[0])
+    assert adapted.head.weight.any()
+    assert all(torch.isfinite(p).all() for p in adapted.parameters())
