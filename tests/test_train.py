@@ -16,6 +16,7 @@ from deqzoo.models import Classifier, NonFiniteError
 from deqzoo.models.finite import check_step
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
+from deqzoo.zoo.cards import model_card, total_time
 from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run, train_py
 
 # With an exact gradient, so that there is a backward solve to be logged.
@@ -62,6 +63,19 @@ def test_mode_test_repeats_the_number(finished, tmp_path):
         assert again.metrics["test"]["accuracy"] == finished.metrics["test"]["accuracy"]
     with pytest.raises(ConfigError, match="mode=test needs weights"):
         run(tmp_path / "x", *SMALL, "mode=test")
+
+
+def test_training_from_other_weights_records_how_those_were_trained(finished, tmp_path):
+    first = finished.metrics
+    later = run(tmp_path, *SMALL, f"ckpt={finished.folder}", "model.lr=1e-4")
+    earlier = later.metrics["started_from"]
+    assert earlier == {key: first[key] for key in ("command", "steps", "time", "hardware")}
+    assert f"ckpt={finished.folder} model.lr=1e-4" in later.metrics["command"]
+    assert total_time(later.metrics) == first["time"] + later.metrics["time"]
+    card = model_card(json.loads((tmp_path / "export" / "config.json").read_text()), later.metrics)
+    assert f"| started from weights of | `{first['command']}`, {first['steps']:,} steps, " in card
+    from_file = run(tmp_path / "file", *SMALL, f"ckpt={finished.folder / 'last.ckpt'}", "trainer.max_epochs=1")
+    assert from_file.metrics["started_from"] is None
 
 
 def test_cut_off_run_resumes_to_the_same_parameters(finished, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
 from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
 from deqzoo.training.report import report
-from deqzoo.training.weights import initial_weights
+from deqzoo.training.weights import earlier_training, initial_weights
 from deqzoo.zoo import export
 from deqzoo.zoo.loading import round_weights
 
@@ -55,6 +55,8 @@ class Run:
         self.timer = _timer(self.settings.trainer.max_time)
         self.device = torch.device("cpu")
         self.metrics: dict[str, Any] = {}
+        if self.settings.mode is Mode.fit and self.settings.ckpt is not None:
+            self.metrics["started_from"] = earlier_training(self.settings.ckpt, self.settings.entry)
 
     @classmethod
     def start(cls, config: DictConfig) -> "Run":
@@ -95,12 +97,16 @@ class Run:
         self.metrics["steps"] = trainer.global_step
 
     def test(self) -> None:
-        """Measure on the test set, in float32 as `deqzoo.load` runs it, unless a precision was asked for."""
+        """Measure on the test set, in float32 as `deqzoo.load` runs it, unless mode=test asks for another.
+
+        A training in mixed precision has its weights in float32, so they are tested in it.
+        """
+        precise = self.settings.trainer.precision
         if self.settings.mode is Mode.fit:
             round_weights(self.module.trained_network)
-        asked = self.settings.trainer.precision
+            precise = "auto" if "mixed" in str(precise) else precise
         with quiet_lightning():
-            trainer = self._trainer(False, self._progress(), "32-true" if asked == "auto" else asked)
+            trainer = self._trainer(False, self._progress(), "32-true" if precise == "auto" else precise)
             trainer.test(self.module, datamodule=self.data, verbose=False)
         test = _of_stage("test", trainer.callback_metrics)
         self.device = trainer.strategy.root_device
@@ -180,7 +186,9 @@ class Run:
         return f"The last good checkpoint stands: {self.checkpoint} (`resume={self.folder}` goes on from it)."
 
     def _command(self) -> str:
-        own = ("model=", "hydra.", "data.root=", "resume=", "ckpt=", "logger=", "mode=", "seed=")
+        own: tuple[str, ...] = ("model=", "hydra.", "data.root=", "resume=", "logger=", "mode=", "seed=")
+        if self.settings.mode is Mode.test:
+            own = (*own, "ckpt=")
         words = [word for word in self.settings.overrides if not word.startswith(own)]
         words = [f"model={self.settings.entry}", *words, f"seed={self.settings.seed}"]
         return shlex.join(["python", "train.py", *words])

@@ -1,28 +1,46 @@
 """The weights that ``ckpt=`` names: the entry's shipped ones, a checkpoint folder, or a ``last.ckpt``."""
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from deqzoo.models import SolverModule
-from deqzoo.zoo.folder import CheckpointError
+from deqzoo.zoo.folder import METRICS, CheckpointError
 from deqzoo.zoo.loading import load_weights, read_checkpoint
+from deqzoo.zoo.shipped import shipped_folder
 
 
 def initial_weights(module: SolverModule, ckpt: str, entry: str) -> None:
     """Put them into ``module``, and into its moving average. What does not fit is a `CheckpointError`."""
-    path = Path(ckpt)
+    path = _place(ckpt)
     if path.is_file() and path.suffix == ".ckpt":
         weights = _from_training(path)
     else:
-        if (path / "export").is_dir():  # a run's folder
-            path = path / "export"
         weights = read_checkpoint(entry if ckpt == "pretrained" else path).weights
     where = f"model={entry} with these settings"
     load_weights(module.network, weights, where)
     if module.average is not None:
         load_weights(module.average.module, weights, where)
+
+
+def earlier_training(ckpt: str, entry: str) -> dict[str, Any] | None:
+    """How these weights were trained, as their ``metrics.json`` has it: command, steps, time in s, hardware.
+
+    None where that is not known, as of a ``last.ckpt``.
+    """
+    folder = shipped_folder(entry) if ckpt == "pretrained" else _place(ckpt)
+    if not (folder / METRICS).is_file():
+        return None
+    metrics = json.loads((folder / METRICS).read_text())
+    return {key: metrics[key] for key in ("command", "steps", "time", "hardware", "started_from") if key in metrics}
+
+
+def _place(ckpt: str) -> Path:
+    export = Path(ckpt) / "export"
+    return export if export.is_dir() else Path(ckpt)  # of a run's folder, or the checkpoint's own
 
 
 def _from_training(path: Path) -> dict[str, torch.Tensor]:

@@ -49,6 +49,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def total_time(metrics: Mapping[str, Any]) -> float:
+    """Seconds of training, those of the weights from which it started included."""
+    earlier = metrics.get("started_from")
+    return metrics["time"] + (total_time(earlier) if earlier else 0.0)
+
+
+def _training(metrics: Mapping[str, Any]) -> str:
+    steps = f"{metrics['steps']:,} steps, " if metrics.get("steps") else ""
+    return f"{steps}{duration(metrics['time'])} on {metrics['hardware']}"
+
+
 def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     facts, test = kind.facts(model), metrics.get("test", {})
     if "parameters" in metrics:
@@ -61,6 +72,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
         facts["seed"] = str(metrics["seed"])
         if better := head(metrics.get("entry", ""), "Better hardware"):
             facts["on better hardware"] = better
-        facts["training"] = f"{duration(metrics['time'])} on {metrics['hardware']}"
+        facts["training"] = _training(metrics)
+        if earlier := metrics.get("started_from"):
+            facts["started from weights of"] = f"`{earlier['command']}`, {_training(earlier)}"
         facts["versions"] = ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
     return facts
