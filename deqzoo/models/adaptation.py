@@ -58,7 +58,8 @@ def adaptation_facts(model: Mapping[str, Any]) -> dict[str, str]:
     """Lines of the card's table, from the ``model`` section of a ``config.json``."""
     if model["method"] != "imaml":
         name = {"maml": "MAML", "first_order": "first-order MAML"}[model["method"]]
-        return {"adaptation": f"{name}, {model['inner_steps']} steps of {model['inner_lr']}"}
+        steps = "1 step" if model["inner_steps"] == 1 else f"{model['inner_steps']} steps"
+        return {"adaptation": f"{name}, {steps} of {model['inner_lr']}"}
     facts = {
         "adaptation": f"iMAML, strength {model['strength']}",
         "inner solver": described(model["solver"], model["solver_options"]),
