@@ -84,7 +84,7 @@ class RunConfig:
     mode: Mode = Mode.fit
     seed: int = 0
     logger: Logger = Logger.csv
-    ckpt: str | None = None  # pretrained, or a path: the weights to test, or to start training from
+    ckpt: str | None = None  # pretrained, an entry, or a path: the weights to test, or to start training from
     resume: str | None = None  # last, or a run's folder: go on with a run that was cut off
     threads: int | None = None  # of the CPU; null: as many as torch chooses (a small network is fastest on one)
     save_every_n_steps: int = 100  # last.ckpt is written this often, and after every epoch

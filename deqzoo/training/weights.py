@@ -1,4 +1,4 @@
-"""The weights that ``ckpt=`` names: the entry's shipped ones, a checkpoint folder, or a ``last.ckpt``."""
+"""The weights that ``ckpt=`` names: shipped ones, a checkpoint folder, or a ``last.ckpt``."""
 
 import json
 import pickle
@@ -9,17 +9,16 @@ import torch
 
 from deqzoo.models import SolverModule
 from deqzoo.zoo.folder import METRICS, CheckpointError
-from deqzoo.zoo.loading import load_weights, read_checkpoint
-from deqzoo.zoo.shipped import shipped_folder
+from deqzoo.zoo.loading import find_checkpoint, load_weights, read_checkpoint
 
 
 def initial_weights(module: SolverModule, ckpt: str, entry: str) -> None:
     """Put them into ``module``, and into its moving average. What does not fit is a `CheckpointError`."""
-    path = _place(ckpt)
+    path = Path(ckpt)
     if path.is_file() and path.suffix == ".ckpt":
         weights = _from_training(path)
     else:
-        weights = read_checkpoint(entry if ckpt == "pretrained" else path).weights
+        weights = read_checkpoint(_checkpoint(ckpt, entry)).weights
     where = f"model={entry} with these settings"
     load_weights(module.network, weights, where)
     if module.average is not None:
@@ -29,18 +28,19 @@ def initial_weights(module: SolverModule, ckpt: str, entry: str) -> None:
 def earlier_training(ckpt: str, entry: str) -> dict[str, Any] | None:
     """How these weights were trained, as their ``metrics.json`` has it: command, steps, time in s, hardware.
 
-    None where that is not known, as of a ``last.ckpt``.
+    None where that is not known: of a ``last.ckpt``, or when a resumed run's checkpoint is there no more.
     """
-    folder = shipped_folder(entry) if ckpt == "pretrained" else _place(ckpt)
-    if not (folder / METRICS).is_file():
+    try:
+        metrics = json.loads((find_checkpoint(_checkpoint(ckpt, entry)) / METRICS).read_text())
+    except (CheckpointError, OSError):
         return None
-    metrics = json.loads((folder / METRICS).read_text())
     return {key: metrics[key] for key in ("command", "steps", "time", "hardware", "started_from") if key in metrics}
 
 
-def _place(ckpt: str) -> Path:
+def _checkpoint(ckpt: str, entry: str) -> str:
+    """What `find_checkpoint` takes: an entry's name or a folder; of a run's folder, the export inside."""
     export = Path(ckpt) / "export"
-    return export if export.is_dir() else Path(ckpt)  # of a run's folder, or the checkpoint's own
+    return entry if ckpt == "pretrained" else str(export) if export.is_dir() else ckpt
 
 
 def _from_training(path: Path) -> dict[str, torch.Tensor]:

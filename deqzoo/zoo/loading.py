@@ -61,7 +61,7 @@ def load(
 
 def read_checkpoint(name: str | os.PathLike[str]) -> Contents:
     """What a shipped checkpoint or a checkpoint folder holds, checked."""
-    return read_folder(_find(name))
+    return read_folder(find_checkpoint(name))
 
 
 def load_contents(
@@ -171,7 +171,8 @@ def _stored_as_half(network: nn.Module) -> bool:
     return sum(parameter.numel() for parameter in network.parameters()) > HALF_ABOVE
 
 
-def _find(name: str | os.PathLike[str]) -> Path:
+def find_checkpoint(name: str | os.PathLike[str]) -> Path:
+    """The folder of a shipped checkpoint, or of one that a path names."""
     if name in shipped():
         return shipped_folder(str(name))
     path = Path(name)

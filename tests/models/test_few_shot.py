@@ -71,6 +71,15 @@ def test_short_training(entry, tmp_path):
     assert all(gradients[name].abs().sum() > 0 for name in gradients.keys() - biases)
 
 
+def test_training_starts_from_the_weights_of_another_entry_by_its_name(tmp_path):
+    few = ["data.queries=2", "data.train_queries=2"]
+    started = Run(composed("model=imaml_omniglot_5w1s", "ckpt=maml_omniglot_5w1s", *few), tmp_path)
+    shipped = deqzoo.load("maml_omniglot_5w1s").parameters()
+    for ours, theirs in zip(started.module.network.parameters(), shipped, strict=True):
+        assert torch.equal(ours, theirs)
+    assert started.metrics["started_from"]["command"] == "python train.py model=maml_omniglot_5w1s seed=0"
+
+
 def test_network_takes_every_size_and_activation():
     for size, flat in (((28, 28), 4), ((32, 32), 4), ((40, 17), 6)):
         network = FewShotNetwork(3, size, ways=4, mean=[0.5] * 3, std=[0.2] * 3, width=6, activation="relu")
