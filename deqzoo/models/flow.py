@@ -61,10 +61,7 @@ class FlowKind(Kind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """How it was trained, and how its likelihood is computed."""
-        if model["objective"] == "likelihood":
-            return {"trained by": "maximum likelihood through the ODE", **likelihood_facts(model)}
-        matching = f"flow matching, {model['coupling'].replace('_', ' ')} coupling"
-        return {"trained by": matching, "likelihood by": described(model["solver"], model["solver_options"])}
+        return training_facts(model)
 
     @torch.no_grad()
     def plots(self, trained: Trained, folder: Path) -> None:
@@ -101,10 +98,15 @@ def solving(settings: Any) -> dict[str, Any]:
     return {"solver": ode_solver(settings), "adjoint": ode_adjoint(settings), "penalties": penalties}
 
 
-def likelihood_facts(model: Mapping[str, Any]) -> dict[str, str]:
-    """How the likelihood is computed, and its gradient, for the card."""
+def training_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """How a flow was trained, and how its likelihood is computed, for the card."""
+    likelihood = described(model["solver"], model["solver_options"])
+    if model.get("objective", "likelihood") == "flow_matching":  # a card of an older entry may not say
+        ways = [model["coupling"].replace("_", " ") + " coupling", model.get("interpolant", "linear") + " interpolant"]
+        return {"trained by": f"flow matching, {', '.join(ways)}", "likelihood by": likelihood}
     facts = {
-        "likelihood by": described(model["solver"], model["solver_options"]),
+        "trained by": "maximum likelihood through the ODE",
+        "likelihood by": likelihood,
         "divergence in training": model["divergence"],
         "adjoint": described(model["adjoint"], model["adjoint_options"]),
     }

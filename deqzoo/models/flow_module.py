@@ -4,13 +4,14 @@ import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from deqzoo.data.densities import Density
 from deqzoo.models.config import TrainingConfig
-from deqzoo.models.flow_config import FlowTraining, ImageFlowTraining, LikelihoodTraining
+from deqzoo.models.flow_config import FlowTraining, ImageFlowTraining
 from deqzoo.models.module import Batch, SolverModule, Step
-from deqzoo.nn import solver_layers, use_solver
+from deqzoo.nn import FlowODE, solver_layers, use_solver
 from deqzoo.nn.flow_matching import flow_matching_loss
 from deqzoo.nn.image_flow import FlatFlow
 from deqzoo.nn.pixels import Gaussianization, dequantize
@@ -18,13 +19,20 @@ from deqzoo.nn.pixels import Gaussianization, dequantize
 PASSES = 3  # over the training images, each with noise of its own, for their covariance
 
 
-class LikelihoodModule(SolverModule):
-    """What flows of points and of images have in common: the penalties of their paths.
+class DensityModule(SolverModule):
+    """What flows of points and of images have in common: their objectives, and the penalties of their paths.
 
-    Its options are those of `deqzoo.models.flow_config.LikelihoodTraining`.
+    Its options are those of `deqzoo.models.flow_config.FlowTraining`.
     """
 
-    Options: ClassVar[type[TrainingConfig]] = LikelihoodTraining
+    Options: ClassVar[type[TrainingConfig]] = FlowTraining
+
+    def matching_loss(self, flow: FlowODE, x: Tensor) -> Tensor:
+        """The mean loss of `deqzoo.nn.flow_matching` at x, where the ODE ends."""
+        flow.ode.solution = None  # that of the validation: nothing is solved here
+        options = self.options
+        loss = flow_matching_loss(flow.dynamics, x, coupling=options.coupling, interpolant=options.interpolant)
+        return loss.mean()
 
     def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
         """Those of the paths of the last training step."""
@@ -32,7 +40,7 @@ class LikelihoodModule(SolverModule):
         return {name: (getattr(self.options, f"{name}_penalty"), path.mean()) for name, path in network.path.items()}
 
 
-class FlowModule(LikelihoodModule):
+class FlowModule(DensityModule):
     """Trains a `deqzoo.nn.ContinuousFlow` on points.
 
     The loss is -log p(x), in nats, or in training with ``objective="flow_matching"`` that of
@@ -44,8 +52,6 @@ class FlowModule(LikelihoodModule):
     Attributes:
         truth: the density that the points are drawn from; None: not known.
     """
-
-    Options: ClassVar[type[TrainingConfig]] = FlowTraining
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
         super().__init__(network, **options)
@@ -66,17 +72,17 @@ class FlowModule(LikelihoodModule):
 
     def _objective(self, flow: Any, x: Tensor) -> Tensor:
         if self.options.objective == "flow_matching":
-            for layer in solver_layers(flow):
-                layer.solution = None  # of the validation: nothing is solved here
-            return flow_matching_loss(flow.flow.dynamics, x, coupling=self.options.coupling).mean()
+            return self.matching_loss(flow.flow, x)
         with training_tolerance(flow, self.options.train_tol):
             return -flow.log_prob(x).mean()
 
 
-class ImageFlowModule(LikelihoodModule):
-    """Trains a `deqzoo.nn.ImageFlow` on images by maximum likelihood.
+class ImageFlowModule(DensityModule):
+    """Trains a `deqzoo.nn.ImageFlow` on images.
 
-    The loss is ``bits_per_dim`` of dequantised images; in validation and test the noise is the same in each run.
+    The loss is ``bits_per_dim`` of dequantised images, or in training with ``objective="flow_matching"`` that of
+    `deqzoo.nn.flow_matching`. In validation and test the noise is the same in each run, and the ODE is solved in
+    float32 whatever the trainer's precision: an adaptive solver would take the rounding of bfloat16 for its error.
 
     Its options are those of `deqzoo.models.flow_config.ImageFlowTraining`.
     """
@@ -103,8 +109,16 @@ class ImageFlowModule(LikelihoodModule):
         flow: Any = network
         random = None if stage == "train" else Generator().manual_seed(0)
         x = dequantize(batch[0], flow.levels, random)
-        with training_tolerance(flow, self.options.train_tol if stage == "train" else None):
-            bits = flow.bits_per_dim(x).mean()
+        if stage != "train":
+            with torch.autocast(x.device.type, enabled=False):
+                bits = flow.bits_per_dim(x).mean()
+        elif self.options.objective == "flow_matching":
+            with torch.no_grad():
+                end = flow.body.before_ode(flow.pixels(x)[0])
+            return Step(self.matching_loss(flow.body.flow, end), {}, x, len(x))
+        else:
+            with training_tolerance(flow, self.options.train_tol):
+                bits = flow.bits_per_dim(x).mean()
         return Step(bits, {"bits_per_dim": bits.detach()}, x, len(x))
 
 

@@ -9,18 +9,18 @@ from torch import Generator, Tensor, nn
 
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.flow import likelihood_facts, solving
+from deqzoo.models.flow import solving, training_facts
 from deqzoo.models.flow_config import ImageFlowConfig
 from deqzoo.models.image_flow_check import baseline_check, check_rows
 from deqzoo.models.kinds import FLOWS, Check, Kind, Trained
 from deqzoo.models.options import ode_for_use, refuse, settings_errors
-from deqzoo.nn import FlatFlow, ImageFlow, MultiscaleFlow
+from deqzoo.nn import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
 from deqzoo.nn.pixels import Gaussianization, Logit, dequantize
 
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
-BODIES = ("flat", "multiscale")
+BODIES = ("flat", "multiscale", "unet")
 PIXELS = ("gaussianization", "logit")
 DRAWN = 100  # images in a figure
 
@@ -44,9 +44,12 @@ class ImageFlowKind(Kind):
                 raise ConfigError(f"model.{name}={getattr(settings, name)}: valid are {', '.join(valid)}.")
         if settings.pixels != "logit":
             refuse(settings, {"alpha"}, f"model.pixels={settings.pixels}")
+        if settings.objective == "flow_matching" and settings.body == "multiscale":
+            raise ConfigError(
+                "model.objective=flow_matching needs one ODE from noise to data: model.body=flat or model.body=unet."
+            )
+        net: Any = {"hidden": settings.hidden, "activation": settings.activation}
         options: Any = {
-            "hidden": settings.hidden,
-            "activation": settings.activation,
             "divergence": settings.divergence,
             "eval_divergence": settings.eval_divergence,
             **solving(settings),
@@ -55,13 +58,15 @@ class ImageFlowKind(Kind):
             pixels: Any = Logit(settings.alpha) if settings.pixels == "logit" else Gaussianization(size, info.levels)
             body: Any
             if settings.body == "flat":
-                body = FlatFlow(size, input_scale=settings.input_scale, **options)
+                body = FlatFlow(size, input_scale=settings.input_scale, **net, **options)
+            elif settings.body == "unet":
+                body = UNetFlow(size, widths=settings.hidden, blocks=settings.blocks, **options)
             else:
-                body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **options)
+                body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **net, **options)
             return ImageFlow(body, size, info.levels, pixels)
 
     def module(self, network: nn.Module, settings: ImageFlowConfig) -> "SolverModule":
-        """Maximum likelihood."""
+        """Maximum likelihood or flow matching."""
         from deqzoo.models.flow_module import ImageFlowModule
 
         return ImageFlowModule.of(network, settings)
@@ -79,10 +84,14 @@ class ImageFlowKind(Kind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """The network, and how its likelihood is computed."""
-        body = "one ODE of all pixels" if model["body"] == "flat" else f"ODEs at {model['scales']} resolutions"
+        body = {
+            "flat": "one ODE of all pixels, by a perceptron",
+            "multiscale": f"ODEs at {model['scales']} resolutions",
+            "unet": f"one ODE of all pixels, by a U-Net of {' and '.join(map(str, model['hidden']))} channels",
+        }[model["body"]]
         if model["pixels"] == "gaussianization":
             body += ", of pixels that are standard normal, each alone"
-        return {"network": body, **likelihood_facts(model), "divergence in the test": model["eval_divergence"]}
+        return {"network": body, **training_facts(model), "divergence in the test": model["eval_divergence"]}
 
     @torch.no_grad()
     def plots(self, trained: Trained, folder: Path) -> None:

@@ -16,6 +16,7 @@ from deqzoo.nn.pixels import Gaussianization, Logit, dequantize
 COMPONENTS = (5, 10, 20)  # of the mixtures that are tried; validation images choose
 VARIANCES = (1e-3, 0.03, 0.1, 0.3)  # added to their covariances: those of few images in many dimensions need it
 PASSES = 3  # over the training images, each with noise of its own, on which the baselines are fitted
+FITTED = 20_000  # at most so many images are, as a mixture of hundreds of dimensions takes minutes then
 LOGIT = Logit(0.01)  # the baselines' second map of pixels, where the flow's is a Gaussianization
 LARGE = 100  # values an image: above, mixtures of full covariance are left out
 
@@ -98,7 +99,8 @@ def _dequantised(data: Any, network: Any, part: str) -> Tensor:
     """Images of a part in order, dequantised; those of the training part with several draws."""
     images = data.images[data.parts[part]].cpu().float() / (network.levels - 1)
     random = Generator().manual_seed(0)
-    return torch.cat([dequantize(images, network.levels, random) for _ in range(PASSES if part == "train" else 1)])
+    x = torch.cat([dequantize(images, network.levels, random) for _ in range(PASSES if part == "train" else 1)])
+    return x[:FITTED] if part == "train" else x
 
 
 def _values(x: Tensor, pixels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from .few_shot import FewShotNetwork
 from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net, residual_net
-from .image_flow import FlatFlow, ImageFlow, MultiscaleFlow
+from .image_flow import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
 from .language_model import LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
@@ -27,6 +27,7 @@ from .ode_classifier import ODEClassifier, anode_net, ode_net, point_classifier
 from .pendulum import PendulumODE, PendulumPINN
 from .squash import ConcatSquashNet, squash_conv_net, squash_mlp
 from .transformer import TransformerCell
+from .unet import UNet
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -70,6 +71,8 @@ __all__ = [
     "PlainConvCell",
     "SolverLayer",
     "TransformerCell",
+    "UNet",
+    "UNetFlow",
     "Vocabulary",
     "anode_net",
     "conv_net",

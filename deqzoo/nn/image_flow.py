@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .flow import FlowODE, standard_normal
 from .pixels import Gaussianization, Logit
 from .squash import squash_conv_net, squash_mlp
+from .unet import UNet
 
 
 class MultiscaleFlow(nn.Module):
@@ -134,10 +135,14 @@ class FlatFlow(nn.Module):
         self.mean.copy_(x.mean(0))
         self.scale.copy_(torch.linalg.cholesky(x.T.cov()))
 
+    def before_ode(self, x: Tensor) -> Tensor:
+        """Where the ODE ends for images x: (B, D)."""
+        centred = (x.flatten(1) - self.mean).T
+        return torch.linalg.solve_triangular(self.scale, centred, upper=False).T.contiguous()
+
     def to_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, D) of images x, and log p(x) - log p(z), (B,)."""
-        centred = (x.flatten(1) - self.mean).T
-        z, change = self.flow.to_base(torch.linalg.solve_triangular(self.scale, centred, upper=False).T.contiguous())
+        z, change = self.flow.to_base(self.before_ode(x))
         return z, change - self.scale.diagonal().log().sum()
 
     def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,11 +152,42 @@ class FlatFlow(nn.Module):
         return x.view(-1, *self.size), change - self.scale.diagonal().log().sum()
 
 
+class UNetFlow(nn.Module):
+    """One ODE of all pixels, by a `UNet`: of images (B, C, H, W) to (B, D). It starts as the identity.
+
+    `size` and `options` are as `MultiscaleFlow` has them, `widths` and `blocks` as `UNet`.
+
+    >>> flow = UNetFlow((1, 8, 8), widths=(8,), blocks=1).eval()
+    >>> flow.to_base(torch.rand(3, 1, 8, 8))[0].shape
+    torch.Size([3, 64])
+    """
+
+    def __init__(
+        self, size: tuple[int, int, int], *, widths: Sequence[int] = (48, 96), blocks: int = 2, **options: Any
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.flow = FlowODE(UNet(size, widths, blocks), **options)
+
+    def before_ode(self, x: Tensor) -> Tensor:
+        """Where the ODE ends for images x: x."""
+        return x
+
+    def to_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, D) of images x, and log p(x) - log p(z), (B,)."""
+        z, change = self.flow.to_base(x)
+        return z.flatten(1), change
+
+    def from_base(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Images of z (B, D), and log p(x) - log p(z), (B,)."""
+        return self.flow.from_base(z.view(-1, *self.size))
+
+
 class ImageFlow(nn.Module):
     """A density of images in [0, 1]: their pixels as real numbers, carried to N(0, I) by a continuous flow.
 
     Args:
-        body: a `MultiscaleFlow` or `FlatFlow` for these images.
+        body: a `MultiscaleFlow`, `FlatFlow` or `UNetFlow` for these images.
         size: (C, H, W).
         levels: values that a pixel may have, for bits/dim.
         pixels: how they become real numbers: `Logit` or `Gaussianization`.
@@ -163,7 +199,7 @@ class ImageFlow(nn.Module):
 
     def __init__(
         self,
-        body: MultiscaleFlow | FlatFlow,
+        body: MultiscaleFlow | FlatFlow | UNetFlow,
         size: tuple[int, int, int],
         levels: int,
         pixels: Logit | Gaussianization,

@@ -7,7 +7,7 @@ import torch
 
 from deqzoo.implicit import RK4
 from deqzoo.nn import ContinuousFlow, squash_mlp
-from deqzoo.nn.flow_matching import flow_matching_loss, pair
+from deqzoo.nn.flow_matching import INTERPOLANTS, flow_matching_loss, interpolated, pair
 
 
 def test_optimal_pairs_are_those_of_all_permutations():
@@ -16,6 +16,28 @@ def test_optimal_pairs_are_those_of_all_permutations():
     found = (pair(z, x) - x).square().sum()
     best = min((z[list(order)] - x).square().sum() for order in itertools.permutations(range(6)))
     torch.testing.assert_close(found, best)
+
+
+def test_interpolants_go_from_noise_to_data_and_know_their_velocity():
+    torch.manual_seed(0)
+    z, x = torch.randn(2, 5, 3, dtype=torch.float64)
+    for interpolant in INTERPOLANTS:
+        for t, end in ((0.0, z), (1.0, x)):
+            time = torch.tensor(t, dtype=torch.float64)
+            torch.testing.assert_close(interpolated(z, x, time, interpolant)[0], end)
+        t, h = torch.tensor(0.3, dtype=torch.float64), 1e-5
+        before, after = (interpolated(z, x, t + step, interpolant)[0] for step in (-h, h))
+        torch.testing.assert_close(interpolated(z, x, t, interpolant)[1], (after - before) / (2 * h))
+
+
+def test_standard_normal_data_stay_where_they_are_with_the_trigonometric_interpolant():
+    """f = 0 is its minimiser: the velocity has mean zero given x_t, so it does not correlate with x_t."""
+    torch.manual_seed(0)
+    z, x = torch.randn(2, 100_000, dtype=torch.float64)
+    for t in (0.1, 0.5, 0.8):
+        for interpolant, expected in (("trigonometric", 0.0), ("linear", 2 * t - 1)):
+            at_t, velocity = interpolated(z, x, torch.tensor(t, dtype=torch.float64), interpolant)
+            assert (at_t * velocity).mean().item() == pytest.approx(expected, abs=0.02)  # five standard errors
 
 
 @pytest.mark.parametrize("coupling", ["independent", "optimal_transport"])
@@ -74,3 +96,5 @@ def test_images_contexts_and_wrong_coupling():
     assert flow_matching_loss(dynamics, images, context, coupling="optimal_transport", part=3).shape == (4,)
     with pytest.raises(ValueError, match="coupling=ot is unknown; valid are independent, optimal_transport"):
         flow_matching_loss(dynamics, images, context, coupling="ot")
+    with pytest.raises(ValueError, match="interpolant=cos is unknown; valid are linear, trigonometric"):
+        flow_matching_loss(dynamics, images, context, interpolant="cos")

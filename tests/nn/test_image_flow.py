@@ -8,7 +8,7 @@ from torch.func import jacrev
 
 from deqzoo.implicit import Tsit5
 from deqzoo.nn.flow import standard_normal
-from deqzoo.nn.image_flow import FlatFlow, ImageFlow, MultiscaleFlow
+from deqzoo.nn.image_flow import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
 from deqzoo.nn.pixels import Logit
 
 F64 = torch.float64
@@ -25,7 +25,17 @@ def flat(size=(1, 4, 4), **options):
     return FlatFlow(size, hidden=(8,), solver=SHARP, **options).double()
 
 
-@pytest.mark.parametrize("make", [multiscale, flat])
+def unet(size=(1, 4, 4), **options):
+    torch.manual_seed(0)
+    flow = UNetFlow(size, widths=(8,), blocks=1, solver=SHARP, **options).double()
+    for parameter in flow.parameters():  # away from the identity, where it starts
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    flow.flow.dynamics.frequencies.fill_(1.0)  # the fast ones ask a sharp solve for hundreds of steps
+    return flow
+
+
+@pytest.mark.parametrize("make", [multiscale, flat, unet])
 def test_body_is_invertible_and_knows_its_determinant(make):
     body = make().eval()
     if make is flat:
@@ -56,6 +66,13 @@ def test_whitened_flow_starts_as_the_gaussian_of_the_data():
         body.whiten(x[:16])
 
 
+def test_flow_of_a_unet_starts_as_the_identity():
+    x = torch.randn(3, 2, 8, 8)
+    z, change = UNetFlow((2, 8, 8), widths=(8, 16, 8)).eval().to_base(x)
+    torch.testing.assert_close(z, x.flatten(1))
+    assert change.abs().max() == 0
+
+
 def test_three_scales_of_shapes():
     body = MultiscaleFlow((1, 28, 28), scales=3, blocks=1, hidden=(2,))
     assert body.shapes == [(2, 14, 14), (4, 7, 7), (4, 7, 7)]
@@ -76,7 +93,7 @@ def test_bits_of_uniform_noise_are_its_levels():
     torch.testing.assert_close(flow(x), flow.log_prob(x))
 
 
-@pytest.mark.parametrize("make", [multiscale, flat])
+@pytest.mark.parametrize("make", [multiscale, flat, unet])
 def test_training_reaches_every_parameter_and_adds_the_paths(make):
     flow = ImageFlow(make(divergence="rademacher", penalties=["kinetic"]), (1, 4, 4), levels=17, pixels=Logit(0.05))
     loss = flow.bits_per_dim(torch.rand(3, 1, 4, 4, dtype=F64)).mean()
