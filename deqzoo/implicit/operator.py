@@ -19,6 +19,7 @@ from .pytree import Tensors
 
 Product = Callable[[Tensor], Tensor]
 TAGS = ("symmetric", "positive_definite")
+ROWS = 128  # of a matrix that is written out, at a time
 
 
 def check_tags(tags: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ class LinearOperator:
         rmv: v -> A^T v; needed by `T` and by solvers that ask for it.
         tags: what is known of A: "symmetric", "positive_definite" (which implies symmetric).
         preconditioner: v -> M^-1 v, an approximation of A^-1 v that must be linear in v; `T` transposes it along.
+        matrix: writes A out, (systems, n, n), faster than by one product a column after the other.
 
     >>> A = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
     >>> operator = LinearOperator.from_matrix(A)
@@ -48,6 +50,7 @@ class LinearOperator:
     rmv: Product | None = None
     tags: tuple[str, ...] = ()
     preconditioner: Product | None = None
+    matrix: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_tags(self.tags)
@@ -75,7 +78,9 @@ class LinearOperator:
             raise ValueError("this operator has no transposed product; pass rmv=")
         precondition = self.preconditioner
         back = None if precondition is None else lambda v: transposed(precondition, v)(v)
-        return dataclasses.replace(self, mv=self.rmv, rmv=self.mv, preconditioner=back)
+        matrix = self.matrix
+        turned = None if matrix is None else lambda: matrix().mT
+        return dataclasses.replace(self, mv=self.rmv, rmv=self.mv, preconditioner=back, matrix=turned)
 
     def damped(self, damping: float) -> LinearOperator:
         """A + damping I, of the same tags and preconditioner."""
@@ -84,10 +89,13 @@ class LinearOperator:
             self,
             mv=lambda v: self.mv(v) + damping * v,
             rmv=None if back is None else lambda v: back(v) + damping * v,
+            matrix=None,
         )
 
     def to_dense(self, like: Tensor) -> Tensor:
-        """The matrices, (systems, n, n), by one product a column; `like` is any (systems, n) tensor."""
+        """The matrices, (systems, n, n); `like` is any (systems, n) tensor."""
+        if self.matrix is not None:
+            return self.matrix()
         unit = torch.zeros_like(like)
         columns = []
         for i in range(like.shape[1]):
@@ -162,8 +170,12 @@ def jacobian(function: Product, point: Tensor, tags: Sequence[str] = ()) -> Line
 
 def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> LinearOperator:
     """The operator A of a pullback u -> A^T u on tensors like `like`."""
+
+    def matrix() -> Tensor:
+        return rows_of(rmv, like)
+
     if tags:  # of a symmetric Jacobian the pullback is enough, which costs half of the pullback of the pullback
-        return LinearOperator(rmv, rmv, tuple(tags))
+        return LinearOperator(rmv, rmv, tuple(tags), matrix=matrix)
 
     @functools.cache
     def jvp() -> Callable[[Tensors], Tensors]:
@@ -174,4 +186,17 @@ def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> Linea
     def mv(v: Tensor) -> Tensor:
         return jvp()((v,))[0]
 
-    return LinearOperator(mv, rmv)
+    return LinearOperator(mv, rmv, matrix=matrix)
+
+
+def rows_of(rmv: Product, like: Tensor) -> Tensor:
+    """The matrices A, (systems, n, n), of the pullback u -> A^T u: their rows are those of the unit vectors."""
+    n = like.shape[1]
+    units = torch.eye(n, dtype=like.dtype, device=like.device).unsqueeze(1).expand(n, *like.shape)
+    if not n:
+        return like.new_zeros(like.shape[0], 0, 0)
+    try:
+        rows = torch.func.vmap(rmv, chunk_size=ROWS)(units)
+    except RuntimeError:  # a backward that cannot be vmapped, that of a user's autograd function for example
+        rows = torch.stack([rmv(unit) for unit in units])
+    return rows.transpose(0, 1)

@@ -1,10 +1,11 @@
 """Products with Jacobians and their transposes, transposed preconditioners, dense forms."""
 
+import numpy as np
 import pytest
 import torch
 
-from deqzoo.implicit import LinearOperator
-from deqzoo.implicit.operator import jacobian, pullback, transposed
+from deqzoo.implicit import GMRES, ImplicitFunction, LinearOperator
+from deqzoo.implicit.operator import ROWS, jacobian, pullback, transposed
 from tests.implicit.solvers.helpers import F64, Recorded, assert_close, randn
 
 
@@ -29,6 +30,76 @@ def test_a_jacobian_as_products(systems):
     assert_close(operator.T.T.mv(v), operator.mv(v), 1e-15)
     assert_close(operator.to_dense(z), dense, 1e-13)
     assert_close(operator.T.to_dense(z), dense.mT, 1e-13)
+
+
+def test_a_jacobian_is_written_out_by_one_batch_of_products():
+    """However many unknowns, also where there are more than fit into one batch; f is evaluated once."""
+    f = Recorded(coupled)
+    z = randn(2, 5, seed=1)
+    calls = []
+    operator = jacobian(lambda x: Counting.apply(f(x), calls), z)
+    assert_close(operator.to_dense(z), dense_jacobian(coupled, z), 1e-13)
+    assert f.calls == 1
+    assert len(calls) == 1
+    wide = randn(1, ROWS + 3, seed=2)
+    assert_close(jacobian(coupled, wide).to_dense(wide), dense_jacobian(coupled, wide), 1e-13)
+
+
+class Counting(torch.autograd.Function):
+    """The identity; notes each pass through its backward, of one vector or of a batch."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, calls):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.calls = inputs[1]
+
+    @staticmethod
+    def backward(ctx, g):
+        ctx.calls.append(g.shape)
+        return g, None
+
+
+class Opaque(torch.autograd.Function):
+    """sin, by way of NumPy: its backward cannot be vmapped."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(np.sin(x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy(g.numpy() * np.cos(x.detach().numpy()))
+
+
+def test_a_backward_that_cannot_be_vmapped_is_written_out_column_by_column():
+    z = randn(2, 4, seed=1)
+    operator = jacobian(lambda x: Opaque.apply(x) * x.roll(1, 1) + x**2, z)
+    assert_close(operator.to_dense(z), dense_jacobian(coupled, z), 1e-13)
+
+
+def test_an_implicit_function_within_is_written_out_too():
+    """Its backward is a linear solve, which the batch of products must not confuse."""
+    inner = ImplicitFunction(  # y^3 + y = x
+        solve=lambda x: _cubic(x), conditions=lambda y, x: y**3 + y - x, linear_solver=GMRES(), batch_dims=1
+    )
+    z = randn(3, 4, seed=1)
+    dense = jacobian(lambda x: inner(coupled(x)), z).to_dense(z)
+    slope = 1 / (3 * _cubic(coupled(z)) ** 2 + 1)
+    assert_close(dense, slope.unsqueeze(2) * dense_jacobian(coupled, z), 1e-9)
+
+
+def _cubic(x):
+    y = torch.zeros_like(x)
+    for _ in range(60):
+        y = y - (y**3 + y - x) / (3 * y**2 + 1)
+    return y
 
 
 def test_products_work_where_no_tape_records():
