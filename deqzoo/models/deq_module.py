@@ -15,7 +15,9 @@ from deqzoo.models.module import Batch, SolverModule
 from deqzoo.models.solves import unconverged
 from deqzoo.nn import DEQ, solver_layers
 
-ADAPTS = 0.05  # change of the penalty's log factor in a step in which no sample converges
+INTEGRAL = 0.02  # change of the penalty's log factor in a step in which no sample converges
+PROPORTIONAL = 1.0  # its change when the violation goes from 0 to 1
+SMOOTHING = 0.9  # of the violation over the steps: a batch is a small sample
 RANGE = 1e3  # how far it strays from the first factor, either way: from further off it would be too long in returning
 
 
@@ -23,18 +25,21 @@ class DEQModule(SolverModule):
     """A `SolverModule` of DEQ layers, with their `jacobian_penalty`, summed; options: `FixedPointTraining`.
 
     With ``unconverged_at_most`` the penalty is as weak as the solves allow: it is the multiplier of the constraint that
-    at most this fraction of a batch misses the solver's tolerance, and follows it by dual ascent,
+    at most this fraction of a batch misses the solver's tolerance. With the violation v, the fraction that missed it
+    less the one allowed, smoothed over some ten steps, it is
 
-        factor <- factor exp(.05 (fraction that missed it - unconverged_at_most))
+        factor = jacobian_penalty exp(v + .02 (sum of v over the steps)),
 
-    from ``jacobian_penalty`` on, within a factor of 1,000 of it (Platt, Barr, "Constrained Differential Optimization",
-    1987).
+    within a factor of 1,000 of ``jacobian_penalty``. The sum alone (Platt, Barr, "Constrained Differential
+    Optimization", 1987) swings about the constraint, because a network follows its penalty late; the first term damps
+    that (Stooke, Achiam, Abbeel, "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", 2020).
 
     In its first ``unrolled_steps`` training steps each layer is an explicit network of ``unrolled_depth`` iterations,
     as in the training of the first DEQs: the solves that follow find a cell that converges.
     """
 
     penalty_factor: Tensor
+    violation: Tensor
     Options: ClassVar[type[TrainingConfig]] = FixedPointTraining
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
@@ -43,6 +48,7 @@ class DEQModule(SolverModule):
         self._jacobians: list[Tensor] = []
         if self.options.unconverged_at_most is not None:
             self.register_buffer("penalty_factor", torch.tensor(float(self.options.jacobian_penalty)))
+            self.register_buffer("violation", torch.zeros(()))
         if self.options.jacobian_penalty:
             for layer in self._layers:
                 layer.register_forward_hook(self._add_jacobian)
@@ -75,8 +81,10 @@ class DEQModule(SolverModule):
         if self.trainer.world_size > 1:
             missed = self.sum_over_processes(missed) / self.trainer.world_size  # the same factor everywhere
         first = float(self.options.jacobian_penalty)
-        self.penalty_factor.mul_((ADAPTS * (missed - limit)).exp().to(self.penalty_factor))
-        self.penalty_factor.clamp_(first / RANGE, first * RANGE)
+        now = self.violation.lerp(missed.to(self.violation) - limit, 1 - SMOOTHING)
+        change = INTEGRAL * now + PROPORTIONAL * (now - self.violation)
+        self.violation.copy_(now)
+        self.penalty_factor.mul_(change.exp()).clamp_(first / RANGE, first * RANGE)
         self.log("train/penalty_factor", self.penalty_factor)
 
     @contextmanager
