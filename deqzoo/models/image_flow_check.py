@@ -16,7 +16,9 @@ from deqzoo.nn.pixels import Gaussianization, Logit, dequantize
 COMPONENTS = (5, 10, 20)  # of the mixtures that are tried; validation images choose
 VARIANCES = (1e-3, 0.03, 0.1, 0.3)  # added to their covariances: those of few images in many dimensions need it
 PASSES = 3  # over the training images, each with noise of its own, on which the baselines are fitted
-FITTED = 20_000  # at most so many images are, as a mixture of hundreds of dimensions takes minutes then
+FEW = 10_000  # training images; above, one pass is enough
+FITTED = 5_000  # images at most, of these, to which mixtures are fitted: in hundreds of dimensions it takes minutes
+TESTED = 2_000  # test images at most
 LOGIT = Logit(0.01)  # the baselines' second map of pixels, where the flow's is a Gaussianization
 LARGE = 100  # values an image: above, mixtures of full covariance are left out
 
@@ -27,7 +29,7 @@ def baseline_check(trained: Trained) -> dict[str, Any]:
     The baselines see the pixels as the flow's ODE does; where that is by a `Gaussianization`, as logits, too.
 
     Returns:
-        ``flow``, ``flow_error``: mean over the test images, and its standard error. ``n``: test images.
+        ``flow``, ``flow_error``: mean over the test images, and its standard error. ``n``: test images, 2,000 at most.
         ``baselines``: name -> ``bits_per_dim``, ``components``, ``covariance``, and ``gain``, by how many the flow has
             fewer on the same images, with its standard error ``gain_error``; the mixture is that of the components,
             the covariance (diagonal or full) and the variance added to it that validation images like best.
@@ -35,6 +37,7 @@ def baseline_check(trained: Trained) -> dict[str, Any]:
     data = trained.data
     network: Any = trained.network
     parts = {name: _dequantised(data, network, name) for name in ("train", "val", "test")}
+    parts["test"] = parts["test"][:TESTED]
     own = _bits_of(trained, parts["test"])
     baselines = _baselines(parts, network.pixels, network.levels, own)
     if isinstance(network.pixels, Gaussianization):
@@ -56,7 +59,8 @@ def _baselines(parts: Mapping[str, Tensor], pixels: Any, levels: int, own: Tenso
 
     def fit(components: int, covariance: str, variance: float = 1e-3) -> Any:
         mixture = GaussianMixture(components, covariance_type=covariance, reg_covar=variance, random_state=0)
-        return mixture.fit(values["train"][0])
+        images = values["train"][0]
+        return mixture.fit(images if components == 1 else images[:FITTED])
 
     def bits(mixture: Any, part: str) -> Tensor:
         y, slope = values[part]
@@ -96,11 +100,11 @@ def _error(values: Tensor) -> float:
 
 
 def _dequantised(data: Any, network: Any, part: str) -> Tensor:
-    """Images of a part in order, dequantised; those of the training part with several draws."""
+    """Images of a part in order, dequantised; those of the training part with several draws where they are few."""
     images = data.images[data.parts[part]].cpu().float() / (network.levels - 1)
     random = Generator().manual_seed(0)
-    x = torch.cat([dequantize(images, network.levels, random) for _ in range(PASSES if part == "train" else 1)])
-    return x[:FITTED] if part == "train" else x
+    passes = PASSES if part == "train" and len(images) <= FEW else 1
+    return torch.cat([dequantize(images, network.levels, random) for _ in range(passes)])
 
 
 def _values(x: Tensor, pixels: Any) -> tuple[np.ndarray, np.ndarray]:
