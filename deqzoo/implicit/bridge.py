@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils import _pytree
 
 from .black_box import call_black_box
 from .grads_batched import each_alone
@@ -71,7 +70,7 @@ class System:
         """A^-1 b, or A^-T b, at the frozen point (y, inputs); by the tape's products, where there is a tape."""
         if any(is_grads_batched(t) for t in b):
             return each_alone(lambda b: self.solve(y, inputs, b, transpose), b)
-        ravel = Ravel(y, self.batch_dims)
+        ravel = Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives():
             y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
             vjp = self.tape or pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
@@ -323,14 +322,17 @@ class ImplicitFunction:
             inputs = map_tensors(torch.Tensor.detach, args)
             result = self.solve(*inputs) if self.vectorized else call_black_box(self.solve, inputs)
         if not self.has_aux:
-            return self.differentiable(result, *args)
+            return self._differentiable(result, args, None)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(f"with has_aux=True, solve must return (y, aux), got {type(result).__name__}")
-        return self.differentiable(result[0], *args), result[1]
+        return self._differentiable(result[0], args, None), result[1]
 
     @eager
     def differentiable(self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None) -> Any:
         """A solution y that is at hand, as a differentiable function of `args`. `report` gets each adjoint solve."""
+        return self._differentiable(y, args, report)
+
+    def _differentiable(self, y: Any, args: tuple[Any, ...], report: Callable[[Solution], None] | None) -> Any:
         ravel = Ravel(y, self.batch_dims)
         leaves = tuple(t.detach() for t in tensor_leaves(y))
         if not torch.is_inference_mode_enabled():  # a solver may return its start, made under inference_mode
@@ -338,14 +340,11 @@ class ImplicitFunction:
         if not needs_derivative():
             return ravel.restore([t.clone() for t in leaves])  # the solver may have returned a tensor of the caller's
 
-        arg_leaves, arg_structure = _pytree.tree_flatten(args)
-        slots = [i for i, leaf in enumerate(arg_leaves) if isinstance(leaf, Tensor)]
+        arg_tensors = tuple(tensor_leaves(args))
 
         def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
-            merged = list(arg_leaves)
-            for i, t in zip(slots, tensors, strict=True):
-                merged[i] = t
-            residual = self.conditions(ravel.restore(leaves), *_pytree.tree_unflatten(merged, arg_structure))
+            others = iter(tensors)
+            residual = self.conditions(ravel.restore(leaves), *map_tensors(lambda _: next(others), args))
             ravel.check(residual)
             return tuple(tensor_leaves(residual))
 
@@ -357,9 +356,7 @@ class ImplicitFunction:
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
         own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
         slot = tuple(_Slot.apply(t) for t in own) if taped else leaves
-        lifted, residual = lift(
-            keep_autocast(condition, ravel.device.type), slot, tuple(t for t in arg_leaves if isinstance(t, Tensor))
-        )
+        lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
         if taped and not any(t.requires_grad for t in lifted.inputs):
             taped = reaches_leaf([t for t in residual if t.requires_grad], {id(t) for t in own})
             residual = residual if taped else tuple(t.detach() for t in residual)

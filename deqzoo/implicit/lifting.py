@@ -7,7 +7,7 @@ which the closure cannot know. So one evaluation of the condition is watched, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class _Watch(TorchFunctionMode):
                 if id(outer) not in self.made:
                     self.read.setdefault(id(outer), outer)
         result = func(*args, **kwargs)
-        for leaf in _tensors((result,)):
+        for leaf in (result,) if isinstance(result, Tensor) else _tensors((result,)):
             if id(leaf) not in self.read:
                 for version in versions(leaf) if wrapped else (leaf,):
                     self.made[id(version)] = version
@@ -58,13 +58,15 @@ class _Watch(TorchFunctionMode):
         return self
 
 
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Iterator[Tensor]:
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
     """The tensors among the arguments of a torch function, those in lists and the like included."""
-    for value in (*args, *(kwargs or {}).values()):
-        if isinstance(value, Tensor):
-            yield value
-        elif not isinstance(value, _CONSTANTS):
-            yield from tensor_leaves(value)
+    values = (*args, *kwargs.values()) if kwargs else args
+    found = [value for value in values if isinstance(value, Tensor)]
+    if len(found) < len(values):
+        for value in values:
+            if not isinstance(value, (Tensor, *_CONSTANTS)):
+                found += tensor_leaves(value)
+    return found
 
 
 class _Replace(TorchFunctionMode):

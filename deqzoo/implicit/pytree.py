@@ -18,11 +18,15 @@ Tensors = tuple[Tensor, ...]
 
 def tensor_leaves(tree: Any) -> list[Tensor]:
     """The tensors of a pytree, in order; other leaves are constants and left out."""
+    if isinstance(tree, Tensor):  # the short way: a small solve takes less time than asking what a tree it is
+        return [tree]
     return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def map_tensors(function: Any, tree: Any) -> Any:
     """`tree` with each tensor replaced by `function(tensor)`."""
+    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):  # arguments, mostly
+        return tuple([function(leaf) for leaf in tree])
     return _pytree.tree_map_only(Tensor, function, tree)
 
 
@@ -140,6 +144,8 @@ class Ravel:
 
     def restore(self, leaves: Sequence[Tensor]) -> Any:
         """The tree of the given leaves."""
+        if self._shape is not None:
+            return leaves[0]
         if self._keys is not None:
             return dict(zip(self._keys, leaves, strict=True))
         return _pytree.tree_unflatten(list(leaves), self.structure)
