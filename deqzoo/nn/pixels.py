@@ -91,7 +91,9 @@ class Gaussianization(nn.Module):
     def fit(self, images: Tensor) -> None:
         """Take the distribution of each pixel of images (N, C, H, W), 0 to 1 in equal steps."""
         values = (images.flatten(1) * (self.levels - 1)).round().long()
-        counts = torch.stack([(values == level).sum(0) for level in range(self.levels)], 1).double() + self.pseudo_count
+        cells = values + self.levels * torch.arange(len(self.mass), device=values.device)
+        counts = torch.bincount(cells.flatten(), minlength=self.mass.numel()).view_as(self.mass).double()
+        counts += self.pseudo_count
         self.mass.copy_(counts / counts.sum(1, keepdim=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
