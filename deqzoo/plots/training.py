@@ -66,11 +66,17 @@ IMAGE_FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow of images
     "bits/dim": {"train/bits_per_dim": "training", "val/bits_per_dim": "validation"},
     "NFE a solve, largest over the layers": {**NFE, "val/nfe": "validation"},
     "steps of the solver": STEPS,
+    "training loss": {"train/loss": "training"},  # of flow matching, or with the penalties
 }
 
 
 def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS) -> Path:
-    """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label."""
+    """Draw the rows of a run's ``metrics.csv`` (`deqzoo.training.history.read_history`), a panel for each label.
+
+    Panels of which the run has nothing are left out: flow matching solves nothing in training, for example.
+    """
+    logged = {name for row in rows for name in row}
+    panels = {label: curves for label, curves in panels.items() if logged & set(curves)} or panels
     figure, axes = make_panels(len(panels), "Training")
     for axis, (label, curves) in zip(axes, panels.items(), strict=True):
         _lines(axis, rows, curves, label)
