@@ -42,7 +42,7 @@ from .modes import (
     unpack_tangent,
 )
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
-from .pytree import Ravel, Tensors, map_tensors, tensor_leaves
+from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_tensors
 from .solution import FAILURES, OnFailure, Solution
 
 Pullback = Callable[[Tensors], Tensors]
@@ -343,8 +343,7 @@ class ImplicitFunction:
         arg_tensors = tuple(tensor_leaves(args))
 
         def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
-            others = iter(tensors)
-            residual = self.conditions(ravel.restore(leaves), *map_tensors(lambda _: next(others), args))
+            residual = self.conditions(ravel.restore(leaves), *with_tensors(args, tensors))
             ravel.check(residual)
             return tuple(tensor_leaves(residual))
 

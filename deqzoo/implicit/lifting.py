@@ -27,7 +27,7 @@ from .modes import (
 from .operator import reaches_leaf
 from .pytree import Tensors, tensor_leaves
 
-_CONSTANTS = (int, float, str, type(None), torch.dtype)  # no pytrees: most arguments, and asking takes long
+_LEAVES = (Tensor, int, float, str, type(None), torch.dtype)  # most arguments: asking what trees they are takes long
 
 
 class _Watch(TorchFunctionMode):
@@ -64,7 +64,7 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> lis
     found = [value for value in values if isinstance(value, Tensor)]
     if len(found) < len(values):
         for value in values:
-            if not isinstance(value, (Tensor, *_CONSTANTS)):
+            if not isinstance(value, _LEAVES):
                 found += tensor_leaves(value)
     return found
 

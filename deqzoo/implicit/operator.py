@@ -84,12 +84,18 @@ class LinearOperator:
 
     def damped(self, damping: float) -> LinearOperator:
         """A + damping I, of the same tags and preconditioner."""
-        back = self.rmv
+        back, matrix = self.rmv, self.matrix
+
+        def with_damping() -> Tensor:
+            assert matrix is not None
+            written = matrix()
+            return written + damping * torch.eye(written.shape[-1], dtype=written.dtype, device=written.device)
+
         return dataclasses.replace(
             self,
             mv=lambda v: self.mv(v) + damping * v,
             rmv=None if back is None else lambda v: back(v) + damping * v,
-            matrix=None,
+            matrix=None if matrix is None else with_damping,
         )
 
     def to_dense(self, like: Tensor) -> Tensor:
@@ -192,9 +198,9 @@ def from_pullback(rmv: Product, like: Tensor, tags: Sequence[str] = ()) -> Linea
 def rows_of(rmv: Product, like: Tensor) -> Tensor:
     """The matrices A, (systems, n, n), of the pullback u -> A^T u: their rows are those of the unit vectors."""
     n = like.shape[1]
-    units = torch.eye(n, dtype=like.dtype, device=like.device).unsqueeze(1).expand(n, *like.shape)
     if not n:
         return like.new_zeros(like.shape[0], 0, 0)
+    units = torch.eye(n, dtype=like.dtype, device=like.device).unsqueeze(1).expand(n, *like.shape)
     try:
         rows = torch.func.vmap(rmv, chunk_size=ROWS)(units)
     except RuntimeError:  # a backward that cannot be vmapped, that of a user's autograd function for example

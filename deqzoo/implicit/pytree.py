@@ -30,6 +30,12 @@ def map_tensors(function: Any, tree: Any) -> Any:
     return _pytree.tree_map_only(Tensor, function, tree)
 
 
+def with_tensors(tree: Any, tensors: Sequence[Tensor]) -> Any:
+    """`tree` with other tensors in place of its own, in the order of `tensor_leaves`."""
+    others = iter(tensors)
+    return map_tensors(lambda _: next(others), tree)
+
+
 def lerp(start: Any, end: Any, weight: float) -> Any:
     """start + weight (end - start), of two pytrees of one structure."""
     return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)

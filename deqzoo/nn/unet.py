@@ -45,6 +45,8 @@ class UNet(nn.Module):
         channels, height, width = size
         if height % 2 ** len(widths) or width % 2 ** len(widths):
             raise ValueError(f"images of {height}x{width} cannot be halved {len(widths)} times, once a width")
+        if height * width * widths[-1] == GROUPS * 4 ** len(widths):  # a norm makes zero of it
+            raise ValueError(f"images of {height}x{width} end as one value a group norm; use fewer or larger widths")
         self.blocks = blocks
         first, time = widths[0], 4 * widths[0]
         self.register_buffer("frequencies", torch.logspace(0, math.log10(FASTEST), FREQUENCIES), persistent=False)

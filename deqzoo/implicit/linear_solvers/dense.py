@@ -16,8 +16,7 @@ from .base import LinearSolver, row_norm, safe_divide
 class Dense(LinearSolver):
     """LU factorisation of A, written out by a product for each unknown: for systems of up to some hundred unknowns.
 
-    The products are taken in one batch where the operator is a Jacobian: below some hundred unknowns that takes less
-    time than the iterations of a Krylov method, which come one after the other.
+    The products are taken in one batch where the operator is a Jacobian.
 
     >>> A = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
     >>> Dense()(LinearOperator.from_matrix(A), torch.tensor([[3.0, 4.0]])).value

@@ -10,7 +10,7 @@ from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
 from ..modes import keep_autocast
-from ..pytree import Ravel, Tensors, map_tensors, take_rows, tensor_leaves
+from ..pytree import Ravel, Tensors, take_rows, tensor_leaves, with_tensors
 from .steps import Field
 
 
@@ -61,7 +61,7 @@ class UserField:
         count, lifted = len(self.args), self._lifted
         assert lifted is not None
         if all(now is own for now, own in zip(inputs[count:], self.inputs[count:], strict=True)):
-            args = self._with(inputs[:count])
+            args = with_tensors(self._given, inputs[:count])
             return lambda t, y, rows: self._evaluate(t, y, rows, args)
 
         def field(t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ class UserField:
         """The same on leaves and all tensors of the arguments, as `lift` takes it."""
         t, *given = tensors
         ravel = self._ravel_of(leaves[0]) if self._systems else self.ravel
-        value = self._call(t, ravel.restore(leaves), self._rows, self._with(tuple(given)))
+        value = self._call(t, ravel.restore(leaves), self._rows, with_tensors(self._given, given))
         ravel.check(value)
         return tuple(tensor_leaves(value))
 
@@ -88,11 +88,6 @@ class UserField:
         if self._compact and rows is not None:
             args = take_rows(args, rows, self.ravel.systems)
         return self._f(t, y, *args)
-
-    def _with(self, tensors: Tensors) -> Any:
-        """The arguments with other tensors."""
-        others = iter(tensors)
-        return map_tensors(lambda _: next(others), self._given)
 
     def _ravel_of(self, rows: Tensor) -> Ravel:
         systems = len(rows) if self._systems else self.ravel.systems

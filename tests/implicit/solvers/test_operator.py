@@ -30,6 +30,7 @@ def test_a_jacobian_as_products(systems):
     assert_close(operator.T.T.mv(v), operator.mv(v), 1e-15)
     assert_close(operator.to_dense(z), dense, 1e-13)
     assert_close(operator.T.to_dense(z), dense.mT, 1e-13)
+    assert_close(operator.damped(0.5).T.to_dense(z), dense.mT + 0.5 * torch.eye(4, dtype=F64), 1e-13)
 
 
 def test_a_jacobian_is_written_out_by_one_batch_of_products():
