@@ -16,7 +16,7 @@ from deqzoo.models import Classifier, NonFiniteError
 from deqzoo.models.finite import check_step
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
-from deqzoo.zoo.cards import model_card, total_time
+from deqzoo.zoo.cards import model_card, total
 from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run, train_py
 
 # With an exact gradient, so that there is a backward solve to be logged.
@@ -71,7 +71,7 @@ def test_training_from_other_weights_records_how_those_were_trained(finished, tm
     earlier = later.metrics["started_from"]
     assert earlier == {key: first[key] for key in ("command", "steps", "time", "hardware")}
     assert f"ckpt={finished.folder} model.lr=1e-4" in later.metrics["command"]
-    assert total_time(later.metrics) == first["time"] + later.metrics["time"]
+    assert total("time", later.metrics) == first["time"] + later.metrics["time"]
     card = model_card(json.loads((tmp_path / "export" / "config.json").read_text()), later.metrics)
     assert f"| started from weights of | `{first['command']}`, {first['steps']:,} steps, " in card
     from_file = run(tmp_path / "file", *SMALL, f"ckpt={finished.folder / 'last.ckpt'}", "trainer.max_epochs=1")

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,22 +129,21 @@ class Run:
             self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
 
     @rank_zero_only
+    def check(self) -> None:
+        """Measure what else the card is to show of this kind of model."""
+        if self.kind.check is not None:
+            with self._trained() as trained:
+                self.metrics[self.kind.check.name] = self.kind.check.measure(trained)
+
+    @rank_zero_only
     def export(self) -> None:
         """Write plots, the checkpoint folder, and last ``metrics.json``, which marks the run as finished."""
         if self.settings.mode is not Mode.fit:
             return
-        network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
-        # Without the trainer the loaders give all of the test set: with it, this process's share.
-        trainer, self.data.trainer = self.data.trainer, None
-        try:
-            history = read_history(self.folder / "metrics.csv")
-            trained = Trained(network, self.settings.model, self.data, self.device, history)
-            if self.kind.check is not None:
-                self.metrics[self.kind.check.name] = self.kind.check.measure(trained)
+        self.check()
+        with self._trained() as trained:
             self.kind.plots(trained, self.folder / "plots")
             inputs = self.kind.example(self.data.info, next(trained.test_batches()))
-        finally:
-            self.data.trainer = trainer
         recorded = {key: value for key, value in self.metrics.items() if key != "overrides"}
         export(self.module, self.folder / "export", recorded, inputs=inputs)
         self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
@@ -151,6 +152,17 @@ class Run:
     def report(self) -> None:
         """Tell what was reached, where it lies and what to type next."""
         report(self.metrics, self.folder, self.kind, trained=self.settings.mode is Mode.fit)
+
+    @contextmanager
+    def _trained(self) -> Iterator[Trained]:
+        """The trained network, and all of the test set: with a trainer, the loaders give this process's share."""
+        network = self.module.trained_network.eval().to(self.device)  # Lightning has moved it away
+        history = read_history(self.folder / "metrics.csv")
+        trainer, self.data.trainer = self.data.trainer, None
+        try:
+            yield Trained(network, self.settings.model, self.data, self.device, history)
+        finally:
+            self.data.trainer = trainer
 
     @rank_zero_only
     def _write(self, name: str, text: str) -> None:

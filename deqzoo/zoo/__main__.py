@@ -1,9 +1,10 @@
-"""``python -m deqzoo.zoo list | tables [--check] | publish RUN [RUN ...]``, in a checkout."""
+"""``python -m deqzoo.zoo list | tables [--check] | publish RUN ... | measure NAME ...``, in a checkout."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from deqzoo.config import ConfigError
 from deqzoo.zoo.folder import CheckpointError
 from deqzoo.zoo.loading import list_models
 from deqzoo.zoo.shipped import publish
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     tables.add_argument("--check", action="store_true", help="only say which are stale; exit 1 if some are")
     publishing = commands.add_parser("publish", help="ship a run's weights: copy its export to checkpoints/")
     publishing.add_argument("runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it")
+    measuring = commands.add_parser("measure", help="test shipped weights again, and write their metrics and card anew")
+    measuring.add_argument("names", nargs="+", metavar="NAME", help="an entry")
     chosen = parser.parse_args(arguments)
     if chosen.command == "list":
         trained = list_models(pretrained=True)
@@ -29,6 +32,17 @@ def main(arguments: list[str] | None = None) -> None:
         except CheckpointError as error:
             sys.exit(f"Error: {error}")
         write_pages()
+    elif chosen.command == "measure":
+        from deqzoo.training.measuring import measure_again
+
+        try:
+            for name in chosen.names:
+                before, now = measure_again(name)
+                changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+                print(name, ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or "unchanged")
+                write_pages()
+        except (CheckpointError, ConfigError) as error:
+            sys.exit(f"Error: {error}")
     elif chosen.check:
         if pages := stale():
             sys.exit(f"stale: {', '.join(map(str, pages))}; run `python -m deqzoo.zoo tables`")

@@ -49,15 +49,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def total_time(metrics: Mapping[str, Any]) -> float:
-    """Seconds of training, those of the weights from which it started included."""
+def total(cost: str, metrics: Mapping[str, Any]) -> Any:
+    """The time (s) or steps of a training, those of the weights from which it started included."""
     earlier = metrics.get("started_from")
-    return metrics["time"] + (total_time(earlier) if earlier else 0.0)
+    return metrics[cost] + (total(cost, earlier) if earlier else 0)
 
 
 def _training(metrics: Mapping[str, Any]) -> str:
     steps = f"{metrics['steps']:,} steps, " if metrics.get("steps") else ""
     return f"{steps}{duration(metrics['time'])} on {metrics['hardware']}"
+
+
+def _versions(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
 
 
 def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -75,5 +79,7 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
         facts["training"] = _training(metrics)
         if earlier := metrics.get("started_from"):
             facts["started from weights of"] = f"`{earlier['command']}`, {_training(earlier)}"
-        facts["versions"] = ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
+        facts["versions"] = _versions(metrics)
+        if again := metrics.get("measured_again"):
+            facts["measured again"] = f"on {again['hardware']}, {_versions(again)}"
     return facts

@@ -12,7 +12,7 @@ from deqzoo.launch import first_line
 from deqzoo.models.kinds import FAMILIES, Kind, kind_of
 from deqzoo.models.metrics import METRICS, result
 from deqzoo.paths import zoo_path
-from deqzoo.zoo.cards import duration, model_card, total_time
+from deqzoo.zoo.cards import duration, model_card, total
 from deqzoo.zoo.folder import CARD, CONFIG
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.recipes import head
@@ -123,7 +123,7 @@ def _result_row(name: str) -> str:
         f"{metrics['parameters']:,}",
         "" if nfe is None else f"{nfe:.0f}",
         short_hardware(metrics["hardware"]),
-        duration(total_time(metrics)),
+        duration(total("time", metrics)),
         f"`{metrics['command']}`",
     )
 

@@ -11,7 +11,7 @@ from ..linear_solvers.base import row_norm
 from ..modes import in_transform, peel
 from .plans import Plan, Step
 from .solvers import Adaptive
-from .steps import Length, Stages, Stepper, coefficients, dense_weights
+from .steps import BEGUN, Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
 
 _ROUNDING = 1e-12  # a fraction of a span
@@ -97,7 +97,12 @@ def integrate(
         if first is None and reuses:
             first = stepper.evaluate(t, y)  # of the first step, which all systems take
         before = y if rows is None else y[rows]
-        new, stages = stepper.step(t, h, before, first if rows is None or first is None else first[rows], rows)
+        known, begun = first if rows is None or first is None else first[rows], None
+        if plan.tentative:
+            begun = stepper.begin(t, h, before, known, rows)
+            if not plan.look(step, promise(stepper, begun, h, before, controlled)):
+                continue
+        new, stages = stepper.step(t, h, before, known, rows, begun)
         accepted = None
         if plan.needs_error:
             accepted = plan.judge(step, errors(stepper, stages, h, before, new, controlled))
@@ -139,6 +144,28 @@ def errors(
         norm = peel(norm)
         return [float(norm.max())] * len(before) if norm.numel() else []
     result: list[float] = norm.tolist()
+    return result
+
+
+def promise(stepper: Stepper, stages: Stages, h: Length, before: Tensor, controlled: int | None) -> list[float]:
+    """The share of a step that its first two stages promise to be within the tolerance, of each row; see `Adaptive`."""
+    options, tableau = stepper.solver, stepper.tableau
+    assert isinstance(options, Adaptive)
+    with torch.no_grad():
+        count = before.shape[1] if controlled is None else controlled
+        k1, k2 = (k[:, :count] * h for k in stages.rows(BEGUN))
+        y = before[:, :count]
+        scale = torch.maximum(y.abs(), (y + tableau.c[1] * k1).abs()) * options.rtol + options.atol
+        first, second, change = (row_norm(k / scale) / max(count, 1) ** 0.5 for k in (k1, k2, k2 - k1))
+        largest, order = torch.maximum(first, second), tableau.error_order + 1
+        rate = change / (tableau.c[1] * largest)
+        share = 3 * options.safety * (largest * rate ** (order - 1)) ** (-1 / order)
+        share = torch.where((first > 0.1 * largest) & ~share.isnan(), share, torch.inf)  # from rest: nothing is known
+        share = torch.where(change.isfinite(), share, 0.1)
+    if in_transform():
+        share = peel(share)
+        return [float(share.min())] * len(before) if share.numel() else []
+    result: list[float] = share.tolist()
     return result
 
 

@@ -16,11 +16,17 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from ..solution import Status
 from .solvers import Adaptive, FixedStep
 
+_ROUNDING = 1e-9  # of a number of steps
 _LEAST = 16 * torch.finfo(torch.float64).eps  # shortest step, as a fraction of the span
 _ALIKE = 4  # so many last steps, or fewer, are of one length: no tiny one is left over, and fewer are rejected
+_STRETCH = 0.05  # fraction by which these may be longer than the error allows, rather than one more
+_LOOKS = 12  # first steps that may be given up, one after the other
 _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
 _LEAST_ORDER = 0.5  # that two attempts may show
+_WORTH_FIRST, _WORTH = 0.5, 0.7  # promised shares of the first step, and of shorter ones, with which they go on
+_LEAST_SHARE = 1e-3  # that is believed
+_CHANGES_OF_MIND = 2  # shorter first steps, one after the other, that a smooth field may ask for
 _DOUBTFUL = 0.1  # largest error that is accepted from an estimate that does not fall as its order says
 _NO_ROWS = torch.empty(0, dtype=torch.long)
 
@@ -60,13 +66,26 @@ class Step:
 
 
 class Plan(ABC):
-    """Hands out steps, one after the other. `judge` says for which rows a step counts."""
+    """Hands out steps, one after the other. `judge` says for which rows a step counts.
+
+    Attributes:
+        needs_error: `judge` wants the error of each step.
+    """
 
     needs_error = False
+
+    @property
+    def tentative(self) -> bool:
+        """`look` wants to see the next step when it has begun."""
+        return False
 
     @abstractmethod
     def next(self) -> Step | None:
         """The next step to try; None when all is done, or cannot go on."""
+
+    def look(self, step: Step, share: list[float]) -> bool:
+        """Whether to go on with a step that has begun, given the share of it that is good for each row."""
+        return True
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """Rows (positions in the step) that are accepted, given the error of each; None: all."""
@@ -122,6 +141,7 @@ class Controlled(Plan):
         self._solver, self._intervals = solver, len(times) - 1
         self._order = solver.tableau.error_order + 1
         self._at, self.size = 0.0, _first_size(solver, times) if size is None else size
+        self._looks, self._given_up = _looks(solver) if size is None else 0, 0
         self._last_error = 1.0  # of the last accepted step
         self._rejected_at: tuple[float, float] | None = None  # size and error of the last attempt, if it was rejected
         self._active = self._intervals > 0
@@ -135,8 +155,24 @@ class Controlled(Plan):
             self._status = Status.MAX_STEPS
             return None
         left = 1.0 - self._at
-        count = max(1, math.ceil(left / self.size * (1 - 1e-9)))
+        stretch = _STRETCH if self._rejected_at is None else _ROUNDING
+        count = max(1, math.ceil(left / self.size * (1 - stretch)))
         return Step(0, self._intervals, self._at, left / count if count <= _ALIKE else self.size)
+
+    @property
+    def tentative(self) -> bool:
+        """As `Plan.tentative`: the first step, unless its size is given."""
+        return self._looks > 0
+
+    def look(self, step: Step, share: list[float]) -> bool:
+        """As `Plan.look`: less than half of it is not worth the rest of its stages."""
+        least, (_, taken) = min(share, default=math.inf), step.shared()
+        good = least >= _worth(self._looks)
+        self._looks = 0 if good else self._looks - 1
+        self._given_up += not good
+        if not good:
+            self.size = _equal_parts(torch.tensor(taken * max(least, _LEAST_SHARE))).item()
+        return good
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `Plan.judge`; adapts the step. The largest error counts (there are several under `vmap`)."""
@@ -162,12 +198,16 @@ class Controlled(Plan):
         return _NO_ROWS
 
     def _shown_order(self, size: float, error: float) -> float:
-        """The order that the errors of this attempt and of a rejected one before it show, at most the method's."""
+        """The order that the errors of this attempt and of a rejected one before it show, at most the method's.
+
+        At most 1, where look after look asked for less: so does a kink.
+        """
+        most = self._order if self._accepted or self._given_up <= _CHANGES_OF_MIND else 1
         if self._rejected_at is None or not math.isfinite(self._rejected_at[1]) or not 0 < error < math.inf:
-            return self._order
+            return most
         size_before, error_before = self._rejected_at
         order = math.log(error_before / error) / math.log(size_before / size)
-        return min(max(order, _LEAST_ORDER), self._order)
+        return min(max(order, _LEAST_ORDER), most)
 
     @property
     def error(self) -> Any:
@@ -204,24 +244,46 @@ class ControlledEach(Plan):
             self._rejected_error = torch.full_like(self._at, torch.nan)
             self._status = torch.full((systems,), int(Status.CONVERGED))
             self._accepted, self._rejected = torch.zeros_like(self._status), torch.zeros_like(self._status)
-        self._attempts = 0
+            self._given_up = torch.zeros_like(self._status)
+            self._looks = _looks(solver)
+            self._unsure = torch.full((systems,), self._looks > 0)
 
     def next(self) -> Step | None:
         """As `Plan.next`."""
         with temporarily_clear_interpreter_stack():
+            over = self._active & (self._accepted + self._rejected >= self._solver.max_steps)
+            self._status[over] = int(Status.MAX_STEPS)
+            self._active &= ~over
             if not self._active.any():
                 return None
-            if self._attempts == self._solver.max_steps:
-                self._status[self._active] = int(Status.MAX_STEPS)
-                return None
-            self._attempts += 1
             left = 1.0 - self._at
-            count = (left / self._size * (1 - 1e-9)).ceil().clamp(min=1)
+            stretch = torch.where(self._rejected_size.isnan(), _STRETCH, _ROUNDING)
+            count = (left / self._size * (1 - stretch)).ceil().clamp(min=1)
             size = torch.where(count <= _ALIKE, left / count, self._size)
             if not self._compact:
                 return Step(0, self._intervals, self._at.clone(), torch.where(self._active, size, 0.0))
-            rows = self._active.nonzero().squeeze(1)
+            chosen = self._active & self._unsure if self._unsure.any() else self._active
+            rows = chosen.nonzero().squeeze(1)
             return Step(0, self._intervals, self._at[rows], size[rows], rows)
+
+    @property
+    def tentative(self) -> bool:
+        """As `Controlled.tentative`: until the steps of all rows are good."""
+        with temporarily_clear_interpreter_stack():
+            return bool(self._unsure.any())
+
+    def look(self, step: Step, share: list[float]) -> bool:
+        """As `Controlled.look`, for each row; where some begin anew, the others wait for them."""
+        with temporarily_clear_interpreter_stack():
+            rows = torch.arange(len(self._at)) if step.rows is None else step.rows
+            found = torch.tensor(share, dtype=torch.float64)
+            bad = self._unsure[rows] & (found < _worth(self._looks))
+            size = _equal_parts(step.each()[1] * found.clamp(min=_LEAST_SHARE))
+            self._size[rows] = torch.where(bad, size, self._size[rows])
+            self._given_up[rows] += bad
+            self._looks -= 1
+            self._unsure[rows] = bad if self._looks else False
+            return not bool(bad.any())
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `Plan.judge`; adapts the steps."""
@@ -256,9 +318,11 @@ class ControlledEach(Plan):
     def _shown_order(self, rows: Tensor, size: Tensor, error: Tensor) -> Tensor:
         """As `Controlled._shown_order`."""
         size_before, error_before = self._rejected_size[rows], self._rejected_error[rows]
+        smooth = (self._accepted[rows] > 0) | (self._given_up[rows] <= _CHANGES_OF_MIND)
+        most = torch.where(smooth, float(self._order), 1.0)
         order = (error_before / error).log() / (size_before / size).log()
         known = torch.isfinite(error_before) & torch.isfinite(error) & (error > 0)
-        return torch.where(known, order.clamp(_LEAST_ORDER, self._order), self._order)
+        return torch.where(known, torch.minimum(order.clamp(min=_LEAST_ORDER), most), most)
 
     @property
     def error(self) -> Any:
@@ -268,6 +332,21 @@ class ControlledEach(Plan):
     def report(self) -> tuple[Any, Any, Any]:
         """As `Plan.report`."""
         return self._status, self._accepted, self._rejected
+
+
+def _looks(solver: Adaptive) -> int:
+    """How often a first step may be given up; of implicit methods never: what falls fast needs no short steps there."""
+    return 0 if solver.first_step is not None or solver.tableau.implicit else _LOOKS
+
+
+def _worth(looks: int) -> float:
+    return _WORTH_FIRST if looks == _LOOKS else _WORTH
+
+
+def _equal_parts(size: Tensor) -> Tensor:
+    """The nearest size of which one, two, ... alike make up the span, where so few do: a promise is no bound."""
+    count = (1 / size).round()
+    return torch.where(count <= _ALIKE, 1 / count, size)
 
 
 def _first_size(solver: Adaptive, times: Sequence[float]) -> float:

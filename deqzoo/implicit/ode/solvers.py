@@ -44,10 +44,18 @@ class Adaptive(OdeSolver):
         h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
     and the last four or fewer are made equal, to end where the time span does. The first step tries the whole span,
-    unless `first_step` is given: an easy problem is done in one. A step that is rejected twice shrinks by the order
-    that the two errors show, not by the method's: across a kink of f (ReLU), or in a fast start, there is less of it.
-    An error that falls no faster than the step is no estimate at all, and is accepted only below a tenth of the
-    tolerance.
+    unless `first_step` is given: an easy problem is done in one. But its first two stages tell how fast f changes,
+    r = |k_2 - k_1| / (c_2 h max(|k_1|, |k_2|)), with norms in units of the tolerance; an error of
+
+        h max(|k_1|, |k_2|) (r h)^(k-1) / 3^k
+
+    is expected from that, and where it asks for less than half of the step, the step begins anew with so much (or the
+    nearest half, third or quarter of the span). Where that promises less again, and again, f has a kink (ReLU) there,
+    and its order is taken for 1.
+
+    A step that is rejected twice shrinks by the order that the two errors show, not by the method's: across a kink of
+    f, or in a fast start, there is less of it. An error that falls no faster than the step is no estimate at all, and
+    is accepted only below a tenth of the tolerance.
 
     Args:
         rtol, atol: relative and absolute tolerance.

@@ -18,6 +18,7 @@ from .tableaus import Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
 Length = float | Tensor  # of a step: one number, or (systems, 1)
+BEGUN = 2  # stages, from which a first step is judged
 
 
 class Coefficients:
@@ -141,27 +142,41 @@ class Stepper:
         self.calls += 1
         return self.f(t, y, rows)
 
+    def begin(self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None) -> Stages:
+        """The first `BEGUN` stages of a step; `first` is f(t, y) where it is known, `rows` the systems that y holds."""
+        stages = self._start(t, y, first, rows)
+        self._extend(stages, t, h, y, 1, BEGUN)
+        return stages
+
     def step(
-        self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None
+        self,
+        t: Tensor,
+        h: Length,
+        y: Tensor,
+        first: Tensor | None,
+        rows: Tensor | None = None,
+        begun: Stages | None = None,
     ) -> tuple[Tensor, Stages]:
-        """y(t + h) and the stages; `first` is f(t, y) where it is known, `rows` the systems that y holds."""
-        self._rows = rows
-        co, tableau = coefficients(self.tableau, y), self.tableau
-        stages = (Tape if self.taped else Buffer)(len(tableau.a), y)
-        stages.put(0, self.evaluate(t, y, rows) if first is None else first)
-        at = self._extend(stages, co, t, h, y, 1, tableau.stages)
+        """y(t + h) and the stages, of which `begin` may have computed some."""
+        tableau = self.tableau
+        stages = self._start(t, y, first, rows) if begun is None else begun
+        at = self._extend(stages, t, h, y, 1 if begun is None else BEGUN, tableau.stages)
         if tableau.last_is_next:  # the last stage stands at the end of the step
             return at, stages
-        return stages.advance(y, h, co.b), stages
+        return stages.advance(y, h, coefficients(tableau, y).b), stages
 
     def extend(self, stages: Stages, t: Tensor, h: Length, y: Tensor) -> None:
         """Evaluate the stages that dense output alone needs, of the step just taken."""
-        self._extend(stages, coefficients(self.tableau, y), t, h, y, self.tableau.stages, len(self.tableau.a))
+        self._extend(stages, t, h, y, self.tableau.stages, len(self.tableau.a))
 
-    def _extend(
-        self, stages: Stages, co: Coefficients, t: Tensor, h: Length, y: Tensor, begin: int, end: int
-    ) -> Tensor:
-        at = y
+    def _start(self, t: Tensor, y: Tensor, first: Tensor | None, rows: Tensor | None) -> Stages:
+        self._rows = rows
+        stages = (Tape if self.taped else Buffer)(len(self.tableau.a), y)
+        stages.put(0, self.evaluate(t, y, rows) if first is None else first)
+        return stages
+
+    def _extend(self, stages: Stages, t: Tensor, h: Length, y: Tensor, begin: int, end: int) -> Tensor:
+        at, co = y, coefficients(self.tableau, y)
         length = h if isinstance(h, float) else h.reshape(t.shape)
         for i in range(begin, end):
             at = stages.advance(y, h, co.a[i])
