@@ -140,12 +140,25 @@ def time_on(device: torch.device) -> Callable[[Callable[[], Any]], float]:
 def interleaved(
     calls: Mapping[Any, Callable[[], Any]], rounds: int, seconds: Callable[[Callable[[], Any]], float] = cpu_time
 ) -> dict[Any, list[float]]:
-    """Seconds of each call in each round; a round runs each call once, so that a slow spell of the machine hits all."""
+    """Seconds of each call in each round; a round runs each call once, so that a slow spell of the machine hits all.
+
+    Every other round goes backwards through them, so that none always runs with the caches as the same other left them.
+    """
     times: dict[Any, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds(call))
+    for number in range(rounds):
+        for name in list(calls)[:: -1 if number % 2 else 1]:
+            times[name].append(seconds(calls[name]))
     return times
+
+
+def in_a_row(call: Callable[[], Any], count: int) -> Callable[[], None]:
+    """`call`, so many times: a short one as a loop makes it, not with others' code in the processor's caches."""
+
+    def calls() -> None:
+        for _ in range(count):
+            call()
+
+    return calls
 
 
 def median_ratio(times: Iterable[float], over: Iterable[float]) -> float:

@@ -65,15 +65,18 @@ class System:
     on_failure: OnFailure = "warn"
     report: Callable[[Solution], None] | None = None
     tape: Pullback | None = None
+    ravel: Ravel | None = None
 
     def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
         """A^-1 b, or A^-T b, at the frozen point (y, inputs); by the tape's products, where there is a tape."""
         if any(is_grads_batched(t) for t in b):
             return each_alone(lambda b: self.solve(y, inputs, b, transpose), b)
-        ravel = Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
+        ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives():
-            y, inputs, b = (tuple(t.detach() for t in tensors) for tensors in (y, inputs, b))
-            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
+            if (vjp := self.tape) is None:
+                y, inputs = (tuple([t.detach() for t in tensors]) for tensors in (y, inputs))
+                vjp = pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
+            b = tuple([t.detach() for t in b])
             solution = self.linear_solver(self._operator(ravel, vjp, transpose), ravel.flatten_leaves(b))
         what = "adjoint solve" if transpose else "tangent solve"
         solution.check(self.on_failure, what, truncated=self.linear_solver.truncated)
@@ -168,12 +171,13 @@ class _Attach(torch.autograd.Function):
     @eager
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
         system, n, m = ctx.system, ctx.n, ctx.m
-        saved, g = tuple(revive(t) for t in ctx.saved_tensors), tuple(revive(t) for t in g)
+        g = tuple([revive(t) for t in g])
+        minus_g = tuple([-t for t in g])
+        saved = tuple([revive(t) for t in ctx.saved_tensors])
         y, inputs = saved[:n], saved[n:]
-        minus_g = tuple(-t for t in g)
         if m and not needs_derivative():
             u = system.solve(y, inputs, minus_g, transpose=True)
-            u = tuple(t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True))
+            u = tuple([t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True)])
             return (None, None, None, *[None] * n, *u, *[None] * len(inputs))
         if any(is_grads_batched(t) for t in g):
             raise RuntimeError(
@@ -220,7 +224,7 @@ class _AttachInTransform(_Attach):
         )
         condition = torch.func.vmap(system.condition, in_dims=((0,) * n, tuple(dims[n:])), randomness="same")
         batched = dataclasses.replace(
-            system, condition=condition, batch_dims=system.batch_dims + 1, report=None, tape=None
+            system, condition=condition, batch_dims=system.batch_dims + 1, report=None, tape=None, ravel=None
         )
         return _AttachInTransform.apply(batched, n, m, *y, *tensors[n:]), (0,) * n
 
@@ -368,5 +372,6 @@ class ImplicitFunction:
             on_failure=self.on_failure,
             report=report,
             tape=pullback_on_tape(residual, slot, leaves) if taped else None,
+            ravel=ravel,
         )
         return ravel.restore(attach(system, leaves, lifted.inputs, residual))

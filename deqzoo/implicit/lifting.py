@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_sequence_nr  # a private door (others: modes.py, operator.py)
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
@@ -121,6 +123,8 @@ class Lifted:
 
 def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
     """The condition as a `Lifted` of its arguments and of all else it reads that matters, and its value at y."""
+    if not in_transform() and torch.is_grad_enabled():
+        return _lift_from_tape(body, y, args)
     first, read, value = _read(body, y, args)  # `first` keeps what it saw alive, so that no id is used twice
     if any(t.grad_fn is not None or is_wrapped(t) for t in read.values()):
         # A transform inside the condition makes tensors unseen (the result of a vmap): they differ from run to run.
@@ -128,6 +132,46 @@ def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
         read = {key: t for key, t in read.items() if key in again}
     del first
     return Lifted(body, args, list(read.values())), value
+
+
+def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
+    """As `lift`, by where the tape of the value ends: in parameters, usually, which need no watch.
+
+    Of a leaf that is no parameter the tape does not tell whether it was there before, and of what had a tape of its own
+    before it does not give the tensor: only then is the condition evaluated once more, and watched.
+    """
+    begun = _get_sequence_nr()
+    with compiled_runs_eagerly():
+        value = body(y, args)
+    leaves, edges = _ends_of_tape(value, begun)
+    leaves = {key: leaf for key, leaf in leaves.items() if not any(leaf is t for t in args)}
+    edges -= {(t.grad_fn, t.output_nr) for t in (*y, *args)}
+    if not edges and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
+        return Lifted(body, args, list(leaves.values())), value
+    _, read, _ = _read(body, y, args)
+    captured = [t for key, t in read.items() if key in leaves or (t.grad_fn, t.output_nr) in edges]
+    return Lifted(body, args, captured), value
+
+
+def _ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
+    """Of the part of a tape that was recorded from number `begun` on: the leaves, and the edges to what was before."""
+    ahead: list[Any] = [(value.grad_fn, value.output_nr) for value in values]
+    leaves: dict[int, Tensor] = {id(v): v for v in values if v.requires_grad and v.grad_fn is None}
+    edges, seen = set[tuple[Any, int]](), set[Any]()
+    while ahead:
+        edge = ahead.pop()
+        node = edge[0]
+        if node is None or node in seen:
+            continue
+        if (variable := getattr(node, "variable", None)) is not None:
+            leaves[id(variable)] = variable
+        elif node._sequence_nr() < begun:
+            edges.add(edge)  # and its node may have other edges
+            continue
+        else:
+            ahead += node.next_functions
+        seen.add(node)
+    return leaves, edges
 
 
 def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tensor], Tensors]:

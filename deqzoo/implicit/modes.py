@@ -159,9 +159,13 @@ def host_max(counts: Tensor) -> int:
     return int(plain.max().item()) if plain.numel() else 0
 
 
-@contextlib.contextmanager
-def no_derivatives() -> Iterator[None]:
+def no_derivatives() -> contextlib.AbstractContextManager[Any]:
     """Record neither a tape nor tangents: solvers run inside, their derivatives come from the conditions."""
+    return _no_derivatives_in_transform() if in_transform() else torch.no_grad()
+
+
+@contextlib.contextmanager
+def _no_derivatives_in_transform() -> Iterator[None]:
     with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
         yield
 
@@ -179,11 +183,6 @@ def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
     return as_before
 
 
-@contextlib.contextmanager
-def full_precision(device: str) -> Iterator[None]:
+def full_precision(device: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast off: a solver's own algebra runs in the precision of its state, also around a bfloat16 `f`."""
-    if not torch.is_autocast_enabled(device):
-        yield
-    else:
-        with torch.autocast(device, enabled=False):
-            yield
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()

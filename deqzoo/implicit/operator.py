@@ -136,7 +136,7 @@ def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[
     def vjp(cotangent: Tensors) -> Tensors:
         if not taped:
             return tuple(torch.zeros_like(t) for t in slot)
-        weights = tuple([cotangent[i].to(dtype) for i, dtype in used])
+        weights = tuple([cotangent[i] if cotangent[i].dtype == dtype else cotangent[i].to(dtype) for i, dtype in used])
         # Where nothing but our own slot could be differentiated again, the second-order graph would be wasted.
         graph = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
@@ -202,7 +202,7 @@ def rows_of(rmv: Product, like: Tensor) -> Tensor:
         return like.new_zeros(like.shape[0], 0, 0)
     units = torch.eye(n, dtype=like.dtype, device=like.device).unsqueeze(1).expand(n, *like.shape)
     try:
-        rows = torch.func.vmap(rmv, chunk_size=ROWS)(units)
+        rows = torch.func.vmap(rmv, chunk_size=ROWS if n > ROWS else None)(units)
     except RuntimeError:  # a backward that cannot be vmapped, that of a user's autograd function for example
         rows = torch.stack([rmv(unit) for unit in units])
     return rows.transpose(0, 1)

@@ -14,18 +14,21 @@ from torch.utils import _pytree
 from .modes import in_transform
 
 Tensors = tuple[Tensor, ...]
+_LEAF = _pytree.tree_structure(0)  # of a tree that is one tensor
 
 
 def tensor_leaves(tree: Any) -> list[Tensor]:
     """The tensors of a pytree, in order; other leaves are constants and left out."""
     if isinstance(tree, Tensor):  # the short way: a small solve takes less time than asking what a tree it is
         return [tree]
+    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):  # arguments, mostly
+        return list(tree)
     return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def map_tensors(function: Any, tree: Any) -> Any:
     """`tree` with each tensor replaced by `function(tensor)`."""
-    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):  # arguments, mostly
+    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):
         return tuple([function(leaf) for leaf in tree])
     return _pytree.tree_map_only(Tensor, function, tree)
 
@@ -62,7 +65,7 @@ class Ravel:
     """
 
     def __init__(self, tree: Any, batch_dims: int = 0) -> None:
-        leaves, self.structure = _pytree.tree_flatten(tree)
+        leaves, self.structure = ([tree], _LEAF) if isinstance(tree, Tensor) else _pytree.tree_flatten(tree)
         _check_leaves(leaves, batch_dims)
         self.batch_dims = batch_dims
         self.shapes = [leaf.shape for leaf in leaves]
@@ -113,12 +116,13 @@ class Ravel:
     def flatten_leaves(self, leaves: Any) -> Tensor:
         """As `flatten`, from the list of leaves."""
         if self._shape is not None:
-            return leaves[0].reshape(self.systems, self.sizes[0]).to(self.dtype)
-        rows = []
+            rows: Tensor = leaves[0].reshape(self.systems, self.sizes[0])
+            return rows if rows.dtype == self.dtype else rows.to(self.dtype)
+        parts = []
         for leaf, last, size in zip(leaves, self._channels_last, self.sizes, strict=True):
             leaf = leaf.permute(0, 2, 3, 1) if last else leaf
-            rows.append(leaf.reshape(self.systems, size).to(self.dtype))
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+            parts.append(leaf.reshape(self.systems, size).to(self.dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def unflatten_leaves(self, matrix: Tensor) -> Tensors:
         """The leaves, in their own shapes, dtypes and memory layouts."""

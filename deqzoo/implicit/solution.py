@@ -82,8 +82,11 @@ class Solution:
             raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
         if on_failure == "ignore":
             return
-        good = self.converged | (self.status == Status.MAX_STEPS) if truncated else self.converged
-        ((_, all_good),) = host_flags(good)
+        if self.status.numel() == 1 and not in_transform():  # the short way
+            all_good = int(self.status) == Status.CONVERGED or (truncated and int(self.status) == Status.MAX_STEPS)
+        else:
+            good = self.converged | (self.status == Status.MAX_STEPS) if truncated else self.converged
+            ((_, all_good),) = host_flags(good)
         if all_good:
             return
         message = f"{what}: {self.describe()}. Raise max_steps, loosen tol, or try another solver"

@@ -13,23 +13,23 @@ Layer = nn.Linear | nn.Conv2d
 Pair = tuple[Tensor, Tensor | None]  # values (B, ...), and their derivatives along K directions (K, B or 1, ...)
 
 
-def _tanh(x: Tensor) -> tuple[Tensor, Tensor]:
+def _tanh(x: Tensor, v: Tensor | None) -> Pair:
     y = x.tanh()
-    return y, torch.addcmul(y.new_ones(()), y, y, value=-1)  # 1 - y^2 in one pass
+    return y, None if v is None else torch.ops.aten.tanh_backward(v, y)  # v (1 - y^2) in one pass
 
 
-def _softplus(x: Tensor) -> tuple[Tensor, Tensor]:
-    return F.softplus(x), x.sigmoid()
+def _softplus(x: Tensor, v: Tensor | None) -> Pair:
+    return F.softplus(x), None if v is None else torch.ops.aten.softplus_backward(v, x, 1, 20)  # v sigmoid(x)
 
 
-def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+def _silu(x: Tensor, v: Tensor | None) -> Pair:
     s = x.sigmoid()
     y = x * s
-    return y, torch.addcmul(s, y, 1 - s)
+    return y, None if v is None else v * torch.addcmul(s, y, 1 - s)
 
 
-# Activations that are smooth, as a density asks of its dynamics: value and derivative.
-SMOOTH: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"silu": _silu, "softplus": _softplus, "tanh": _tanh}
+# Activations that are smooth, as a density asks of its dynamics: the value at x, and its derivatives along v.
+SMOOTH: dict[str, Callable[[Tensor, Tensor | None], Pair]] = {"silu": _silu, "softplus": _softplus, "tanh": _tanh}
 
 
 class ConcatSquashNet(nn.Module):
@@ -73,8 +73,7 @@ class ConcatSquashNet(nn.Module):
         shifts = F.linear(c, self.shift.weight).split(self._widths, -1)
         for index, (layer, gate, shift) in enumerate(zip(self.layers, gates, shifts, strict=True)):
             if index:
-                y, slope = activate(y)
-                v = None if v is None else v * slope
+                y, v = activate(y, v)
             y, v = _squashed(layer, gate, shift, y, v)  # type: ignore[arg-type]
         return y, None if v is None else v.expand(len(v), *y.shape)
 

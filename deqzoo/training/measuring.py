@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize
+from safetensors.torch import save_file
 
 from deqzoo import config
 from deqzoo.atomic import whole_file
 from deqzoo.training.run import Run
-from deqzoo.zoo.folder import METRICS, CheckpointError, write_json
+from deqzoo.zoo.folder import GOLDEN, METRICS, CheckpointError, read_golden, write_json
+from deqzoo.zoo.loading import golden_tensors, load
 from deqzoo.zoo.shipped import shipped, shipped_folder, write_manifest
 
 
 def measure_again(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Test the shipped weights of an entry as ``mode=test ckpt=pretrained`` does, and write its ``metrics.json`` anew.
+    """Test the shipped weights of an entry as ``mode=test ckpt=pretrained`` does, and write its metrics anew.
 
-    What was measured in training stays: time, hardware, seeds, and the plots.
+    So is the golden output, which a changed solver moves within its tolerance. What was measured in training stays:
+    time, hardware, seeds, and the plots.
 
     Returns:
         the test metrics before and now.
@@ -28,16 +31,20 @@ def measure_again(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config.register(words)
     with initialize(version_base="1.3", config_path=None):
         settings = compose("run", words)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(settings, Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(settings, Path(scratch))
         run.test()
         run.check()
-    path = shipped_folder(name) / METRICS
-    metrics = json.loads(path.read_text())
+    folder = shipped_folder(name)
+    metrics = json.loads((folder / METRICS).read_text())
     before, now = metrics["test"], run.metrics["test"]
     again = {key: run.metrics[key] for key in ("hardware", "versions")}
     checked = {} if run.kind.check is None else {run.kind.check.name: run.metrics[run.kind.check.name]}
-    with whole_file(path) as part:
+    golden = golden_tensors(load(name), read_golden(folder)[0])
+    with whole_file(folder / METRICS) as part:
         write_json(part, metrics | {"test": now, "measured_again": again} | checked)
+    with whole_file(folder / GOLDEN) as part:
+        save_file(golden, part)
+        part.chmod(0o644)  # safetensors writes files that others may not read
     write_manifest()
     return before, now

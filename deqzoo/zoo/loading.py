@@ -139,8 +139,7 @@ def export(
     }
     inputs = kind_of(model.kind).example(data) if inputs is None else inputs
     round_weights(network)
-    golden = {name: value.cpu().contiguous() for name, value in inputs.items()}
-    golden[OUTPUT] = _output(network, inputs)
+    golden = golden_tensors(network, inputs)
     half = _stored_as_half(network)
     weights = {  # clones: safetensors refuses tensors that share memory, as tied ones do
         key: (value.half() if half and value.is_floating_point() else value).cpu().contiguous().clone()
@@ -148,6 +147,12 @@ def export(
     }
     write_folder(folder, config, metrics, weights, golden, model_card(config, metrics))
     return folder
+
+
+def golden_tensors(network: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``golden.safetensors`` holds: inputs, and the network's output for them."""
+    golden = {name: value.cpu().contiguous() for name, value in inputs.items()}
+    return golden | {OUTPUT: _output(network, inputs)}
 
 
 def _output(network: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

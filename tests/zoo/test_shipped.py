@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import deqzoo
 from deqzoo.config import model_config, names, to_plain
@@ -15,10 +16,11 @@ from deqzoo.data import ImageData
 from deqzoo.models.kinds import kind_of
 from deqzoo.models.metrics import METRICS
 from deqzoo.paths import zoo_path
+from deqzoo.training.measuring import measure_again
 from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.__main__ import main
-from deqzoo.zoo.folder import CARD, CONFIG, FILES, read_golden
+from deqzoo.zoo.folder import CARD, CONFIG, FILES, GOLDEN, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.recipes import head
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
@@ -106,6 +108,30 @@ def test_altered_shipped_file_is_found(tmp_path, monkeypatch):
     path.unlink()
     with pytest.raises(CheckpointError, match="missing"):
         deqzoo.load("deq_digits")
+
+
+def test_shipped_weights_are_measured_again(tmp_path, monkeypatch):
+    """Metrics, check and golden output are what the weights give; the rest of the metrics stays."""
+    copy = shutil.copytree(zoo_path("checkpoints"), tmp_path / "checkpoints") / "deq_digits"
+    monkeypatch.setattr(shipped_module, "zoo_path", lambda kind: tmp_path / kind)
+    whole = metrics("deq_digits")
+    stale_ones = whole | {"test": whole["test"] | {"accuracy": 0.5}, "deq_check": {}}
+    (copy / METRICS_FILE).write_text(json.dumps(stale_ones))
+    inputs, output = read_golden(copy)
+    save_file(inputs | {"output": output + 1}, copy / GOLDEN)
+    shipped_module.write_manifest()
+    before, now = measure_again("deq_digits")
+    assert before["accuracy"] == 0.5
+    assert now["accuracy"] == whole["test"]["accuracy"]
+    found = json.loads((copy / METRICS_FILE).read_text())
+    assert found["deq_check"]["parameter_share"] == pytest.approx(whole["deq_check"]["parameter_share"])
+    assert {key: found[key] for key in ("seeds", "time", "steps", "command")} == {
+        key: whole[key] for key in ("seeds", "time", "steps", "command")
+    }
+    torch.testing.assert_close(read_golden(copy)[1], output, rtol=0, atol=1e-3)
+    assert deqzoo.load("deq_digits")  # the manifest has the new files
+    with pytest.raises(CheckpointError, match="no entry with weights"):
+        measure_again("mdeq_cifar_large")
 
 
 def test_entry_without_weights_says_how_to_train_it(monkeypatch):

@@ -43,6 +43,8 @@ class LinearSolver:
         tol = default_tolerance(b.dtype) if self.tol is None else self.tol
         with full_precision(b.device.type):
             if b.shape[0] == 1 and b.shape[1] and b.device.type == "cpu" and not in_transform():
+                if 1e-12 < torch.vdot(b[0], b[0]).item() < 1e12:  # squares of its size do as they are
+                    return self.solve(operator, b, x0, tol)
                 largest = b.abs().amax().item()
                 if math.isfinite(largest):  # a single system on the CPU: the same with a scalar of Python's
                     factor = largest or 1.0

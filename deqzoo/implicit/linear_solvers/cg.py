@@ -91,10 +91,15 @@ def _solve_one(
     def squared_norm() -> float:
         return torch.vdot(r_entries, r_entries).item()
 
-    scale, square, steps, nfe = torch.linalg.vector_norm(b).item(), squared_norm(), 0, int(x0 is not None)
+    square, steps, nfe = squared_norm(), 0, int(x0 is not None)
+    scale = math.sqrt(square) if x0 is None else torch.linalg.vector_norm(b).item()
     rho = square if precondition is None else torch.vdot(r_entries, p_entries).item()
     status = Status.MAX_STEPS
     while math.sqrt(square) > tol * scale and steps < limit:
+        if steps:
+            s = r if precondition is None else precondition(r)
+            last, rho = rho, square if precondition is None else torch.vdot(r_entries, s[0]).item()
+            torch.add(s, p, alpha=rho / last, out=p)
         product = mv(p)
         nfe += 1
         curvature = torch.vdot(p_entries, product[0]).item()
@@ -103,15 +108,7 @@ def _solve_one(
             break
         x.add_(p, alpha=rho / curvature)
         r.add_(product, alpha=-rho / curvature)
-        last, square = rho, squared_norm()
-        if precondition is None:
-            rho = square
-            p.mul_(rho / last).add_(r)
-        else:
-            s = precondition(r)
-            rho = torch.vdot(r_entries, s[0]).item()
-            p.mul_(rho / last).add_(s)
-        steps += 1
+        square, steps = squared_norm(), steps + 1
     norm = math.sqrt(square)
     if norm <= tol * scale:
         status = Status.CONVERGED
