@@ -6,7 +6,7 @@ card, made from the others). Nothing in it is ever unpickled; ``config.json`` bu
 
 ``folder.py`` reads and writes such folders, ``shipped.py`` knows those of ``checkpoints/``, ``loading.py``
 has `list_models`, `load` and `export`; ``cards.py`` writes model cards and ``tables.py`` the tables of the
-READMEs (``python -m deqzoo.zoo tables``).
+READMEs (``python -m deqzoo.zoo tables``; ``python -m deqzoo.zoo measure NAME`` tests shipped weights again).
 """
 
 from deqzoo.zoo.folder import CheckpointError
