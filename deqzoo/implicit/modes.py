@@ -41,7 +41,13 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def compiled_runs_eagerly() -> contextlib.AbstractContextManager[Any]:
     """Inside, functions made by `torch.compile` run as written: they are watched, not traced."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager") if _something_is_compiled() else contextlib.nullcontext()
+
+
+def _something_is_compiled() -> bool:
+    """Whether `torch.compile` was called: every optimizer loads the compiler, and to set its stance takes a while."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and any(getattr(compiler, "cached_backends", {None: True}).values())
 
 
 def in_transform() -> bool:

@@ -171,7 +171,8 @@ class Controlled(Plan):
         self._looks = 0 if good else self._looks - 1
         self._given_up += not good
         if not good:
-            self.size = _equal_parts(torch.tensor(taken * max(least, _LEAST_SHARE))).item()
+            with temporarily_clear_interpreter_stack():
+                self.size = _equal_parts(torch.tensor(taken * max(least, _LEAST_SHARE), dtype=torch.float64)).item()
         return good
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:

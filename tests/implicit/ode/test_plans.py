@@ -127,6 +127,24 @@ def test_looks_are_no_attempts(compact):
     assert attempts_of(needed - 1).converged.tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("batch_dims", [0, 1])
+def test_looks_inside_transforms(batch_dims):
+    """Gradients of a solve whose first step begins anew, under torch.func and on the tape; several at once too."""
+    f, start, span = fields()["network"]
+    scale, starts = torch.tensor(1.0, dtype=torch.float64), torch.stack([start, 0.5 * start])
+
+    def loss(scale, y):
+        y = y.unsqueeze(0)
+        options = Dopri5(rtol=1e-8, atol=1e-8)
+        end = odeint(lambda t, y, s: f(t, (s * y).mT).mT, y, [0.0, span], scale, solver=options, batch_dims=batch_dims)
+        return end[-1].square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(scale, starts)
+    leaf = scale.clone().requires_grad_()
+    expected = [torch.autograd.grad(loss(leaf, y), leaf)[0] for y in starts]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
 def test_a_start_from_rest_and_a_field_that_ends_are_tried():
     y = torch.zeros((), dtype=torch.float64)
     end, solution = odeint(lambda t, y: t, y, [0.0, 1.0], solver=Dopri5(), return_solution=True)
