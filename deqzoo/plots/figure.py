@@ -29,7 +29,7 @@ def panels(columns: int, title: str) -> tuple["Figure", list["Axes"]]:
 def save(figure: "Figure", path: Path) -> Path:
     """Write the figure to ``path`` (PNG), whole."""
     with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=150)
+        figure.savefig(part, format="png", dpi=150, pil_kwargs={"optimize": True})
     return path
 
 
