@@ -51,6 +51,11 @@ A run's folder holds config.yaml, metrics.json, metrics.csv, last.ckpt, plots/ a
 folder that `deqzoo.load` takes."""
 
 
+def written_for_users(error: Exception) -> bool:
+    """Whether it is one of our own errors, whose message alone tells what to do."""
+    return type(error).__module__.startswith("deqzoo.")
+
+
 def launch(main: Callable[[Any], Any]) -> None:
     """Run ``main`` on the configuration that the command line composes; after a sweep, compare its results.
 
@@ -84,7 +89,7 @@ def launch(main: Callable[[Any], Any]) -> None:
             raise
         if isinstance(error, HydraException | OmegaConfBaseException):
             sys.exit(f"Error: {config.explain(error)}")
-        if type(error).__module__.startswith("deqzoo."):  # our own errors are written for users
+        if written_for_users(error):
             sys.exit(f"Error: {error}")
         raise
     if len(results) > 1:

@@ -19,7 +19,7 @@ import fixed_point
 import implicit_gradient
 import ode
 import report
-from measure import CountCalls, HostReads, PeakBytes, SavedBytes, interleaved, median_ratio
+from measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
 from deqzoo.data import ImageData
@@ -126,6 +126,12 @@ def test_interleaved_runs_the_calls_in_turn():
     assert order == list("abbaab")
     assert [len(times[name]) for name in "ab"] == [3, 3]
     assert min(times["a"]) >= 0
+
+
+def test_calls_in_a_row():
+    made = []
+    in_a_row(lambda: made.append(1), 3)()
+    assert made == [1, 1, 1]
 
 
 def test_ratios_are_taken_within_a_round():

@@ -144,8 +144,9 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     with compiled_runs_eagerly():
         value = body(y, args)
     leaves, edges = _ends_of_tape(value, begun)
-    leaves = {key: leaf for key, leaf in leaves.items() if not any(leaf is t for t in args)}
-    edges -= {(t.grad_fn, t.output_nr) for t in (*y, *args)}
+    given = {id(t): (t.grad_fn, t.output_nr) for t in (*y, *args)}
+    leaves = {key: leaf for key, leaf in leaves.items() if key not in given}
+    edges -= set(given.values())
     if not edges and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
         return Lifted(body, args, list(leaves.values())), value
     _, read, _ = _read(body, y, args)

@@ -1,5 +1,6 @@
 """The shipped entry that a recipe names as its explicit baseline."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deqzoo.config import names
@@ -39,13 +40,16 @@ def _rounded(values: Any) -> Any:
 
 def baseline_accuracy(entry: str | None, data: Any) -> dict[str, Any] | None:
     """Test accuracy of the `shipped_baseline`, and what it cost."""
-    from deqzoo.zoo.cards import total
-
     if (contents := shipped_baseline(entry, data)) is None:
         return None
-    metrics = contents.metrics
-    costs = {"parameters": metrics["parameters"], "steps": total("steps", metrics)}
-    return {"entry": entry, "accuracy": metrics["test"]["accuracy"], **costs}
+    return {"entry": entry, "accuracy": contents.metrics["test"]["accuracy"], **baseline_costs(contents.metrics)}
+
+
+def baseline_costs(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Parameters, and the steps and time (s) of the whole training."""
+    from deqzoo.zoo.cards import total
+
+    return {"parameters": metrics["parameters"], **{cost: total(cost, metrics) for cost in ("steps", "time")}}
 
 
 def baseline_row(found: dict[str, Any], tested: str) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deqzoo.data.chains import GraphBatch
 from deqzoo.implicit import make_solver
-from deqzoo.models.baseline import shipped_baseline
+from deqzoo.models.baseline import baseline_costs, shipped_baseline
 from deqzoo.models.kinds import Trained
 from deqzoo.nn import normalized_adjacency, perron_frobenius, use_solver
 
@@ -47,7 +47,7 @@ def graph_check(trained: Trained) -> dict[str, Any]:
             "entry": trained.settings.baseline,
             "accuracy": metrics["test"]["accuracy"],
             "quarters": _quarters(other, trained),
-            **{key: metrics[key] for key in ("parameters", "steps", "time")},
+            **baseline_costs(metrics),
         }
     return result
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import Anderson, Picard, make_solver
-from deqzoo.models.baseline import shipped_baseline
+from deqzoo.models.baseline import baseline_costs, shipped_baseline
 from deqzoo.models.bits import bits_per_char, totals
 from deqzoo.models.deq_check import RESIDUAL, SHARE, flop_share, parameter_share
 from deqzoo.models.kinds import Trained
@@ -73,8 +73,8 @@ def baselines(entries: Sequence[str], data: Any) -> dict[str, dict[str, float]]:
     found = {}
     for entry in entries:
         if contents := shipped_baseline(entry, data):
-            costs = {name: contents.metrics[name] for name in ("parameters", "steps", "time")}
-            found[entry] = {"bits_per_char": contents.metrics["test"]["bits_per_char"], **costs}
+            bits = contents.metrics["test"]["bits_per_char"]
+            found[entry] = {"bits_per_char": bits, **baseline_costs(contents.metrics)}
     return found
 
 

@@ -1,6 +1,7 @@
 """The numbers of a shipped checkpoint, measured again: after a change of the code that tests it, or of its baseline."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from hydra import compose, initialize
 from safetensors.torch import save_file
 
 from deqzoo import config
-from deqzoo.atomic import whole_file
+from deqzoo.atomic import whole_folder
 from deqzoo.training.run import Run
 from deqzoo.zoo.folder import GOLDEN, METRICS, CheckpointError, read_golden, write_json
 from deqzoo.zoo.loading import golden_tensors, load
@@ -41,10 +42,10 @@ def measure_again(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     again = {key: run.metrics[key] for key in ("hardware", "versions")}
     checked = {} if run.kind.check is None else {run.kind.check.name: run.metrics[run.kind.check.name]}
     golden = golden_tensors(load(name), read_golden(folder)[0])
-    with whole_file(folder / METRICS) as part:
-        write_json(part, metrics | {"test": now, "measured_again": again} | checked)
-    with whole_file(folder / GOLDEN) as part:
-        save_file(golden, part)
-        part.chmod(0o644)  # safetensors writes files that others may not read
+    with whole_folder(folder) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        write_json(part / METRICS, metrics | {"test": now, "measured_again": again} | checked)
+        save_file(golden, part / GOLDEN)
+        (part / GOLDEN).chmod(0o644)  # safetensors writes files that others may not read
     write_manifest()
     return before, now

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from deqzoo.config import ConfigError
+from deqzoo.launch import written_for_users
 from deqzoo.zoo.folder import CheckpointError
 from deqzoo.zoo.loading import list_models
 from deqzoo.zoo.shipped import publish
@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
                 changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
                 print(name, ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or "unchanged")
                 write_pages()
-        except (CheckpointError, ConfigError) as error:
+        except Exception as error:
+            if not written_for_users(error):
+                raise
             sys.exit(f"Error: {error}")
     elif chosen.check:
         if pages := stale():

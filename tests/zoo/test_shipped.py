@@ -155,3 +155,5 @@ def test_command_line(capsys):
     main(["tables", "--check"])
     with pytest.raises(SystemExit):
         main(["publish", "no/such/run"])
+    with pytest.raises(SystemExit, match="Error: 'no such entry' is no entry with weights"):
+        main(["measure", "no such entry"])

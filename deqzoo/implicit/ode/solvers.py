@@ -59,7 +59,8 @@ class Adaptive(OdeSolver):
 
     Args:
         rtol, atol: relative and absolute tolerance.
-        max_steps: attempts at most, rejected ones included; then the status is MAX_STEPS.
+        max_steps: attempts at most, rejected ones included (not first steps that begin anew); then the status is
+            MAX_STEPS.
         first_step: length of the first step, in units of t.
         safety: factor on the step that the error estimate allows.
 
