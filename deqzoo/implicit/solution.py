@@ -55,6 +55,7 @@ class Solution:
             one in place of those that the solve did not come to.
         inverse: v -> M v with M near (I - df/dz)^-1 at the solution, on (systems, unknowns), if the solver has one.
         rejected: steps of an ODE solver that were tried and not taken, of the batch's shape.
+        all_converged: whether each system converged, where the host has read so with the stop rule; None: not read yet.
     """
 
     value: Any
@@ -67,6 +68,7 @@ class Solution:
     rejected: Tensor | None = None
     kept: list[Any] = dataclasses.field(default_factory=list)
     inverse: Callable[[Tensor], Tensor] | None = None
+    all_converged: bool | None = None
 
     @property
     def converged(self) -> Tensor:
@@ -80,7 +82,7 @@ class Solution:
         """
         if on_failure not in FAILURES:
             raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
-        if on_failure == "ignore":
+        if on_failure == "ignore" or self.all_converged:
             return
         if self.status.numel() == 1 and not in_transform():  # the short way
             all_good = int(self.status) == Status.CONVERGED or (truncated and int(self.status) == Status.MAX_STEPS)
