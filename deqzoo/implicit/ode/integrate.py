@@ -14,7 +14,8 @@ from .solvers import Adaptive
 from .steps import BEGUN, Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
 
-_ROUNDING = 1e-12  # a fraction of a span
+_ROUNDING = 1e-12  # of an output time at the end of a step, as a fraction of the step
+_EPS = 4 * torch.finfo(torch.float64).eps  # of the fraction of a span at which a step ends
 
 
 @dataclasses.dataclass
@@ -230,7 +231,7 @@ class _Outputs:
         first, last = self.times.host[step.a], self.times.host[step.b]
         end = first + (start + size) * (last - first)
         begin = upto = int(self._next[0])
-        while upto <= step.b and (self.times.host[upto] - end) / (last - first) <= _ROUNDING:
+        while upto <= step.b and (self.times.host[upto] - end) / (last - first) <= _ROUNDING * size + _EPS:
             upto += 1
         self._next.fill_(upto)
         inside = upto - 1 if upto > step.b else upto
@@ -241,7 +242,7 @@ class _Outputs:
         start, size = step.each()
         rows = torch.arange(self.systems) if step.rows is None else step.rows
         begin = self._next[rows]
-        upto = torch.searchsorted(self.times.fractions, start + size + _ROUNDING, right=True)
+        upto = torch.searchsorted(self.times.fractions, start + size * (1 + _ROUNDING) + _EPS, right=True)
         self._next[rows] = torch.maximum(upto, begin)
         ended = (upto > step.b).long()
         inside = (upto - ended - begin).clamp(min=0)

@@ -17,7 +17,8 @@ from ..solution import Status
 from .solvers import Adaptive, FixedStep
 
 _ROUNDING = 1e-9  # of a number of steps
-_LEAST = 16 * torch.finfo(torch.float64).eps  # shortest step, as a fraction of the span
+_EPS = torch.finfo(torch.float64).eps  # of time, which is kept in float64
+_LAST = 16 * _EPS  # what may be left of the span at its end, as a fraction
 _ALIKE = 4  # so many last steps, or fewer, are of one length: no tiny one is left over, and fewer are rejected
 _STRETCH = 0.05  # fraction by which these may be longer than the error allows, rather than one more
 _LOOKS = 12  # first steps that may be given up, one after the other
@@ -138,7 +139,7 @@ class Controlled(Plan):
     needs_error = True
 
     def __init__(self, solver: Adaptive, times: Sequence[float], size: float | None = None) -> None:
-        self._solver, self._intervals = solver, len(times) - 1
+        self._solver, self._times, self._intervals = solver, times, len(times) - 1
         self._order = solver.tableau.error_order + 1
         self._at, self.size = 0.0, _first_size(solver, times) if size is None else size
         self._looks, self._given_up = _looks(solver) if size is None else 0, 0
@@ -188,13 +189,13 @@ class Controlled(Plan):
             self.size = taken * min(max(factor, _SHRINK), _GROW if self._rejected_at is None else 1.0)
             self._last_error, self._rejected_at = e, None
             self._at = start + taken
-            self._active = self._at <= 1 - _LEAST
+            self._active = self._at <= 1 - _LAST
             return None
         factor = 0.0 if e == math.inf else self._solver.safety * (most / e) ** (1 / order)
         self.size = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
         self._rejected += 1
         self._rejected_at = taken, e
-        if self.size < _LEAST:
+        if self.size < _least(start, self._times):
             self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
         return _NO_ROWS
 
@@ -233,7 +234,7 @@ class ControlledEach(Plan):
     needs_error = True
 
     def __init__(self, solver: Adaptive, times: Sequence[float], systems: int, compact: bool) -> None:
-        self._solver, self._intervals, self._compact = solver, len(times) - 1, compact
+        self._solver, self._times, self._intervals, self._compact = solver, times, len(times) - 1, compact
         self._order = solver.tableau.error_order + 1
         with temporarily_clear_interpreter_stack():
             self._at = torch.zeros(systems, dtype=torch.float64)
@@ -302,7 +303,7 @@ class ControlledEach(Plan):
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
             most = torch.where(self._rejected_size[rows].isnan(), _GROW, 1.0)
             size = taken * torch.minimum(torch.maximum(allowed, least), most)
-            stuck = bad & (size < _LEAST)
+            stuck = bad & (size < _least(self._at[rows], self._times))
             failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
 
             self._at[rows] += torch.where(good, taken, 0.0)
@@ -313,7 +314,7 @@ class ControlledEach(Plan):
             self._accepted[rows] += good
             self._rejected[rows] += bad
             self._status[rows] = torch.where(stuck, failure, self._status[rows])
-            self._active[rows] = active & ~stuck & (self._at[rows] <= 1 - _LEAST)
+            self._active[rows] = active & ~stuck & (self._at[rows] <= 1 - _LAST)
             return None if bool(good.all()) else good.nonzero().squeeze(1)
 
     def _shown_order(self, rows: Tensor, size: Tensor, error: Tensor) -> Tensor:
@@ -333,6 +334,12 @@ class ControlledEach(Plan):
     def report(self) -> tuple[Any, Any, Any]:
         """As `Plan.report`."""
         return self._status, self._accepted, self._rejected
+
+
+def _least(at: Any, times: Sequence[float]) -> Any:
+    """The shortest step at a fraction of the span, as a fraction: a few units of the last place of the time there."""
+    span = times[-1] - times[0]
+    return 10 * _EPS * (abs(times[0] / span + at) + _EPS)
 
 
 def _looks(solver: Adaptive) -> int:

@@ -55,3 +55,14 @@ def test_van_der_pol_along_its_slow_branch():
 @pytest.mark.slow
 def test_van_der_pol_over_a_period():
     check(van_der_pol, [2.0, 0.0], [0.0, 500.0, 2000.0], 1000.0, Kvaerno3(rtol=1e-6, atol=1e-8, first_step=1e-4))
+
+
+def test_the_shortest_step_is_relative_to_the_time_not_to_the_span():
+    """y = exp(-1e4 t) + exp(-t) up to t = 1e11: the first steps are 1e-16 of the span and less."""
+    y, solution = odeint(
+        lambda t, y: -1e4 * (y - torch.exp(-t)) - torch.exp(-t), torch.tensor([2.0]).double(), [0.0, 1e-3, 1.0, 1e11],
+        solver=Kvaerno3(rtol=1e-6, atol=1e-9), return_solution=True,
+    )  # fmt: skip
+    assert solution.status == Status.CONVERGED
+    expected = np.exp(-1e4 * np.array([0.0, 1e-3, 1.0, 1e11])) + np.exp(-np.array([0.0, 1e-3, 1.0, 1e11]))
+    torch.testing.assert_close(y[:, 0], torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
