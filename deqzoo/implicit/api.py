@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .black_box import call_black_box
+from .black_box import as_tensors, call_black_box
 from .bridge import ImplicitFunction
 from .by_name import make
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
@@ -19,7 +20,7 @@ from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Dense, LinearSolver, Ne
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .minimizers import gradient as gradient_of
 from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
-from .pytree import Ravel, map_tensors, tensor_leaves
+from .pytree import Ravel, map_tensors, tensor_leaves, with_keywords
 from .root_solvers import Newton, NewtonKrylov
 from .solution import OnFailure, Solution
 
@@ -67,6 +68,7 @@ def fixed_point(
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """The fixed point z = f(z, *args), differentiable in `args` and in whatever else f reads.
 
@@ -86,6 +88,7 @@ def fixed_point(
         preconditioner: see `ImplicitFunction`, for A = I - df/dz.
         on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge.
         return_solution: also return the `Solution`.
+        kwargs: go to f by name; tensors among them get gradients, as those among `args` do.
 
     Returns:
         z, or (z, solution).
@@ -96,6 +99,7 @@ def fixed_point(
     >>> z, a.grad
     (tensor(0.9004, dtype=torch.float64, grad_fn=<_AttachBackward>), tensor(-0.3218, dtype=torch.float64))
     """
+    f, args = _named(f, args, kwargs, fixed_point)
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
     # `torch.compile` takes the solve as a whole where nothing in it asks the host.
@@ -164,6 +168,7 @@ def root(
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """A root f(y, *args) = 0, differentiable in `args` and in whatever else f reads.
 
@@ -184,6 +189,7 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
+    f, args = _named(f, args, kwargs, root)
     solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
     solution.inverse = None
     solution.check(on_failure, "root")
@@ -206,10 +212,12 @@ def argmin(
     *args: Any,
     solver: Minimizer | Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
+    has_aux: bool = False,
     batch_dims: int = 0,
     preconditioner: Callable[..., Any] | None = None,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """A local minimiser of `objective(y, *args)` over y, differentiable in `args` and whatever else it reads.
 
@@ -223,6 +231,8 @@ def argmin(
         linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
             where it is not. `MINRES()` and `Dense()` also take an indefinite H, `Damped(CG(), damping)` makes it
             definite.
+        has_aux: `objective` returns (value, aux); argmin then returns (y, aux) or (y, aux, solution), with the aux of
+            one more evaluation at y, which has derivatives.
 
     Other arguments and the result are those of `fixed_point`.
 
@@ -231,6 +241,8 @@ def argmin(
     >>> torch.autograd.grad(mean, x)[0]
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
+    both, args = _named(objective, args, kwargs, argmin)
+    objective = (lambda *given: both(*given)[0]) if has_aux else both
     solution = _solve("argmin", LBFGS() if solver is None else solver, objective, y0, args, batch_dims)
     solution.check(on_failure, "argmin")
     implicit = ImplicitFunction(
@@ -242,7 +254,10 @@ def argmin(
         preconditioner=preconditioner,
         on_failure=on_failure,
     )
-    return _finish(implicit, solution, args, return_solution)
+    y = _finish(implicit, solution, args, False)
+    found = (y, both(y, *args)[1]) if has_aux else (y,)
+    found = (*found, solution) if return_solution else found
+    return found if len(found) > 1 else y
 
 
 def make_solver(name: str, **options: Any) -> Any:
@@ -266,6 +281,29 @@ def make_gradient(name: str, **options: Any) -> Gradient:
     return made
 
 
+def _named(
+    f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], function: Callable[..., Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """`f` and its arguments, those given by name last; an error where `f` takes no such name."""
+    if not kwargs:
+        return f, args
+    try:
+        of_f = inspect.signature(f.forward if isinstance(f, torch.nn.Module) else f).parameters
+    except (TypeError, ValueError):  # of a builtin
+        of_f = None
+    if (
+        of_f is not None
+        and not any(p.kind is p.VAR_KEYWORD for p in of_f.values())
+        and (bad := set(kwargs) - set(of_f))
+    ):
+        options = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        raise TypeError(
+            f"neither {function.__name__} nor the function that it was given takes {min(bad)!r}; the options of "
+            f"{function.__name__} are {', '.join(options)}"
+        )
+    return with_keywords(f, tuple(kwargs)), (*args, *kwargs.values())
+
+
 def _already_solved(*args: Any) -> Any:
     raise AssertionError("the solution is handed to differentiable()")
 
@@ -279,7 +317,7 @@ def _solve(
     batch_dims: int,
     compact: bool = False,
 ) -> Solution:
-    """Run a solver of ours, or any callable, which reports nothing and is taken at its word."""
+    """Run a solver of ours, or any callable, which reports nothing: `_finish` looks at the conditions."""
     if isinstance(solver, FixedPointSolver):
         if isinstance(solver, Minimizer) != (problem == "argmin"):
             mend = "minimises: pass it to argmin"
@@ -294,10 +332,10 @@ def _solve(
         raise ValueError(f"compact=True is for the solvers of deqzoo, not for {solver!r}")
     with no_derivatives():
         start, rest = map_tensors(torch.Tensor.detach, (y0, args))
-        value = call_black_box(lambda y0, args: solver(f, y0, *args), (start, rest))
+        value = call_black_box(lambda y0, args: as_tensors(solver(f, y0, *args), (y0, *args)), (start, rest))
     ravel = Ravel(value, batch_dims)
     zeros = torch.zeros(ravel.batch_shape, device=ravel.device)
-    return Solution(value, zeros.long(), zeros, zeros.long(), nfe=0)
+    return Solution(value, zeros.long(), zeros, zeros.long(), nfe=0, all_converged=True)
 
 
 def _unroll(
@@ -340,7 +378,8 @@ def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...
         if target is not None:
             target.backward = backward
 
-    solution.value = implicit.differentiable(solution.value, *args, report=report)
+    look = solution.nfe == 0 and solution.all_converged is True  # a solver that reports nothing
+    solution.value = implicit.differentiable(solution.value, *args, report=report, look=look)
     return (solution.value, solution) if return_solution else solution.value
 
 

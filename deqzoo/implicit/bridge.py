@@ -27,12 +27,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .black_box import call_black_box
+from .black_box import as_tensors, call_black_box
 from .grads_batched import each_alone
-from .lifting import check_complete, lift
+from .lifting import apply_visibly, check_complete, lift
 from .linear_solvers import GMRES, LinearSolver
+from .linear_solvers.base import row_norm
 from .modes import (
+    call_unchanged,
     eager,
+    full_precision,
     in_transform,
     is_grads_batched,
     keep_autocast,
@@ -42,9 +45,10 @@ from .modes import (
     unpack_tangent,
 )
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
-from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_tensors
-from .solution import FAILURES, OnFailure, Solution
+from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_keywords, with_tensors
+from .solution import FAILURES, OnFailure, Solution, Status
 
+_FAR = 1e-3  # of the norm of y
 Pullback = Callable[[Tensors], Tensors]
 Condition = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, other tensors) -> leaves of the residual
 
@@ -85,6 +89,27 @@ class System:
             status, residual, steps = map(ravel.per_system, (solution.status, solution.residual, solution.steps))
             self.report(Solution(None, status, residual, steps, solution.nfe))
         return value
+
+    def look(self, y: Tensors, residual: Tensors) -> None:
+        """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself.
+
+        To first order, y must move by at least ||F||^2 / ||A^T F|| before F is zero; F has no scale of its own.
+        """
+        ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
+        with no_derivatives(), full_precision(ravel.device.type):
+            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, ()), y)[1]
+            F, state = ravel.flatten_leaves([t.detach() for t in residual]), ravel.flatten_leaves(y)
+            size = row_norm(F)
+            unit = torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(1)
+            slope = row_norm(ravel.flatten_leaves(vjp(ravel.unflatten_leaves(F / unit))))
+            move = torch.where(size > 0, size / slope, torch.zeros_like(size))
+            norm, eps = row_norm(state), torch.finfo(ravel.dtype).eps
+            near = move <= _FAR * norm + (eps * state.shape[1]) ** 0.5
+            status = torch.where(near, Status.CONVERGED, Status.STALLED)
+            distance = move / norm.clamp(min=eps)
+        solution = Solution(None, ravel.per_system(status), ravel.per_system(distance), torch.zeros_like(status), 1)
+        advice = "What `solve` returned does not meet the conditions, so derivatives by them are not those of `solve`"
+        solution.check(self.on_failure, "conditions of an implicit function", advice=advice)
 
     def _operator(self, ravel: Ravel, vjp: Pullback, transpose: bool) -> LinearOperator:
         def rmv(u: Tensor) -> Tensor:
@@ -131,12 +156,12 @@ class System:
 def attach(system: System, y: Tensors, inputs: Tensors, residual: Tensors | None = None) -> Tensors:
     """y (detached) as a differentiable function of `inputs` and, on the tape, of all that F(y, inputs) is made of."""
     if in_transform():
-        return _AttachInTransform.apply(system, len(y), 0, *y, *inputs)
+        return apply_visibly(_AttachInTransform, system, len(y), 0, *y, *inputs)
     if residual is None:
         residual = system.condition(y, inputs)
     if not any(t.requires_grad for t in residual):
         return tuple(t.clone() for t in y)
-    return _Attach.apply(system, len(y), len(y), *y, *residual, *inputs)
+    return apply_visibly(_Attach, system, len(y), len(y), *y, *residual, *inputs)
 
 
 def pull_to_inputs(condition: Condition, y: Tensors, inputs: Tensors, which: Sequence[int]) -> Pullback:
@@ -265,7 +290,7 @@ class ImplicitFunction:
 
     Args:
         solve: `solve(*args) -> y`, or `(y, aux)` with `has_aux`. Runs without autograd, on detached tensors: NumPy,
-            SciPy or C inside are fine.
+            SciPy or C inside are fine, and y may hold NumPy's arrays in place of tensors.
         conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution.
             Written in torch, differentiable in y and in whatever needs a gradient; tensors that it captures get theirs.
         linear_solver: for systems with A or A^T (`GMRES`, `CG`, `Neumann`, `Dense`).
@@ -275,10 +300,13 @@ class ImplicitFunction:
         preconditioner: `preconditioner(v, y, *args)`, linear in v and near A^-1 v, of the structure of y. Transposed
             where A is. It changes the cost, not the result; inside torch.func transforms it is left out.
         vectorized: `solve` works under `torch.func.vmap` by itself; else it is called once for each index.
-        on_failure: "ignore", "warn" or "raise" when a linear solve does not converge.
+        on_failure: "ignore", "warn" or "raise" when a linear solve does not converge, or when the conditions are far
+            from zero at what `solve` returned: where, to first order, it takes a change of y by more than a thousandth
+            of its norm to make them zero. (They are looked at where derivatives are recorded.)
 
     Calling it gives y (or `(y, aux)`), which works in reverse mode to any order, in forward mode and under
-    `torch.func`. Pytrees may come in and go out. Where an order or mode cannot work, it raises.
+    `torch.func`. Pytrees may come in and go out; keyword arguments go to `solve` and `conditions` alike. Where an order
+    or mode cannot work, it raises.
 
     Source: Blondel et al., "Efficient and Modular Implicit Differentiation", 2022; ImplicitDifferentiation.jl.
 
@@ -320,23 +348,41 @@ class ImplicitFunction:
         self.on_failure = on_failure
 
     @eager
-    def __call__(self, *args: Any) -> Any:
-        """y(*args), or (y, aux)."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """y(*args, **kwargs), or (y, aux)."""
+        solve, args, names = with_keywords(self.solve, tuple(kwargs)), (*args, *kwargs.values()), tuple(kwargs)
+
+        def found(*inputs: Any) -> tuple[Any, Any]:
+            result = solve(*inputs)
+            if self.has_aux and not (isinstance(result, tuple) and len(result) == 2):
+                raise TypeError(f"with has_aux=True, solve must return (y, aux), got {type(result).__name__}")
+            y, aux = result if self.has_aux else (result, None)
+            return as_tensors(y, inputs), aux
+
         with no_derivatives():
             inputs = map_tensors(torch.Tensor.detach, args)
-            result = self.solve(*inputs) if self.vectorized else call_black_box(self.solve, inputs)
-        if not self.has_aux:
-            return self._differentiable(result, args, None)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(f"with has_aux=True, solve must return (y, aux), got {type(result).__name__}")
-        return self._differentiable(result[0], args, None), result[1]
+            y, aux = found(*inputs) if self.vectorized else call_black_box(found, inputs)
+        y = self._differentiable(y, args, names, None, look=True)
+        return (y, aux) if self.has_aux else y
 
     @eager
-    def differentiable(self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None) -> Any:
-        """A solution y that is at hand, as a differentiable function of `args`. `report` gets each adjoint solve."""
-        return self._differentiable(y, args, report)
+    def differentiable(
+        self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None, look: bool = False
+    ) -> Any:
+        """A solution y that is at hand, as a differentiable function of `args`.
 
-    def _differentiable(self, y: Any, args: tuple[Any, ...], report: Callable[[Solution], None] | None) -> Any:
+        `report` gets each adjoint solve; `look`: at the conditions, as a call does.
+        """
+        return self._differentiable(y, args, (), report, look)
+
+    def _differentiable(
+        self,
+        y: Any,
+        args: tuple[Any, ...],
+        names: tuple[str, ...],
+        report: Callable[[Solution], None] | None,
+        look: bool,
+    ) -> Any:
         ravel = Ravel(y, self.batch_dims)
         leaves = tuple(t.detach() for t in tensor_leaves(y))
         if not torch.is_inference_mode_enabled():  # a solver may return its start, made under inference_mode
@@ -344,16 +390,18 @@ class ImplicitFunction:
         if not needs_derivative():
             return ravel.restore([t.clone() for t in leaves])  # the solver may have returned a tensor of the caller's
 
-        arg_tensors = tuple(tensor_leaves(args))
+        arg_tensors, conditions = tuple(tensor_leaves(args)), with_keywords(self.conditions, names)
 
         def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
-            residual = self.conditions(ravel.restore(leaves), *with_tensors(args, tensors))
+            state = (*leaves, *tensors)
+            residual = call_unchanged(conditions, state, ravel.restore(leaves), *with_tensors(args, tensors))
             ravel.check(residual)
             return tuple(tensor_leaves(residual))
 
         def precondition(v: Tensors) -> Tensors:
             assert self.preconditioner is not None
-            return tuple(tensor_leaves(self.preconditioner(ravel.restore(v), y, *args)))
+            preconditioner = with_keywords(self.preconditioner, names)
+            return tuple(tensor_leaves(preconditioner(ravel.restore(v), y, *args)))
 
         # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
@@ -374,4 +422,6 @@ class ImplicitFunction:
             tape=pullback_on_tape(residual, slot, leaves) if taped else None,
             ravel=ravel,
         )
+        if look and self.on_failure != "ignore":
+            system.look(leaves, residual)
         return ravel.restore(attach(system, leaves, lifted.inputs, residual))

@@ -3,18 +3,28 @@
 A condition may read module parameters and tensors of the scopes around it. First-order gradients on the tape need no
 list of them. Higher orders and `torch.func` transforms do: each level of a transform has its own version of a tensor,
 which the closure cannot know. So one evaluation of the condition is watched, and later ones get the replacements.
+
+Tensors are bound at the forward: where a closure holds other tensors by the time of the backward (an attribute set
+anew, a parameter exchanged, the end of `torch.func.functional_call`), those are recognised by their place among all
+that the condition reads, and the tensors of the forward are handed in for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._autograd import _get_sequence_nr  # a private door (others: modes.py, operator.py)
 from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    handle_torch_function,
+    has_torch_function,
+)
 from torch.utils import _pytree
 
 from .modes import (
@@ -38,6 +48,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.read: dict[int, Tensor] = {}
+        self.held: dict[int, Tensor] = {}  # likewise, before the levels of transforms inside are taken off
         self.made: dict[int, Tensor] = {}  # kept alive, so that no id is used twice
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,6 +58,7 @@ class _Watch(TorchFunctionMode):
                 outer = at_level(leaf, self._level) if wrapped else leaf
                 if id(outer) not in self.made:
                     self.read.setdefault(id(outer), outer)
+                    self.held.setdefault(id(leaf), leaf)
         result = func(*args, **kwargs)
         for leaf in (result,) if isinstance(result, Tensor) else _tensors((result,)):
             if id(leaf) not in self.read:
@@ -80,9 +92,15 @@ class _Replace(TorchFunctionMode):
         self._level = current_level()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*_pytree.tree_map(self._swap, args), **_pytree.tree_map(self._swap, kwargs or {}))
+        args, kwargs = _pytree.tree_map(self.swap, args), _pytree.tree_map(self.swap, kwargs or {})
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+            return func(*args, **kwargs)
+        # Checkpointing would evaluate again what is recorded here after this mode has ended: keep what it would drop.
+        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+            return func(*args, **kwargs)
 
-    def _swap(self, leaf: Any) -> Any:
+    def swap(self, leaf: Any) -> Any:
+        """What is handed on in place of an argument."""
         if not isinstance(leaf, Tensor):
             return leaf
         if id(leaf) in self._replacement:
@@ -96,6 +114,40 @@ class _Replace(TorchFunctionMode):
         return leaf
 
 
+def apply_visibly(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply(*args)`, seen by the modes of this file as torch functions are.
+
+    Else the tensors that enter an implicit function inside a condition would be hidden from the implicit function
+    around it: neither found nor replaced.
+    """
+    if has_torch_function(tensors := [x for x in args if isinstance(x, Tensor)]):
+        return handle_torch_function(apply_visibly, tensors, function, *args)
+    return function.apply(*args)  # type: ignore[no-untyped-call]
+
+
+def _replaced(tensor: Tensor) -> Tensor:
+    """What a torch function called now would get in place of a tensor that a closure holds."""
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, _Replace):
+            tensor = mode.swap(tensor)
+    return tensor
+
+
+@contextlib.contextmanager
+def _no_cached_casts() -> Iterator[None]:
+    """Autocast casts each weight anew: a cast that was made before does not lead back to what replaces the weight."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 Body = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, tensors of the arguments) -> leaves of the residual
 
 
@@ -106,52 +158,100 @@ class Lifted:
         inputs: the tensors of the arguments, then the captured ones, in the order in which `inputs` replaces them.
     """
 
-    def __init__(self, body: Body, args: Tensors, captured: Sequence[Tensor]) -> None:
+    def __init__(self, body: Body, args: Tensors, captured: Sequence[Tensor], reads: Sequence[Tensor] | None) -> None:
         self._body, self._args = body, args
         self.inputs = (*args, *captured)
+        self._held = tuple(captured)  # what the closures hold in place of the captured tensors
+        self._reads = reads  # all that the closures gave in the forward, in order; None: where its tape ended, likewise
 
     def __call__(self, y: Tensors, inputs: Tensors) -> Tensors:
         """F(y, inputs)."""
         if not inputs:
             return self._body(y, self._args)
-        with (
-            compiled_runs_eagerly(),
-            _Replace({id(old): new for old, new in zip(self.inputs, inputs, strict=True)}),
-        ):
+        with _no_cached_casts(), compiled_runs_eagerly(), self._replace(inputs):
             return self._body(y, inputs[: len(self._args)])
+
+    def holds(self, captured: Tensors) -> bool:
+        """Whether the closures hold just these, so that there is nothing to replace."""
+        return all(now is own for now, own in zip(captured, self._held, strict=True))
+
+    def _replace(self, inputs: Tensors) -> _Replace:
+        held = (*self._args, *self._held)
+        return _Replace({id(old): new for old, new in zip(held, inputs, strict=True)})
+
+    def bind(self, y: Tensors, inputs: Tensors) -> bool:
+        """Find out what the closures hold now; whether it differs from what they held before.
+
+        Raises a RuntimeError if it cannot be told which tensor has taken the place of which.
+        """
+        watch, value = self._watch(y, inputs)
+        if all(id(t) in watch.held for t in self._held):
+            return False
+        if self._reads is None:
+            given = {id(t) for t in (*y, *inputs)}
+            before: Sequence[Tensor] = self._held
+            now = [t for key, t in _ends_of_tape(value, 0)[0].items() if key not in given]
+        else:
+            before, now = self._reads, self._foreign(watch, y, inputs)
+        same = len(before) == len(now)
+        if not same or any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(before, now, strict=True)):
+            raise RuntimeError(
+                f"f reads other tensors in the backward than it did in the forward ({len(now)} for {len(before)}), and "
+                "which stands for which cannot be told; pass what changes between the two as an argument"
+            )
+        held = {id(old): new for old, new in zip(before, now, strict=True)}
+        self._held = tuple(held.get(id(t), t) for t in self._held)
+        if self._reads is not None:
+            self._reads = now
+        return True
+
+    def _watch(self, y: Tensors, inputs: Tensors) -> tuple[_Watch, Tensors]:
+        """One evaluation with its tape, watched above the replacement: the watch sees what the closures hold."""
+        watch = _Watch()
+        with torch.enable_grad(), _no_cached_casts(), compiled_runs_eagerly(), self._replace(inputs), watch:
+            return watch, self._body(y, inputs[: len(self._args)])
+
+    @staticmethod
+    def _foreign(watch: _Watch, y: Tensors, args: Tensors) -> list[Tensor]:
+        given = {id(t) for t in (*y, *args)}
+        return [t for key, t in watch.held.items() if key not in given]
 
 
 def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
     """The condition as a `Lifted` of its arguments and of all else it reads that matters, and its value at y."""
-    if not in_transform() and torch.is_grad_enabled():
-        return _lift_from_tape(body, y, args)
-    first, read, value = _read(body, y, args)  # `first` keeps what it saw alive, so that no id is used twice
-    if any(t.grad_fn is not None or is_wrapped(t) for t in read.values()):
-        # A transform inside the condition makes tensors unseen (the result of a vmap): they differ from run to run.
-        _, again, _ = _read(body, y, args)
-        read = {key: t for key, t in read.items() if key in again}
-    del first
-    return Lifted(body, args, list(read.values())), value
+    with _no_cached_casts():
+        if not in_transform() and torch.is_grad_enabled():
+            return _lift_from_tape(body, y, args)
+        first, read, value = _read(body, y, args)  # `first` keeps what it saw alive, so that no id is used twice
+        reads = Lifted._foreign(first, y, args)
+        if any(t.grad_fn is not None or is_wrapped(t) for t in read.values()):
+            # A transform inside the condition makes tensors unseen (the result of a vmap): they differ every time.
+            again, found, _ = _read(body, y, args)
+            read = {key: t for key, t in read.items() if key in found}
+            reads = [t for t in reads if id(t) in again.read]
+        return Lifted(body, args, list(read.values()), reads), value
 
 
 def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
     """As `lift`, by where the tape of the value ends: in parameters, usually, which need no watch.
 
     Of a leaf that is no parameter the tape does not tell whether it was there before, and of what had a tape of its own
-    before it does not give the tensor: only then is the condition evaluated once more, and watched.
+    before it does not give the tensor, nor what a closure holds that a mode replaces: only then is the condition
+    evaluated once more, and watched.
     """
     begun = _get_sequence_nr()
     with compiled_runs_eagerly():
         value = body(y, args)
     leaves, edges = _ends_of_tape(value, begun)
-    given = {id(t): (t.grad_fn, t.output_nr) for t in (*y, *args)}
+    given = {id(t): (t.grad_fn, t.output_nr) for t in map(_replaced, (*y, *args))}
     leaves = {key: leaf for key, leaf in leaves.items() if key not in given}
     edges -= set(given.values())
-    if not edges and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
-        return Lifted(body, args, list(leaves.values())), value
-    _, read, _ = _read(body, y, args)
-    captured = [t for key, t in read.items() if key in leaves or (t.grad_fn, t.output_nr) in edges]
-    return Lifted(body, args, captured), value
+    nested = any(isinstance(mode, _Replace) for mode in _get_current_function_mode_stack())
+    if not edges and not nested and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
+        return Lifted(body, args, list(leaves.values()), None), value
+    watch, read, _ = _read(body, y, args)
+    captured = [t for t in read.values() if id(r := _replaced(t)) in leaves or (r.grad_fn, r.output_nr) in edges]
+    return Lifted(body, args, captured, Lifted._foreign(watch, y, args)), value
 
 
 def _ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
@@ -181,19 +281,24 @@ def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tens
     with compiled_runs_eagerly(), watch:
         value = body(y, args)
     given, transformed = {id(t) for t in (*y, *args)}, in_transform()
-    read = {
-        key: t
-        for key, t in watch.read.items()
-        if key not in given and (t.requires_grad or (transformed and (is_wrapped(t) or carries_derivative(t))))
-    }
+    read = {key: t for key, t in watch.read.items() if key not in given and _matters(_replaced(t), transformed)}
     return watch, read, value
 
 
+def _matters(tensor: Tensor, transformed: bool) -> bool:
+    return tensor.requires_grad or (transformed and (is_wrapped(tensor) or carries_derivative(tensor)))
+
+
 def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:
-    """Raise if the condition reads a tensor with derivatives that is neither y nor among `inputs`."""
+    """Bind a `Lifted` to what its closures hold now. Raise if the condition reads, besides y and `inputs`, a tensor
+    with derivatives.
+    """
+    y, inputs = tuple(t.detach() for t in y), tuple(t.detach() for t in inputs)
+    if isinstance(condition, Lifted):
+        condition.bind(y, inputs)
     watch = _Watch()
     with torch.enable_grad(), compiled_runs_eagerly(), watch:
-        value = condition(tuple(t.detach() for t in y), tuple(t.detach() for t in inputs))
+        value = condition(y, inputs)
     if in_transform():
         hidden = any(carries_derivative(t) for t in value)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +31,23 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
+        _refuse_tracing()
         if disabled is None and "torch._dynamo" in sys.modules:
             disabled = torch.compiler.disable(function)
         return (disabled or function)(*args, **kwargs)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call
+
+
+def _refuse_tracing() -> None:
+    tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    if tracing is not None and tracing.get_proxy_mode() is not None:
+        raise RuntimeError(
+            "an implicit function takes as many steps as its data need, so torch.func.linearize, make_fx and "
+            "torch.export cannot trace it: use torch.func.jvp in place of linearize; to export, take a fixed-point "
+            'solver with stop="never", without gradients'
+        )
 
 
 def compiled_runs_eagerly() -> contextlib.AbstractContextManager[Any]:
@@ -187,6 +198,24 @@ def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
             return f(*args)
 
     return as_before
+
+
+def call_unchanged(f: Callable[..., Any], state: Sequence[Tensor], *args: Any) -> Any:
+    """`f(*args)`; a RuntimeError if it changes one of the tensors of `state`, which the arguments share, in place."""
+    watched = [] if torch.compiler.is_compiling() else [t for t in state if not t.is_inference()]
+    before = [t._version for t in watched]
+    value = f(*args)
+    if before != [t._version for t in watched]:
+        raise RuntimeError(
+            "f changes its argument by an in-place operation (relu_, inplace=True, z[...] = ...), and so what the "
+            "solver holds; use the form that is not in-place, or clone the argument first"
+        )
+    return value
+
+
+def not_inference(tensor: Tensor) -> Tensor:
+    """A copy of a tensor made under `inference_mode`, of which nothing would tell that it is changed in place."""
+    return tensor if torch.compiler.is_compiling() or not tensor.is_inference() else tensor.clone()
 
 
 def full_precision(device: str) -> contextlib.AbstractContextManager[Any]:

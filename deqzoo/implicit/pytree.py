@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,14 @@ def with_tensors(tree: Any, tensors: Sequence[Tensor]) -> Any:
     """`tree` with other tensors in place of its own, in the order of `tensor_leaves`."""
     others = iter(tensors)
     return map_tensors(lambda _: next(others), tree)
+
+
+def with_keywords(f: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """`f`, whose last arguments are given to it by name."""
+    if not names:
+        return f
+    count = len(names)
+    return lambda *args: f(*args[:-count], **dict(zip(names, args[-count:], strict=True)))
 
 
 def lerp(start: Any, end: Any, weight: float) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .modes import host_flags, in_transform
 
 OnFailure = Literal["ignore", "warn", "raise"]
+ADVICE = "Raise max_steps, loosen tol, or try another solver"
 FAILURES: tuple[OnFailure, ...] = ("ignore", "warn", "raise")
 
 
@@ -75,8 +76,8 @@ class Solution:
         """True for each system that met its tolerance."""
         return self.status == Status.CONVERGED
 
-    def check(self, on_failure: OnFailure, what: str, truncated: bool = False) -> None:
-        """Warn or raise if a system did not converge. `what` names the solve in the message.
+    def check(self, on_failure: OnFailure, what: str, truncated: bool = False, advice: str = ADVICE) -> None:
+        """Warn or raise if a system did not converge. `what` names the solve in the message, `advice` ends it.
 
         A `truncated` solve stops on purpose before its tolerance: only divergence is a failure there.
         """
@@ -91,7 +92,7 @@ class Solution:
             ((_, all_good),) = host_flags(good)
         if all_good:
             return
-        message = f"{what}: {self.describe()}. Raise max_steps, loosen tol, or try another solver"
+        message = f"{what}: {self.describe()}. {advice}"
         if on_failure == "raise":
             raise NonConvergenceError(message)
         warnings.warn(message, NonConvergenceWarning, stacklevel=_level_of_caller())

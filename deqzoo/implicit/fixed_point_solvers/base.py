@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance, row_norm
-from ..modes import eager, full_precision, host_counts, host_flags, in_transform, keep_autocast, no_derivatives
-from ..pytree import Ravel, map_tensors, take_rows
+from ..modes import (
+    call_unchanged,
+    eager,
+    full_precision,
+    host_counts,
+    host_flags,
+    in_transform,
+    keep_autocast,
+    no_derivatives,
+    not_inference,
+)
+from ..pytree import Ravel, map_tensors, take_rows, tensor_leaves
 from ..rows import select
 from ..solution import Solution, Status
 
@@ -126,13 +136,14 @@ class FixedPointSolver(ABC):
         ravel = Ravel(z0, batch_dims)
         device = ravel.device.type
         args = args if record else map_tensors(torch.Tensor.detach, args)
-        call = keep_autocast(f, device)
+        call, given = keep_autocast(f, device), tensor_leaves(args)
 
         def flat(z: Tensor, rows: Tensor | None = None) -> Tensor:
+            z = not_inference(z)
             if rows is None:
-                return ravel.flatten(call(ravel.unflatten(z), *args))
-            part = ravel.of(len(rows))
-            return part.flatten(call(part.unflatten(z), *take_rows(args, rows, ravel.systems)))
+                return ravel.flatten(call_unchanged(call, (z, *given), ravel.unflatten(z), *args))
+            part, some = ravel.of(len(rows)), take_rows(args, rows, ravel.systems)
+            return part.flatten(call_unchanged(call, (z, *given), part.unflatten(z), *some))
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
-from ..modes import keep_autocast
+from ..modes import call_unchanged, keep_autocast, not_inference
 from ..pytree import Ravel, Tensors, take_rows, tensor_leaves, with_tensors
 from .steps import Field
 
@@ -71,23 +71,23 @@ class UserField:
         return field
 
     def _evaluate(self, t: Tensor, y: Tensor, rows: Tensor | None, args: Any) -> Tensor:
-        ravel = self._ravel_of(y)
-        return ravel.flatten(self._call(t, ravel.unflatten(y), rows, args))
+        ravel, y = self._ravel_of(y), not_inference(y)
+        return ravel.flatten(self._call(t, ravel.unflatten(y), rows, args, y))
 
     def _body(self, leaves: Tensors, tensors: Tensors) -> Tensors:
         """The same on leaves and all tensors of the arguments, as `lift` takes it."""
         t, *given = tensors
         ravel = self._ravel_of(leaves[0]) if self._systems else self.ravel
-        value = self._call(t, ravel.restore(leaves), self._rows, with_tensors(self._given, given))
+        value = self._call(t, ravel.restore(leaves), self._rows, with_tensors(self._given, given), *leaves)
         ravel.check(value)
         return tuple(tensor_leaves(value))
 
-    def _call(self, t: Tensor, y: Any, rows: Tensor | None, args: Any) -> Any:
+    def _call(self, t: Tensor, y: Any, rows: Tensor | None, args: Any, *state: Tensor) -> Any:
         if self._each_time is not None and t.dim() == 0:
             t = t.expand(self._each_time)
         if self._compact and rows is not None:
             args = take_rows(args, rows, self.ravel.systems)
-        return self._f(t, y, *args)
+        return call_unchanged(self._f, state, t, y, *args)
 
     def _ravel_of(self, rows: Tensor) -> Ravel:
         systems = len(rows) if self._systems else self.ravel.systems

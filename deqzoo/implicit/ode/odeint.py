@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lifting import apply_visibly
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
 from ..solution import FAILURES, OnFailure, Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct, Discrete
@@ -136,7 +137,7 @@ class _Solve:
             with no_derivatives():
                 return self.run(y, t).values
         function = BacksolveAdjoint if isinstance(self.adjoint, Backsolve) else DiscreteAdjoint
-        values: Tensor = function.apply(self, y, t, *self.field.inputs)  # type: ignore[no-untyped-call]
+        values: Tensor = apply_visibly(function, self, y, t, *self.field.inputs)
         return values
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
