@@ -20,9 +20,10 @@ from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Dense, LinearSolver, Ne
 from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
 from .minimizers import gradient as gradient_of
 from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
+from .precision import finite_inputs
 from .pytree import Ravel, map_tensors, tensor_leaves, with_keywords
 from .root_solvers import Newton, NewtonKrylov
-from .solution import OnFailure, Solution
+from .solution import OnFailure, Solution, Status
 
 SOLVERS: dict[str, type[FixedPointSolver]] = {
     "anderson": Anderson,
@@ -86,12 +87,17 @@ def fixed_point(
             must treat each sample by itself, and tensors among `args` with the batch as leading axis are cut likewise
             (captured ones are not). One more host read a stop check; not under `vmap`, where it changes nothing.
         preconditioner: see `ImplicitFunction`, for A = I - df/dz.
-        on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge.
+        on_failure: "ignore", "warn" or "raise" when a solve, forward or adjoint, does not converge. A warning is given
+            once per line that calls. With a solver's `stop="never"` only "raise" looks at the status, which makes the
+            host wait.
         return_solution: also return the `Solution`.
         kwargs: go to f by name; tensors among them get gradients, as those among `args` do.
 
     Returns:
-        z, or (z, solution).
+        z, or (z, solution). A system that has diverged (`Status.DIVERGED`) is NaN in z, also where the input is not
+        finite: if z0, or a tensor among `args` with the batch axes as leading ones, holds a NaN or Inf for it. Its last
+        finite iterate stands in `solution.value`. A mask with -inf is no input: let f capture it. What has stalled or
+        run out of steps is returned as it is.
 
     >>> a = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     >>> z = fixed_point(lambda z, a: torch.cos(a * z), torch.zeros((), dtype=torch.float64), a)
@@ -126,8 +132,7 @@ def _fixed_point(
         solution = _unroll(f, z0, args, solver, gradient, batch_dims, compact)
     else:
         solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
-    if not torch.compiler.is_compiling():
-        solution.check(on_failure, "fixed point")
+    _check(solution, on_failure, "fixed point", solver)
     inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
     if isinstance(gradient, Implicit) and needs_derivative():
         if gradient.share_inverse:
@@ -141,13 +146,14 @@ def _fixed_point(
             on_failure=on_failure,
         )
         return _finish(implicit, solution, args, return_solution)
+    value = solution.value
     if isinstance(gradient, Phantom | OneStep):
         steps, damping = (1, 1.0) if isinstance(gradient, OneStep) else (gradient.steps, gradient.damping)
         for _ in range(steps if needs_derivative() else 0):
-            solution.value = _mix(solution.value, f(solution.value, *args), damping)
+            value = _mix(value, f(value, *args), damping)
     elif not isinstance(gradient, Implicit | Unrolled):
         raise TypeError(f"gradient must be Implicit, Phantom, OneStep or Unrolled, got {type(gradient).__name__}")
-    return (solution.value, solution) if return_solution else solution.value
+    return _returned(solution, value, return_solution)
 
 
 @eager
@@ -192,7 +198,7 @@ def root(
     f, args = _named(f, args, kwargs, root)
     solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
     solution.inverse = None
-    solution.check(on_failure, "root")
+    _check(solution, on_failure, "root", solver)
     implicit = ImplicitFunction(
         solve=_already_solved,
         conditions=f,
@@ -244,7 +250,7 @@ def argmin(
     both, args = _named(objective, args, kwargs, argmin)
     objective = (lambda *given: both(*given)[0]) if has_aux else both
     solution = _solve("argmin", LBFGS() if solver is None else solver, objective, y0, args, batch_dims)
-    solution.check(on_failure, "argmin")
+    _check(solution, on_failure, "argmin", solver)
     implicit = ImplicitFunction(
         solve=_already_solved,
         conditions=lambda y, *args: gradient_of(objective, y, *args, batch_dims=batch_dims)[0],
@@ -333,9 +339,13 @@ def _solve(
     with no_derivatives():
         start, rest = map_tensors(torch.Tensor.detach, (y0, args))
         value = call_black_box(lambda y0, args: as_tensors(solver(f, y0, *args), (y0, *args)), (start, rest))
-    ravel = Ravel(value, batch_dims)
-    zeros = torch.zeros(ravel.batch_shape, device=ravel.device)
-    return Solution(value, zeros.long(), zeros, zeros.long(), nfe=0, all_converged=True)
+        ravel = Ravel(value, batch_dims)
+        finite = finite_inputs((value, start, rest), ravel.batch_shape, ravel.device)
+        zeros = torch.zeros(ravel.batch_shape, device=ravel.device)
+        status = zeros.long()
+        if finite is not None:
+            status = torch.where(ravel.per_system(finite), status, Status.DIVERGED)
+    return Solution(value, status, zeros, zeros.long(), nfe=0)
 
 
 def _unroll(
@@ -364,10 +374,26 @@ def _unroll(
         ravel = Ravel(value, batch_dims)
         chosen = [
             torch.where(idle.reshape(idle.shape + (1,) * (a.dim() - idle.dim())), b.to(a.dtype), a)
-            for a, b in zip(tensor_leaves(value), tensor_leaves(moved), strict=True)
+            for a, b in zip(tensor_leaves(value), ravel.leaves(moved), strict=True)
         ]
         solution.value, solution.nfe = ravel.restore(chosen), solution.nfe + 1
     return solution
+
+
+def _check(solution: Solution, on_failure: OnFailure, what: str, solver: Any) -> None:
+    """Warn or raise as asked, but where all steps are taken anyway: there the host does not wait to know."""
+    if torch.compiler.is_compiling() or (on_failure == "warn" and getattr(solver, "stop", None) == "never"):
+        return
+    solution.check(on_failure, what)
+
+
+def _returned(solution: Solution, value: Any, return_solution: bool) -> Any:
+    """The differentiable `value`, NaN where a system has diverged; the solution keeps its last finite state there."""
+    last, solution.value = solution.value, value
+    if not solution.all_converged:
+        value = solution.replace_failed(value)
+        solution.value = solution.replace_failed(solution.value, last)
+    return (value, solution) if return_solution else value
 
 
 def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...], return_solution: bool) -> Any:
@@ -378,9 +404,9 @@ def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...
         if target is not None:
             target.backward = backward
 
-    look = solution.nfe == 0 and solution.all_converged is True  # a solver that reports nothing
-    solution.value = implicit.differentiable(solution.value, *args, report=report, look=look)
-    return (solution.value, solution) if return_solution else solution.value
+    look = solution.nfe == 0  # a solver that reports nothing
+    value = implicit.differentiable(solution.value, *args, report=report, look=look)
+    return _returned(solution, value, return_solution)
 
 
 def _shared(
@@ -394,12 +420,10 @@ def _shared(
 
 def _difference(z: Any, fz: Any) -> Any:
     ravel = Ravel(z)
-    ravel.check(fz)
-    return ravel.restore([a - b for a, b in zip(tensor_leaves(z), tensor_leaves(fz), strict=True)])
+    return ravel.restore([a - b for a, b in zip(tensor_leaves(z), ravel.leaves(fz), strict=True)])
 
 
 def _mix(z: Any, fz: Any, damping: float) -> Any:
     ravel = Ravel(z)
-    ravel.check(fz)
-    pairs = zip(tensor_leaves(z), tensor_leaves(fz), strict=True)
+    pairs = zip(tensor_leaves(z), ravel.leaves(fz), strict=True)
     return ravel.restore([a + damping * (b - a) if damping != 1 else b.to(a.dtype) for a, b in pairs])

@@ -395,13 +395,12 @@ class ImplicitFunction:
         def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
             state = (*leaves, *tensors)
             residual = call_unchanged(conditions, state, ravel.restore(leaves), *with_tensors(args, tensors))
-            ravel.check(residual)
-            return tuple(tensor_leaves(residual))
+            return tuple(ravel.leaves(residual))
 
         def precondition(v: Tensors) -> Tensors:
             assert self.preconditioner is not None
             preconditioner = with_keywords(self.preconditioner, names)
-            return tuple(tensor_leaves(preconditioner(ravel.restore(v), y, *args)))
+            return tuple(ravel.leaves(preconditioner(ravel.restore(v), y, *args)))
 
         # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None

@@ -99,27 +99,33 @@ class Ravel:
         other._shape = None if self._shape is None else other.shapes[0]
         return other
 
-    def check(self, tree: Any) -> None:
-        """Raise a ValueError that names the difference if `tree` has another structure or other shapes."""
+    def leaves(self, tree: Any) -> list[Tensor]:
+        """The tensors of a result, in the unknown's order: entries of dictionaries are found by their keys.
+
+        Raises:
+            ValueError: it names the difference, if `tree` has another structure or other shapes.
+        """
         if self._shape is not None and isinstance(tree, Tensor) and tree.shape == self._shape:
-            return
-        leaves, structure = _pytree.tree_flatten(tree)
-        if structure != self.structure or [getattr(leaf, "shape", None) for leaf in leaves] != self.shapes:
+            return [tree]
+        if self._keys is not None and type(tree) is dict and tree.keys() == set(self._keys):
+            leaves = [tree[key] for key in self._keys]
+        else:
+            try:
+                leaves = self.structure.flatten_up_to(tree)
+            except ValueError:
+                leaves = []
+        if [getattr(leaf, "shape", None) for leaf in leaves] != self.shapes:
             found = _pytree.tree_map(lambda leaf: tuple(getattr(leaf, "shape", ())), tree)
             expected = _pytree.tree_unflatten([tuple(shape) for shape in self.shapes], self.structure)
             raise ValueError(f"expected a result of the unknown's structure and shapes {expected}, got {found}")
+        return leaves
 
     def flatten(self, tree: Any) -> Tensor:
         """The tree as a matrix (systems, unknowns)."""
+        leaves = self.leaves(tree)
         if self._shape is not None:
-            self.check(tree)
-            return tree.reshape(self.systems, self.sizes[0]).to(self.dtype)
-        if self._keys is not None and type(tree) is dict and list(tree) == self._keys:
-            leaves = list(tree.values())
-            if [getattr(leaf, "shape", None) for leaf in leaves] == self.shapes:
-                return self.flatten_leaves(leaves)
-        self.check(tree)
-        return self.flatten_leaves(_pytree.tree_leaves(tree))
+            return leaves[0].reshape(self.systems, self.sizes[0]).to(self.dtype)
+        return self.flatten_leaves(leaves)
 
     def flatten_leaves(self, leaves: Any) -> Tensor:
         """As `flatten`, from the list of leaves."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import sys
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .call_site import warn_once
 from .modes import host_flags, in_transform
+from .pytree import tensor_leaves, with_tensors
 
 OnFailure = Literal["ignore", "warn", "raise"]
 ADVICE = "Raise max_steps, loosen tol, or try another solver"
@@ -27,7 +26,7 @@ class Status(enum.IntEnum):
     STALLED = (
         1  # no better residual for `patience` steps (tolerance below round-off, a cycle); an ODE's step underflows
     )
-    DIVERGED = 2  # a non-finite iterate; the best finite one before it is kept
+    DIVERGED = 2  # a non-finite iterate, or a non-finite input; the best finite iterate before it is kept
     MAX_STEPS = 3  # the step limit came first
     BAD_CURVATURE = 4  # conjugate gradients met a direction in which the operator is not positive definite
 
@@ -45,7 +44,7 @@ class Solution:
     """The result of a solve.
 
     Attributes:
-        value: the best iterate found, in the structure of the unknown.
+        value: the best iterate found, in the structure of the unknown; finite also where the solve diverged.
         status: `Status` of each system, an integer tensor of the batch's shape (0-dim for a single system).
         residual: residual norm of `value` as the stop rule measures it, of the batch's shape.
         steps: updates taken by each system, of the batch's shape.
@@ -79,23 +78,40 @@ class Solution:
     def check(self, on_failure: OnFailure, what: str, truncated: bool = False, advice: str = ADVICE) -> None:
         """Warn or raise if a system did not converge. `what` names the solve in the message, `advice` ends it.
 
-        A `truncated` solve stops on purpose before its tolerance: only divergence is a failure there.
+        A `truncated` solve stops on purpose before its tolerance: only divergence is a failure there. It warns once per
+        call site (see `warn_once`).
         """
         if on_failure not in FAILURES:
             raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
         if on_failure == "ignore" or self.all_converged:
             return
-        if self.status.numel() == 1 and not in_transform():  # the short way
-            all_good = int(self.status) == Status.CONVERGED or (truncated and int(self.status) == Status.MAX_STEPS)
-        else:
-            good = self.converged | (self.status == Status.MAX_STEPS) if truncated else self.converged
-            ((_, all_good),) = host_flags(good)
-        if all_good:
+        if (truncated or self.all_converged is None) and self._all_good(truncated):
             return
         message = f"{what}: {self.describe()}. {advice}"
         if on_failure == "raise":
             raise NonConvergenceError(message)
-        warnings.warn(message, NonConvergenceWarning, stacklevel=_level_of_caller())
+        warn_once(message, NonConvergenceWarning, what)
+
+    def _all_good(self, truncated: bool) -> bool:
+        if self.status.numel() == 1 and not in_transform():  # the short way
+            return int(self.status) == Status.CONVERGED or (truncated and int(self.status) == Status.MAX_STEPS)
+        good = self.converged | (self.status == Status.MAX_STEPS) if truncated else self.converged
+        return host_flags(good)[0][1]
+
+    def replace_failed(self, value: Any, other: Any = torch.nan) -> Any:
+        """`value`, a tree like the unknown, with `other` (a number or such a tree) where a system has diverged.
+
+        >>> Solution(None, torch.tensor([0, 2]), torch.zeros(2), torch.zeros(2), 1).replace_failed(torch.ones(2, 2))
+        tensor([[1., 1.],
+                [nan, nan]])
+        """
+        if self.all_converged:
+            return value
+        failed = self.status.eq(Status.DIVERGED)  # for ==, `torch.compile` takes the enum to differ from any tensor
+        leaves = tensor_leaves(value)
+        others = tensor_leaves(other) or [other] * len(leaves)
+        rows = [failed.reshape(failed.shape + (1,) * (leaf.dim() - failed.dim())) for leaf in leaves]
+        return with_tensors(value, [torch.where(*each) for each in zip(rows, others, leaves, strict=True)])
 
     def describe(self) -> str:
         """A line for people: how many systems ended how, and the worst residual.
@@ -113,12 +129,3 @@ class Solution:
             f"{sum(counts[1:])} of {status.numel()} systems did not converge ({failed or 'none'}), "
             f"worst residual {worst:.1e} after {self.nfe} evaluations"
         )
-
-
-def _level_of_caller() -> int:
-    """The `stacklevel` of the first frame outside of this package and torch: the line that the user wrote."""
-    inside = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -155,6 +155,9 @@ def build_network(model: Any, data: DataInfo) -> nn.Module:
     """
     settings: Any = OmegaConf.to_object(model) if OmegaConf.is_config(model) else model
     network = kind_of(settings.kind).network(settings, data)
+    for layer in network.modules():
+        if hasattr(layer, "on_failure"):
+            layer.on_failure = "ignore"  # type: ignore[assignment]  # the module that trains it logs how solves end
     if getattr(settings, "channels_last", False):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.recipe = (settings, data)  # type: ignore[assignment]

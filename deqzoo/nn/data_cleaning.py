@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..implicit import CG, LBFGS, LinearSolver, Minimizer, Solution, argmin
+from ..implicit.solution import OnFailure
 
 
 class DataCleaner(nn.Module):
@@ -24,6 +25,7 @@ class DataCleaner(nn.Module):
         strength: of the penalty, positive: it makes the inner problem regular.
         solver: of the inner problem, `LBFGS()` by default.
         linear_solver: of the gradient, `CG()` by default.
+        on_failure: "warn", "raise" or "ignore" when a solve, of the fit or of its gradient, does not converge.
 
     Attributes:
         scores: v, (N,).
@@ -50,6 +52,7 @@ class DataCleaner(nn.Module):
         strength: float = 1e-3,
         solver: Minimizer | None = None,
         linear_solver: LinearSolver | None = None,
+        on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
         if not strength > 0:
@@ -57,6 +60,7 @@ class DataCleaner(nn.Module):
         self.strength = strength
         self.solver = LBFGS() if solver is None else solver
         self.linear_solver = CG() if linear_solver is None else linear_solver
+        self.on_failure = on_failure
         self.scores = nn.Parameter(torch.zeros(examples))
         self.register_buffer("weights", torch.zeros(features + 1, classes))
         self.solution: Solution | None = None
@@ -81,7 +85,7 @@ class DataCleaner(nn.Module):
             trust,
             solver=self.solver,
             linear_solver=self.linear_solver,
-            on_failure="ignore",  # how near it came is in the solution
+            on_failure=self.on_failure,
             return_solution=True,
         )
         self.weights.copy_(fitted.detach())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
-from ..implicit.pytree import map_tensors, tensor_leaves
+from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
 from .layer import SolverLayer, same_randomness, with_parameters
 
@@ -28,7 +28,9 @@ class DEQ(SolverLayer):
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
         compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
             training it changes nothing: there the cell's random draws belong to the whole batch.
-        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when a system does not converge.
+        on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a system does not converge.
+
+    A sample that has diverged, or whose input is not finite, is NaN in the output and leaves the others alone.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -54,7 +56,7 @@ class DEQ(SolverLayer):
         gradient: Gradient | None = None,
         batch_dims: int = 1,
         compact: bool = False,
-        on_failure: OnFailure = "ignore",
+        on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
         self.cell: Any = cell
@@ -84,7 +86,7 @@ class DEQ(SolverLayer):
             on_failure=self.on_failure,
             return_solution=True,
         )
-        self.solution.value = map_tensors(torch.Tensor.detach, z)
+        self.solution.value = map_tensors(torch.Tensor.detach, self.solution.value)
         learning = self.training and torch.is_grad_enabled()
         self.intermediate = [f(kept, *args) for kept in self.solution.kept] if learning else []
         return z
@@ -109,7 +111,8 @@ class DEQ(SolverLayer):
     @torch.no_grad()
     def relative_residual(self, x: Any, z: Any) -> Tensor:
         """||cell(z, x) - z|| / ||cell(z, x)|| of each sample, (B,), by an evaluation of its own."""
-        image, state = (_rows(tree) for tree in (self.cell(z, x), z))
+        ravel = Ravel(z, batch_dims=1)
+        image, state = ravel.flatten(self.cell(z, x)), ravel.flatten(z)
         return (image - state).norm(dim=1) / image.norm(dim=1)
 
     def spectral_radius(self, x: Any, z: Any, steps: int = 20) -> Tensor:
@@ -131,11 +134,6 @@ def recorded_residuals(layers: Iterable[DEQ]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _rows(state: Any) -> Tensor:
-    """All leaves as one matrix, a sample a row."""
-    return torch.cat([leaf.flatten(1) for leaf in tensor_leaves(state)], dim=1)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

@@ -43,7 +43,7 @@ class MonDEQ(DEQ):
         *,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
-        on_failure: OnFailure = "ignore",
+        on_failure: OnFailure = "warn",
     ) -> None:
         solver = PeacemanRachford(tol=1e-3) if solver is None else solver
         super().__init__(cell, solver=solver, gradient=gradient, on_failure=on_failure)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deqzoo.config import model_config, names, to_plain
 from deqzoo.models.kinds import build_network, kind_of
-from deqzoo.nn import IMAML, MetaLearner, solver_layers
+from deqzoo.nn import IMAML, MetaLearner
 from deqzoo.zoo.cards import model_card
 from deqzoo.zoo.folder import CONFIG, OUTPUT, CheckpointError, Contents, read_folder, write_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
@@ -88,11 +88,11 @@ def load_contents(
 
 
 def _warn_of_failures(network: nn.Module) -> None:
-    for layer in solver_layers(network):
-        layer.on_failure = "warn"  # type: ignore[assignment]
-    for learner in network.modules():
-        if isinstance(learner, MetaLearner) and isinstance(learner.method, IMAML):
-            learner.method = replace(learner.method, on_failure="warn")
+    for layer in network.modules():
+        if hasattr(layer, "on_failure"):
+            layer.on_failure = "warn"  # type: ignore[assignment]
+        elif isinstance(layer, MetaLearner) and isinstance(layer.method, IMAML):
+            layer.method = replace(layer.method, on_failure="warn")
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -184,7 +184,8 @@ def test_sample_that_diverges_touches_no_other(solver):
     z, solution = solve(x, diverges)
     alone, alone_solution = solve(x[good], diverges[good])
     assert solution.converged.tolist() == good.tolist()
-    assert torch.isfinite(z).all()  # the best finite iterate is kept
+    assert torch.equal(z.isnan().all(1), solution.status == Status.DIVERGED)
+    assert torch.isfinite(solution.value).all()  # the best finite iterate is kept
     assert_close(z[good], alone, rtol=1e-9, atol=1e-10)
     assert solution.steps[good].tolist() == alone_solution.steps.tolist()
     # The loss leaves the failed sample out: its place in the batch changes no shared parameter's gradient.
@@ -202,7 +203,8 @@ def test_one_infinite_iterate_is_not_the_end():
         on_failure="ignore",
         return_solution=True,
     )
-    assert torch.isfinite(z).all()
+    assert z.isnan().tolist() == [[True], [False]]
+    assert torch.isfinite(solution.value).all()
     assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
 
 
@@ -221,7 +223,8 @@ def test_status_of_each_sample():
     assert solution.status.tolist() == expected
     assert solution.steps[0] == 0
     assert solution.steps[3] == 60
-    assert torch.isfinite(z).all()
+    assert z.isnan().squeeze(1).tolist() == [False, False, True, False]
+    assert torch.isfinite(solution.value).all()
     with pytest.raises(NonConvergenceError, match="3 of 4"):
         solution.check("raise", "fixed point")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..linear_solvers.base import default_tolerance, row_norm
 from ..modes import (
     call_unchanged,
+    compiled_runs_eagerly,
     eager,
     full_precision,
     host_counts,
@@ -23,6 +24,7 @@ from ..modes import (
     no_derivatives,
     not_inference,
 )
+from ..precision import Coarsest, expected_precision, finite_inputs
 from ..pytree import Ravel, map_tensors, take_rows, tensor_leaves
 from ..rows import select
 from ..solution import Solution, Status
@@ -65,15 +67,17 @@ class FixedPointSolver(ABC):
         ||g|| <= tol ||f(z)||  for stop="rel"        ||g|| <= tol    for stop="abs"
 
     with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never
-    change its answer. The best iterate is returned, and its residual with it. Norms
+    change its answer. The best iterate is returned, and its residual with it. A system has diverged at once if its own
+    arguments hold a NaN or Inf: those tensors among `args` that have the batch axes as leading ones. Norms
     are taken in the state's precision: float32 states should lie between 1e-18 and 1e18.
 
     Args:
-        tol: tolerance; None: eps^(3/4) of the dtype (float32 6e-6, float64 2e-12).
+        tol: tolerance; None: eps^(3/4) of the precision in which f is evaluated (float64 2e-12, float32 6e-6, float16
+            6e-3, bfloat16 3e-2): its first call is watched for half precision, by autocast or of its own.
         max_steps: updates at most; f is called once more than that.
-        stop: "rel" or "abs"; "never": always max_steps steps, of which the last iterate is returned; its status is that
-            of the relative rule. The host reads nothing, so `torch.compile` takes the whole solve (at inference, and
-            with the gradients `Phantom` and `OneStep`), and CUDA graphs with it.
+        stop: "rel" or "abs"; "never": always max_steps steps, of which the last iterate is returned (where it is not
+            finite, the start); its status is that of the relative rule. The host reads nothing, so `torch.compile`
+            takes the whole solve (at inference, and with the gradients `Phantom` and `OneStep`), and CUDA graphs too.
         check_every: the host looks at the stop rule every so many steps; one synchronisation each.
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
@@ -137,6 +141,7 @@ class FixedPointSolver(ABC):
         device = ravel.device.type
         args = args if record else map_tensors(torch.Tensor.detach, args)
         call, given = keep_autocast(f, device), tensor_leaves(args)
+        precision = expected_precision(ravel.dtype, ravel.dtypes, device) if self.tol is None else ravel.dtype
 
         def flat(z: Tensor, rows: Tensor | None = None) -> Tensor:
             z = not_inference(z)
@@ -147,7 +152,9 @@ class FixedPointSolver(ABC):
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
-            solution = (take_all_steps if self.stop == "never" else iterate)(self, flat, z, root, compact)
+            finite = finite_inputs((z0, args) if root else args, ravel.batch_shape, ravel.device)
+            evaluate = _Evaluate(flat, root, precision, watched=self.tol is None)
+            solution = (take_all_steps if self.stop == "never" else iterate)(self, evaluate, z, finite, compact)
         solution.value = ravel.unflatten(solution.value)
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
@@ -162,15 +169,20 @@ class FixedPointSolver(ABC):
         return self._solve(*arguments)
 
 
-def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root: bool, compact: bool) -> Solution:
-    """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done."""
-    tol = default_tolerance(z.dtype) if options.tol is None else options.tol
-    evaluate = _Evaluate(f, root)
+def iterate(
+    options: FixedPointSolver, evaluate: _Evaluate, z: Tensor, finite: Tensor | None, compact: bool
+) -> Solution:
+    """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done.
+
+    `finite` tells which systems have finite inputs; None: all, as far as can be told.
+    """
+    root = evaluate.root
+    g, image = evaluate.first(z)
+    tol = default_tolerance(evaluate.precision) if options.tol is None else options.tol
     method = options.method(lambda x: evaluate(x)[0], tol)
-    g, image = evaluate(z)
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
-    judge = _Judge(options, tol, z, row_norm(g) if root else None)
+    judge = _Judge(options, tol, evaluate.precision, z, row_norm(g) if root else None, finite)
     kept = []
     for step in range(options.max_steps + 1):
         if step in options.keep:
@@ -191,14 +203,16 @@ def iterate(options: FixedPointSolver, f: Callable[..., Tensor], z: Tensor, root
     return solution
 
 
-def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool, compact: bool) -> Solution:
+def take_all_steps(
+    options: FixedPointSolver, evaluate: _Evaluate, z: Tensor, finite: Tensor | None, compact: bool
+) -> Solution:
     """The loop without a stop: `max_steps` steps of all systems, and not a look at any."""
-    tol = default_tolerance(z.dtype) if options.tol is None else options.tol
-    evaluate = _Evaluate(f, root)
+    start, root = z, evaluate.root
+    g, image = evaluate.first(z)
+    tol = default_tolerance(evaluate.precision) if options.tol is None else options.tol
     method = options.method(lambda x: evaluate(x)[0], tol)
     if method.backtracks:
         raise ValueError('stop="never" is for solvers whose last iterate stands: a line search must look at each')
-    g, image = evaluate(z)
     first = row_norm(g)
     iterates = [z]
     for _ in range(options.max_steps):
@@ -207,17 +221,22 @@ def take_all_steps(options: FixedPointSolver, f: Function, z: Tensor, root: bool
         iterates = [*iterates, z] if options.keep else [z]
     norm, scale = row_norm(g), first if root else row_norm(image)
     status = torch.where(norm <= tol * scale, Status.CONVERGED, Status.MAX_STEPS)
-    status = torch.where(norm < torch.inf, status, Status.DIVERGED)
+    sound = norm < torch.inf if finite is None else (norm < torch.inf) & finite
+    status, z = torch.where(sound, status, Status.DIVERGED), torch.where(sound.unsqueeze(1), z, start)
     steps = torch.full_like(status, options.max_steps)
     kept = [iterates[min(step, options.max_steps)] for step in options.keep]
     return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products, kept=kept)
 
 
 class _Evaluate:
-    """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f."""
+    """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f.
 
-    def __init__(self, f: Callable[..., Tensor], root: bool) -> None:
-        self.f, self.root, self.calls = f, root, 0
+    Attributes:
+        precision: in which f is evaluated, once `first` has run.
+    """
+
+    def __init__(self, f: Callable[..., Tensor], root: bool, precision: torch.dtype, watched: bool) -> None:
+        self.f, self.root, self.precision, self.watched, self.calls = f, root, precision, watched, 0
         self.rows: Tensor | None = None  # the systems that f is evaluated for; None: all
         self.values: Tensor  # of f, for the others
 
@@ -227,6 +246,15 @@ class _Evaluate:
             self.f(z) if self.rows is None else self.values.index_copy(0, self.rows, self.f(z[self.rows], self.rows))
         )
         return (-value, z - value) if self.root else (value - z, value)
+
+    def first(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The first call, watched for the precision where a tolerance depends on it."""
+        if not self.watched or torch.compiler.is_compiling():
+            return self(z)
+        with compiled_runs_eagerly(), Coarsest(z.dtype) as seen:
+            result = self(z)
+        self.precision = seen.dtype
+        return result
 
     def leave_out(self, active: Tensor, values: Tensor) -> None:
         """From now on evaluate f for the active systems alone, once they are few enough to pay for the copies."""
@@ -238,15 +266,24 @@ class _Evaluate:
 class _Judge:
     """Status, best iterate and residual of each system, all on the device; `where`, so that no NaN leaks through."""
 
-    def __init__(self, options: FixedPointSolver, tol: float, z: Tensor, root_scale: Tensor | None) -> None:
-        self.options, self.tol, self.root_scale = options, tol, root_scale
-        self.eps = torch.finfo(z.dtype).eps
+    def __init__(
+        self,
+        options: FixedPointSolver,
+        tol: float,
+        precision: torch.dtype,
+        z: Tensor,
+        root_scale: Tensor | None,
+        finite: Tensor | None,
+    ) -> None:
+        self.options, self.tol, self.root_scale, self.finite_inputs = options, tol, root_scale, finite
+        self.eps = torch.finfo(precision).eps
         like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
         self.best_z = z
         self.best_scale = torch.ones_like(like)  # the residual of best_z is best_norm / best_scale
         self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
-        self.all_active = True  # as far as the host knows; likewise the next
+        self.all_active = True  # as far as the host knows; likewise the next two
+        self.all_converged = False
         self.status = torch.full_like(like, Status.MAX_STEPS, dtype=torch.long)
         self.steps = torch.zeros_like(like, dtype=torch.long)
         self.improved_at = torch.zeros_like(self.steps)
@@ -273,31 +310,33 @@ class _Judge:
     def look(self, step: int, z: Tensor, g: Tensor, image: Tensor, method: Method, host: bool) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
         norm = row_norm(g.detach())
+        if step == 0 and self.finite_inputs is not None:
+            norm = torch.where(self.finite_inputs, norm, torch.inf)  # no residual tells of what a tanh has hidden
         scale, target = self.scale_and_target(z.detach(), image.detach(), method)
         if self.options.trace:
             self.trace.append(_ratio(norm, scale))
         settled, merit = method.settled(), method.merit()
         patient = step - self.all_improved_at < self.options.patience  # none can have stalled
         flags: tuple[bool, bool] | None = None
-        self.looked = step
+        self.looked, self.all_converged = step, False
+        finite = norm < torch.inf
+        reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
         if host and patient and self.all_active and settled is merit is None and not (method.backtracks or self.nested):
-            going, better = host_counts((norm > target) & (norm < torch.inf), norm < self.best_norm)
-            if going == better == len(norm) > 0:  # the common step: all go on from a new best
+            done, possible, better = host_counts(reached, finite, norm < self.best_norm)
+            if done == 0 and possible == better == len(norm) > 0:  # the common step: all go on from a new best
                 self.best_z, self.best_scale = z, scale
                 self.best_norm = self.least_norm = norm
                 self.all_improved_at = step
                 return True, True
-            flags = going > 0, going == len(norm)
-        finite = norm < torch.inf
-        reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
+            flags = possible > done, possible - done == len(norm)
+            self.all_converged = done == len(norm)
         # What has converged is frozen at its best; what has diverged or stalled is frozen elsewhere.
         at_best = reached | (self._better(merit, norm) & finite & self.active)
-        active = self.active & ~reached if method.backtracks else self.active & ~reached & finite
+        # A line search may step back from where the function is not finite, unless that is its start.
+        active = self.active & ~reached & finite if step == 0 or not method.backtracks else self.active & ~reached
         improved_at = self.improved_at.clamp(min=self.all_improved_at)
         if not patient:
             active = active & (at_best | (norm < self.least_norm) | (step - improved_at < self.options.patience))
-        if host and flags is None:
-            (flags,) = host_flags(active)
         improves = self.active & at_best
         self.best_z = select(improves, z, self.best_z)
         self.best_norm = torch.where(improves, norm, self.best_norm)
@@ -308,6 +347,8 @@ class _Judge:
         self.status = torch.where(self.active & ~active, code, self.status)
         self.steps = self.steps.masked_fill(self.active, step)
         self.active = active
+        if host and flags is None:
+            flags, (_, self.all_converged) = host_flags(active, self.status == Status.CONVERGED)
         self.all_active = flags is not None and flags[1]
         return flags if flags is not None else (True, False)
 
@@ -323,7 +364,8 @@ class _Judge:
     def solution(self, nfe: int) -> Solution:
         trace = torch.stack(self.trace) if self.options.trace else None
         steps = self.steps.masked_fill(self.active, self.looked)
-        return Solution(self.best_z, self.status, _ratio(self.best_norm, self.best_scale), steps, nfe, trace)
+        residual = _ratio(self.best_norm, self.best_scale)
+        return Solution(self.best_z, self.status, residual, steps, nfe, trace, all_converged=self.all_converged)
 
 
 def _ratio(norm: Tensor, scale: Tensor) -> Tensor:

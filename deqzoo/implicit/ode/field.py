@@ -10,7 +10,7 @@ from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
 from ..modes import call_unchanged, keep_autocast, not_inference
-from ..pytree import Ravel, Tensors, take_rows, tensor_leaves, with_tensors
+from ..pytree import Ravel, Tensors, take_rows, with_tensors
 from .steps import Field
 
 
@@ -79,8 +79,7 @@ class UserField:
         t, *given = tensors
         ravel = self._ravel_of(leaves[0]) if self._systems else self.ravel
         value = self._call(t, ravel.restore(leaves), self._rows, with_tensors(self._given, given), *leaves)
-        ravel.check(value)
-        return tuple(tensor_leaves(value))
+        return tuple(ravel.leaves(value))
 
     def _call(self, t: Tensor, y: Any, rows: Tensor | None, args: Any, *state: Tensor) -> Any:
         if self._each_time is not None and t.dim() == 0:
