@@ -64,6 +64,7 @@ from .ode import (
     Adjoint,
     Backsolve,
     Bosh3,
+    DenseSolution,
     Direct,
     Discrete,
     Dopri5,
@@ -78,6 +79,7 @@ from .ode import (
     make_adjoint,
     make_ode_solver,
     odeint,
+    odeint_dense,
     odeint_event,
 )
 from .operator import LinearOperator
@@ -106,6 +108,7 @@ __all__ = [
     "Broyden",
     "Damped",
     "Dense",
+    "DenseSolution",
     "Direct",
     "Discrete",
     "Dopri5",
@@ -153,6 +156,7 @@ __all__ = [
     "make_ode_solver",
     "make_solver",
     "odeint",
+    "odeint_dense",
     "odeint_event",
     "root",
     "spectral_radius",

@@ -11,6 +11,8 @@ Reading order
     discrete.py             the gradient: the discrete adjoint
     backsolve.py            the gradient: the continuous adjoint
     odeint.py               the function that users call
+    interpolants.py         dense output that is kept
+    dense.py                a solution that can be evaluated anywhere
     event.py                until an event
     torchdiffeq_backend.py  the solvers of torchdiffeq
 
@@ -19,6 +21,7 @@ steps, a row a sample where each has its own.
 """
 
 from .adjoints import ADJOINTS, Adjoint, Backsolve, Direct, Discrete, make_adjoint
+from .dense import DenseSolution, odeint_dense
 from .event import odeint_event
 from .odeint import odeint
 from .solvers import (
@@ -47,6 +50,7 @@ __all__ = [
     "Adjoint",
     "Backsolve",
     "Bosh3",
+    "DenseSolution",
     "Direct",
     "Discrete",
     "Dopri5",
@@ -62,5 +66,6 @@ __all__ = [
     "make_adjoint",
     "make_ode_solver",
     "odeint",
+    "odeint_dense",
     "odeint_event",
 ]

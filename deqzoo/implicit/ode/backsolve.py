@@ -23,14 +23,14 @@ class BacksolveAdjoint(torch.autograd.Function):
     """(y, t, inputs) -> states at the output times; the solve itself is done by `solve`."""
 
     @staticmethod
-    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
         """Solve."""
         if solve.solver.tableau.implicit:
             raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
         ctx.solve, trajectory = solve, solve.run(y.detach(), t)
         ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
         ctx.save_for_backward(y, t, trajectory.values, *inputs)
-        return trajectory.values
+        return trajectory.outputs
 
     @staticmethod
     @eager
@@ -42,7 +42,7 @@ class BacksolveAdjoint(torch.autograd.Function):
             raise RuntimeError("is_grads_batched=True does not work with Backsolve(): use adjoint=Discrete()")
         with full_precision(y.device.type):
             if needs_derivative():  # the backward solve is not differentiated again
-                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), g, wanted))
+                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), (g,), wanted))
             with torch.no_grad():
                 return (None, *_backwards(ctx.solve, values, t, tuple(inputs), g, wanted))
 

@@ -15,7 +15,6 @@ Source: Hager, "Runge-Kutta methods in optimal control and the transformed adjoi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from ..operator import from_pullback
 from ..pytree import Tensors
 from .field import UserField
 from .integrate import Points, Trajectory, integrate, interpolate
+from .interpolants import Again
 from .plans import Recorded, Step
 from .solvers import OdeSolver
 from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
@@ -35,23 +35,26 @@ from .times import Times
 
 
 class DiscreteAdjoint(torch.autograd.Function):
-    """(y, t, inputs) -> states at the output times; the solve itself is done by `solve`."""
+    """(y, t, inputs) -> states at the output times, and `Kept.before`, `Kept.stages`, where dense output is kept.
+
+    The solve itself is done by `solve`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
         """Solve."""
         ctx.solve, trajectory = solve, solve.run(y.detach(), t)
-        ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
+        ctx.trajectory = trajectory.without_values()
         ctx.save_for_backward(y, t, *inputs)
-        return trajectory.values
+        return trajectory.outputs
 
     @staticmethod
     @eager
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        """dL/d(y, t, inputs) from dL/dvalues."""
+    def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
+        """dL/d(y, t, inputs) from dL/dvalues, and those of the dense output."""
         y, t, *inputs = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
-        if is_grads_batched(g):
+        if any(map(is_grads_batched, g)):
             if needs_derivative():
                 raise RuntimeError(
                     "is_grads_batched=True together with create_graph=True does not work through odeint; use "
@@ -61,11 +64,11 @@ class DiscreteAdjoint(torch.autograd.Function):
             like = tuple((y, t, *inputs)[i] for i in present)
 
             def one(g: Tensors) -> Tensors:
-                grads = _first_order(ctx, y, t, tuple(inputs), g[0], wanted)
+                grads = _first_order(ctx, y, t, tuple(inputs), g, wanted)
                 pairs = [(grads[i], x) for i, x in zip(present, like, strict=True)]
                 return tuple(torch.zeros_like(x) if grad is None else grad for grad, x in pairs)
 
-            found = dict(zip(present, each_alone(one, (g,), like), strict=True))
+            found = dict(zip(present, each_alone(one, g, like), strict=True))
             return (None, *[found.get(i) for i in range(len(wanted))])
         with full_precision(y.device.type):
             if needs_derivative():
@@ -74,19 +77,19 @@ class DiscreteAdjoint(torch.autograd.Function):
 
 
 def _first_order(
-    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Sequence[bool]
+    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensors, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     solve = ctx.solve
     limit = solve.adjoint.checkpoints
     sweep = Sweep(solve.solver, solve.field, t, ctx.trajectory, limit, inputs, wanted, y)
     with torch.no_grad():
-        u = sweep.run(g)
+        u = sweep.run(*g)
     solve.report(sweep.calls)
     return (u if wanted[0] else None, *sweep.grads)
 
 
 def derivative_of_the_steps(
-    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Sequence[bool]
+    ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensors, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """By the derivative of the same steps taken again, on the tape."""
     solve = ctx.solve
@@ -95,9 +98,12 @@ def derivative_of_the_steps(
     own = [x.view_as(x) if x.requires_grad else x for x in (y, t, *inputs)]
     stepper = Stepper(solve.solver, solve.field.of(tuple(own[2:])), taped=True)
     times = Times(own[1], own[0])
-    values = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps)).values
+    keep = None if ctx.trajectory.kept is None else Again(ctx.trajectory.kept)
+    outputs = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep).outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(values, chosen, g, create_graph=True, allow_unused=True))
+    # In one tensor: stages of a field that reads none of the arguments are not on the tape.
+    values, of_values = (torch.cat([x.reshape(-1) for x in each]) for each in (outputs, g))
+    found = iter(torch.autograd.grad(values, chosen, of_values, create_graph=True, allow_unused=True))
     return tuple(next(found) if needed else None for needed in wanted)
 
 
@@ -155,9 +161,10 @@ class Sweep:
         rest = [next(found) if needed else None for needed in self.wanted[2:]]
         return (self.of_times if self.wanted[1] else None, *rest)
 
-    def run(self, g: Tensor) -> Tensor:
-        """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns)."""
+    def run(self, g: Tensor, *of_kept: Tensor) -> Tensor:
+        """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns), and those of the dense output kept."""
         trajectory = self.trajectory
+        self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
         missing = trajectory.missing.to(g.device).unsqueeze(2)
         u = torch.where(missing, g, 0.0).sum(dim=0) if bool(trajectory.missing.any()) else torch.zeros_like(g[0])
         end = len(trajectory.steps)
@@ -195,9 +202,11 @@ class Sweep:
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
         rows = None if step.rows is None else step.rows.to(y.device)
         pull = self._by_stages if self.by_stages else self._by_tape
+        before = y if rows is None else y[rows]
+        dense = _whole(self.of_kept.pop(number, None), len(before))
         if rows is None:
-            return pull(step, points, y, u, g, None)
-        return u.index_copy(0, rows, pull(step, points, y[rows], u[rows], g, rows))
+            return pull(step, points, y, u, g, None, dense)
+        return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense))
 
     def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
@@ -208,7 +217,14 @@ class Sweep:
         return g[index, position if rows is None else rows[position]], position
 
     def _by_stages(
-        self, step: Step, points: list[Points], y: Tensor, u: Tensor, g: Tensor, rows: Tensor | None
+        self,
+        step: Step,
+        points: list[Points],
+        y: Tensor,
+        u: Tensor,
+        g: Tensor,
+        rows: Tensor | None,
+        dense: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         co, tableau = coefficients(self.tableau, y), self.tableau
         t, h = self.times.step(step)
@@ -218,9 +234,12 @@ class Sweep:
                 of_value, position = self._cotangent(p, g, rows)
                 u = u + of_value.sum(dim=0, keepdim=True) if position is None else u.index_add(0, position, of_value)
         idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
-        count = len(tableau.a) if inside else tableau.stages - idle
+        count = len(tableau.a) if inside or dense is not None else tableau.stages - idle
         tapes = self._tape_stages(count, t, h, y, rows, co)
         of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
+        if dense is not None:
+            of_stages = dense[1] if of_stages is None else of_stages + dense[1]
+            of_y = dense[0] if of_y is None else of_y + dense[0]
         mu = Buffer(count, y)
         for i in reversed(range(count)):
             # h (b_i u + sum_j a_ji mu_j), the adjoint of k_i
@@ -280,7 +299,14 @@ class Sweep:
         return torch.zeros_like(at) if grads[0] is None else grads[0]
 
     def _by_tape(
-        self, step: Step, points: list[Points], y: Tensor, u: Tensor, g: Tensor, rows: Tensor | None
+        self,
+        step: Step,
+        points: list[Points],
+        y: Tensor,
+        u: Tensor,
+        g: Tensor,
+        rows: Tensor | None,
+        dense: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         with torch.enable_grad():
             y, times = y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
@@ -288,8 +314,11 @@ class Sweep:
             t, h = moving.step(step)
             new, stages = self.taped.step(t, h, y, None, rows)
             values, weights = [new], [u]
-            if any(not p.end for p in points) and len(self.tableau.a) > self.tableau.stages:
+            if any(not p.end for p in points) or dense is not None:
                 self.taped.extend(stages, t, h, y)
+            if dense is not None:
+                values += [y, stages.rows(len(self.tableau.dense))]
+                weights += dense
             for p in points:
                 of_value, position = self._cotangent(p, g, rows)
                 if not p.end:
@@ -299,6 +328,8 @@ class Sweep:
                     values.append(new.expand_as(of_value) if position is None else new[position])
                 weights.append(of_value)
             sources = [y, *([times] if self.wanted[1] else []), *self.sources]
+            recorded = [i for i, value in enumerate(values) if value.requires_grad]
+            values, weights = ([each[i] for i in recorded] for each in (values, weights))
             of_y, *rest = torch.autograd.grad(values, sources, weights, allow_unused=True)
         if self.wanted[1] and (of_times := rest.pop(0)) is not None:
             self.of_times += of_times
@@ -314,3 +345,15 @@ class Sweep:
                 known.append((self.sums[i], grad))
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
+
+
+def _whole(dense: tuple[Tensor | None, Tensor, Tensor] | None, count: int) -> tuple[Tensor, Tensor] | None:
+    """Gradients of some rows of a step, as those of all its rows."""
+    if dense is None:
+        return None
+    rows, of_y, of_stages = dense
+    if rows is None:
+        return of_y, of_stages
+    rows, (stages, _, unknowns) = rows.to(of_y.device), of_stages.shape
+    whole = of_stages.new_zeros(stages, count, unknowns)
+    return of_y.new_zeros(count, unknowns).index_copy(0, rows, of_y), whole.index_copy(1, rows, of_stages)

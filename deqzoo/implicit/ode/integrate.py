@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..linear_solvers.base import row_norm
 from ..modes import in_transform, peel
+from ..pytree import Tensors
+from .interpolants import Keep, Kept, Taken
 from .plans import Plan, Step
 from .solvers import Adaptive
 from .steps import BEGUN, Length, Stages, Stepper, coefficients, dense_weights
@@ -43,6 +45,7 @@ class Trajectory:
         points: the output times of each step.
         missing: (times, systems), true where a failed solve did not get to; there `values` has the last state.
         checkpoints: states before some of the steps, by the step's number.
+        kept: the dense output of some of the steps, where it was asked for.
     """
 
     values: Tensor
@@ -50,6 +53,17 @@ class Trajectory:
     points: list[list[Points]]
     missing: Tensor
     checkpoints: dict[int, Tensor]
+    kept: Kept | None = None
+
+    @property
+    def outputs(self) -> Tensors:
+        """`values`, and the tensors of the dense output, where it was asked for."""
+        return (self.values,) if self.kept is None else (self.values, self.kept.before, self.kept.stages)
+
+    def without_values(self) -> Trajectory:
+        """The same, without what a graph would have to hold."""
+        kept = None if self.kept is None else self.kept.without_values()
+        return dataclasses.replace(self, values=self.values[:0], kept=kept)
 
 
 class Checkpoints:
@@ -77,6 +91,7 @@ def integrate(
     first: Tensor | None = None,
     checkpoints: int = 0,
     controlled: int | None = None,
+    keep: Keep | None = None,
 ) -> Trajectory:
     """Take the steps of a plan.
 
@@ -88,6 +103,7 @@ def integrate(
         first: f there, where it is known.
         checkpoints: states to keep, see `Checkpoints`.
         controlled: unknowns, the first ones, whose error counts; None: all.
+        keep: sees each step that was accepted, keeps its dense output, and says who is done.
     """
     reuses = stepper.tableau.last_is_next
     outputs, kept = _Outputs(times, y), Checkpoints(checkpoints)
@@ -114,7 +130,11 @@ def integrate(
         kept.offer(len(steps), y)
         steps.append(step)
         outputs.add(stepper, step, t, h, before, new, stages, accepted)
-        last = stages.get(stepper.tableau.stages - 1) if reuses else None
+        if keep is not None:
+            done = keep.see(Taken(len(steps) - 1, step, stepper, t, h, before, stages, accepted))
+            if len(done):
+                plan.stop(done)
+        last = _first_of_next(stepper, stages)
         if rows is None and accepted is None:
             y, first = new, last
             continue
@@ -125,7 +145,16 @@ def integrate(
         chosen = slice(None) if accepted is None else accepted
         y, first = y.index_copy(0, rows, new[chosen]), first.index_copy(0, rows, last[chosen])
     values, missing = outputs.finish(y)
-    return Trajectory(values, steps, outputs.points, missing, kept.states)
+    dense = None if keep is None else keep.finish()
+    return Trajectory(values, steps, outputs.points, missing, kept.states, dense)
+
+
+def _first_of_next(stepper: Stepper, stages: Stages) -> Tensor | None:
+    """f at the end of a step, where one of its stages stands there."""
+    tableau = stepper.tableau
+    if tableau.last_is_next:
+        return stages.get(tableau.stages - 1)
+    return stages.get(len(tableau.a) - 1) if tableau.dense_is_next and stages.filled == len(tableau.a) else None
 
 
 def errors(

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from ..lifting import apply_visibly
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
+from ..pytree import Tensors
 from ..solution import FAILURES, OnFailure, Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct, Discrete
 from .backsolve import BacksolveAdjoint
 from .discrete import DiscreteAdjoint
 from .field import UserField
 from .integrate import Trajectory, integrate
-from .plans import Controlled, ControlledEach, Plan, equal_steps
+from .interpolants import Keep, Kept
+from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5
 from .steps import Stepper
 from .times import Times
@@ -89,11 +91,11 @@ def odeint(
         raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
-    solve = _Solve(f, y0, args, solver, adjoint, batch_dims, compact)
+    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact)
     ravel = solve.field.ravel
-    t = _times(t, ravel.dtype, ravel.device)
+    t = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
-        values = solve(ravel.flatten(y0), t)
+        (values,) = solve(ravel.flatten(y0), t)
     solution = solve.hand_over()
     solution.check(on_failure, "odeint")
     solve.on_failure = on_failure
@@ -101,8 +103,13 @@ def odeint(
     return (result, solution) if return_solution else result
 
 
-class _Solve:
-    """One solve: what the autograd functions need to know of it."""
+class Solve:
+    """One solve: what the autograd functions need to know of it.
+
+    Args:
+        f, y0, args, solver, adjoint, batch_dims, compact: as for `odeint`.
+        keep: keeps dense output, and with batch_dims=1 the steps of a method without error control are a row a sample.
+    """
 
     def __init__(
         self,
@@ -113,9 +120,11 @@ class _Solve:
         adjoint: Adjoint,
         batch_dims: int,
         compact: bool,
+        keep: Keep | None = None,
     ) -> None:
-        self.solver, self.adjoint, self.compact = solver, adjoint, compact
-        self.each = batch_dims == 1 and isinstance(solver, Adaptive)
+        self.solver, self.adjoint, self.compact, self.keep = solver, adjoint, compact, keep
+        self.kept: Kept | None = None
+        self.each = batch_dims == 1 and (isinstance(solver, Adaptive) or keep is not None)
         self.field = UserField(f, y0, args, systems=self.each, each_time=batch_dims == 1, compact=compact)
         self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
         self.first: Tensor | None = None
@@ -124,21 +133,21 @@ class _Solve:
         self._solution: Solution | None = None
         self._reported: Callable[[], Solution | None] = lambda: None
 
-    def __call__(self, y: Tensor, t: Tensor) -> Tensor:
-        """The states at the times t, (times, systems, unknowns)."""
+    def __call__(self, y: Tensor, t: Tensor) -> Tensors:
+        """The states at the times t, (times, systems, unknowns), and the tensors of the dense output that is kept."""
         if not needs_derivative():
             with no_derivatives():
-                return self.run(y, t).values
+                return self.run(y, t).outputs
         if in_transform() or isinstance(self.adjoint, Direct):
-            return self.run(y, t, taped=True).values
+            return self.run(y, t, taped=True).outputs
         self.first = self.field.lift(self._time(t), y)
         self.found = 1
         if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
             with no_derivatives():
-                return self.run(y, t).values
+                return self.run(y, t).outputs
         function = BacksolveAdjoint if isinstance(self.adjoint, Backsolve) else DiscreteAdjoint
-        values: Tensor = apply_visibly(function, self, y, t, *self.field.inputs)
-        return values
+        outputs: Tensors = apply_visibly(function, self, y, t, *self.field.inputs)
+        return outputs
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
@@ -146,7 +155,8 @@ class _Solve:
         times = Times(t, y)
         plan = self.plan(times.host, len(y))
         kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
-        trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept)
+        trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept, keep=self.keep)
+        self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
         status, accepted, rejected = (self._per_system(x, y.device) for x in plan.report())
         error = self._per_system(plan.error, y.device)
         self._solution = Solution(None, status, error, accepted, stepper.calls + self.found, rejected=rejected)
@@ -162,7 +172,7 @@ class _Solve:
     def plan(self, times: Sequence[float], systems: int) -> Plan:
         """The steps to take."""
         if isinstance(self.solver, FixedStep):
-            return equal_steps(self.solver, times)
+            return equal_steps_each(self.solver, times, systems) if self.each else equal_steps(self.solver, times)
         assert isinstance(self.solver, Adaptive)
         if self.each:
             return ControlledEach(self.solver, times, systems, self.compact)
@@ -184,7 +194,8 @@ class _Solve:
         return start.expand(self.field.ravel.systems) if self.each else start
 
 
-def _times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Output times as a floating-point vector."""
     t = torch.as_tensor(t, device=device) if not isinstance(t, Tensor) else t.to(device)
     if t.dim() != 1 or not len(t):
         raise ValueError(f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}")

@@ -92,6 +92,10 @@ class Plan(ABC):
         """Rows (positions in the step) that are accepted, given the error of each; None: all."""
         return None
 
+    def stop(self, systems: Tensor) -> None:
+        """No more steps of these systems."""
+        raise NotImplementedError
+
     @property
     def error(self) -> Any:
         """Error over tolerance of the last accepted step, of each system; NaN where it is not estimated."""
@@ -105,17 +109,32 @@ class Plan(ABC):
 class Recorded(Plan):
     """Steps that are known: those of an earlier solve."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self._steps, self._taken = steps, 0
+    def __init__(self, steps: Sequence[Step], systems: int = 1) -> None:
+        self._steps, self._taken, self._going = steps, 0, systems
 
     def next(self) -> Step | None:
         """As `Plan.next`."""
+        if self._taken == len(self._steps) or not self._going:
+            return None
         self._taken += 1
-        return self._steps[self._taken - 1] if self._taken <= len(self._steps) else None
+        return self._steps[self._taken - 1]
+
+    def stop(self, systems: Tensor) -> None:
+        """As `Plan.stop`; all go on until the last of them stops."""
+        self._going -= len(systems)
 
     def report(self) -> tuple[Any, Any, Any]:
         """As `Plan.report`."""
-        return int(Status.CONVERGED), len(self._steps), 0
+        return int(Status.CONVERGED), self._taken, 0
+
+
+def equal_steps_each(solver: FixedStep, times: Sequence[float], systems: int) -> Recorded:
+    """As `equal_steps` of one interval, written as steps of each system."""
+    steps = []
+    for step in equal_steps(solver, times)._steps:
+        start, size = (torch.full((systems,), value, dtype=torch.float64) for value in step.shared())
+        steps.append(Step(step.a, step.b, start, size))
+    return Recorded(steps, systems)
 
 
 def equal_steps(solver: FixedStep, times: Sequence[float]) -> Recorded:
@@ -210,6 +229,10 @@ class Controlled(Plan):
         size_before, error_before = self._rejected_at
         order = math.log(error_before / error) / math.log(size_before / size)
         return min(max(order, _LEAST_ORDER), most)
+
+    def stop(self, systems: Tensor) -> None:
+        """As `Plan.stop`; there is one for all."""
+        self._active = False
 
     @property
     def error(self) -> Any:
@@ -325,6 +348,11 @@ class ControlledEach(Plan):
         order = (error_before / error).log() / (size_before / size).log()
         known = torch.isfinite(error_before) & torch.isfinite(error) & (error > 0)
         return torch.where(known, torch.minimum(order.clamp(min=_LEAST_ORDER), most), most)
+
+    def stop(self, systems: Tensor) -> None:
+        """As `Plan.stop`."""
+        with temporarily_clear_interpreter_stack():
+            self._active[systems] = False
 
     @property
     def error(self) -> Any:

@@ -53,12 +53,13 @@ class Buffer:
     """Stage values in one tensor, stage by stage, so that a weighted sum of them is one product. Keeps no tape."""
 
     def __init__(self, count: int, like: Tensor) -> None:
-        self.shape = like.shape
+        self.shape, self.filled = like.shape, 0
         self._k = like.new_empty(count, like.numel())
 
     def put(self, i: int, value: Tensor) -> None:
         """Keep k_i."""
         self._k[i] = value.reshape(-1)
+        self.filled = i + 1
 
     def get(self, i: int) -> Tensor:
         """k_i, a view."""
@@ -95,6 +96,11 @@ class Tape:
     def __init__(self, count: int, like: Tensor) -> None:
         self.shape = like.shape
         self._k: list[Tensor] = []
+
+    @property
+    def filled(self) -> int:
+        """Stages that are known."""
+        return len(self._k)
 
     def put(self, i: int, value: Tensor) -> None:
         """Keep k_i."""
@@ -166,8 +172,9 @@ class Stepper:
         return stages.advance(y, h, coefficients(tableau, y).b), stages
 
     def extend(self, stages: Stages, t: Tensor, h: Length, y: Tensor) -> None:
-        """Evaluate the stages that dense output alone needs, of the step just taken."""
-        self._extend(stages, t, h, y, self.tableau.stages, len(self.tableau.a))
+        """Evaluate the stages that dense output alone needs, of the step just taken, where they are not known yet."""
+        if stages.filled < len(self.tableau.a):
+            self._extend(stages, t, h, y, self.tableau.stages, len(self.tableau.a))
 
     def _start(self, t: Tensor, y: Tensor, first: Tensor | None, rows: Tensor | None) -> Stages:
         self._rows = rows

@@ -24,6 +24,7 @@ class Tableau:
         error3: weights of a second estimate, see `Dopri8`.
         dense: a row a stage: y(t + theta h) = y + h sum_j k_j sum_m dense[j][m] theta^(m+1).
         last_is_next: the last stage of `b` is the first of the next step ("first same as last").
+        dense_is_next: the last stage of all, which dense output asks for, is that.
 
     Stages beyond those of `b` and `error` serve the dense output alone: they are evaluated where that is asked for.
     """
@@ -37,6 +38,7 @@ class Tableau:
     error3: Row = ()
     dense: tuple[Row, ...] = ()
     last_is_next: bool = False
+    dense_is_next: bool = False
 
     @property
     def stages(self) -> int:
@@ -65,11 +67,29 @@ def _minus(b: Row, embedded: Row) -> Row:
     return tuple(float(Fraction(x) - Fraction(y)) for x, y in zip(b, embedded, strict=True))
 
 
-# Butcher, "Numerical Methods for Ordinary Differential Equations", section 23.
-EULER = Tableau(order=1, c=(0,), a=((),), b=(1,))
-MIDPOINT = Tableau(order=2, c=(0, 1 / 2), a=((), (1 / 2,)), b=(0, 1))
-HEUN = Tableau(order=2, c=(0, 1), a=((), (1,)), b=(1 / 2, 1 / 2))
-RK4 = Tableau(order=4, c=(0, 1 / 2, 1 / 2, 1), a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6))
+# Butcher, "Numerical Methods for Ordinary Differential Equations", section 23. The last stage, f at the end of the
+# step, is for dense output alone.
+EULER = Tableau(order=1, c=(0, 1), a=((), (1,)), b=(1,), dense=_hermite((1, 0)), dense_is_next=True)
+MIDPOINT = Tableau(
+    order=2, c=(0, 1 / 2, 1), a=((), (1 / 2,), (0, 1)), b=(0, 1), dense=_hermite((0, 1, 0)), dense_is_next=True
+)
+HEUN = Tableau(
+    order=2,
+    c=(0, 1, 1),
+    a=((), (1,), (1 / 2, 1 / 2)),
+    b=(1 / 2, 1 / 2),
+    dense=_hermite((1 / 2, 1 / 2, 0)),
+    dense_is_next=True,
+)
+_RK4_B = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+RK4 = Tableau(
+    order=4,
+    c=(0, 1 / 2, 1 / 2, 1, 1),
+    a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1), _RK4_B),
+    b=_RK4_B,
+    dense=_hermite((*_RK4_B, 0)),
+    dense_is_next=True,
+)
 
 # Bogacki, Shampine, "A 3(2) Pair of Runge-Kutta Formulas", 1989.
 BOSH3 = Tableau(
