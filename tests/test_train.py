@@ -13,7 +13,7 @@ import torch
 import deqzoo
 from deqzoo.config import ConfigError, load_run
 from deqzoo.models import Classifier, NonFiniteError
-from deqzoo.models.finite import check_step
+from deqzoo.models.finite import fault_of_step
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
 from deqzoo.zoo.cards import model_card, total
@@ -108,16 +108,17 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, tmp_path, monkeypa
 def test_nan_stops_the_run_with_its_cause_and_spares_the_checkpoint(tmp_path, monkeypatch):
     def poison(self, batch, batch_idx):
         images, labels = batch
-        if self.global_step == 11:
+        if self.global_step >= 6:
             images[3] = torch.nan
         return step(self, (images, labels), batch_idx)
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", poison)
-    with pytest.raises(NonFiniteError, match=r"epoch 1, batch 2 \(step 11\).*input: sample.*\[3\].*last.ckpt"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1, batch 6 \(step 15\).*input: sample.*\[3\].*last.ckpt"):
         run(tmp_path, *TWO_EPOCHS, "save_every_n_steps=5")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 10
+    assert saved["global_step"] == 15
+    assert saved["skips"] == {"total": 9, "row": 9}
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
 
 
@@ -142,10 +143,10 @@ def test_bad_loss_and_bad_gradient_are_told_apart(tmp_path, monkeypatch):
     with torch.no_grad():
         parameter.fill_(torch.inf)
 
-    with pytest.raises(NonFiniteError, match="the parameters"):
-        check_step(torch.tensor(torch.nan), torch.zeros(2, 1), [], module.network, "step 0")
-    with pytest.raises(NonFiniteError, match="the loss: input"):
-        check_step(torch.tensor(torch.nan), torch.zeros(2, 1), [], torch.nn.Linear(1, 1), "step 0")
+    nan, finite = torch.tensor(torch.nan), torch.zeros(2, 1)
+    assert "the parameters" in fault_of_step(nan, finite, [], module.network)
+    assert "the loss: input" in fault_of_step(nan, finite, [], torch.nn.Linear(1, 1))
+    assert fault_of_step(finite.sum(), finite, [], module.network) is None
 
 
 def test_folder_of_another_run_is_not_overwritten(finished):

@@ -53,12 +53,13 @@ class DEQModule(SolverModule):
             for layer in self._layers:
                 layer.register_forward_hook(self._add_jacobian)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
         self._jacobians.clear()  # of a forward outside of a training step
         with self._solved_for_training():
             loss = super().training_step(batch, batch_idx)
-        if self.options.unconverged_at_most is not None and self.global_step >= self.options.unrolled_steps:
+        adapts = self.options.unconverged_at_most is not None and self.global_step >= self.options.unrolled_steps
+        if adapts and loss is not None:
             self._adapt_penalty(self.options.unconverged_at_most)
         return loss
 

@@ -1,6 +1,7 @@
-"""Training stops at the first NaN or Inf, before it reaches the weights, and says where it came from."""
+"""Training skips steps with a NaN or Inf, before they reach the weights, and ends with the cause where they go on."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,18 +9,58 @@ from torch import Tensor, nn
 from deqzoo.implicit import Status
 from deqzoo.nn import SolverLayer
 
+MOST = 10  # steps skipped in a row: then the fault is not that of a batch
+
 
 class NonFiniteError(RuntimeError):
     """A NaN or Inf in training; the message says in which batch, and whether input, solver or loss had it."""
 
 
-def check_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], module: nn.Module, when: str) -> None:
-    """Raise `NonFiniteError` if ``loss`` or ``inputs`` hold a NaN or Inf, with its cause.
+class Skips:
+    """Counts the training steps that are skipped, and ends the training after `MOST` in a row.
 
-    The inputs are looked at too: a solver keeps its last finite iterate, which would hide a fault in them.
+    Attributes:
+        total: steps skipped so far.
+        row: of those, the latest without a good one between them.
+        fault: what is known to be wrong with the present step; None: nothing.
+        latest: what was wrong with the latest step.
+    """
+
+    def __init__(self) -> None:
+        self.total = self.row = 0
+        self.fault: str | None = None
+        self.latest: str | None = None
+
+    def end_step(self, when: str) -> None:
+        """Count the step that ends; `NonFiniteError` with its fault if it is one too many."""
+        self.latest, self.fault = self.fault, None
+        if self.latest is None:
+            self.row = 0
+            return
+        self.row, self.total = self.row + 1, self.total + 1
+        if self.row >= MOST:
+            self.stop(when)
+
+    def stop(self, when: str) -> None:
+        """Raise the `NonFiniteError` of the latest step."""
+        raise NonFiniteError(f"Training stopped at {when}: {self.row} steps in a row were skipped. {self.latest}.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"total": self.total, "row": self.row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.total, self.row = state["total"], state["row"]
+
+
+def fault_of_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], module: nn.Module) -> str | None:
+    """Where a NaN or Inf in ``loss`` or ``inputs`` comes from; None if there is none.
+
+    The inputs are looked at too: what a network makes of a NaN in them need not be one.
     """
     if torch.isfinite(loss.detach()).all() & torch.isfinite(inputs).all():
-        return
+        return None
     bad_samples = torch.nonzero(~torch.isfinite(inputs).flatten(1).all(1)).flatten().tolist()
     if bad_samples:
         cause = f"the input: sample(s) {bad_samples[:8]} of the batch hold NaN or Inf; look at the data"
@@ -29,20 +70,20 @@ def check_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], modu
         cause = f"the solver: {diverged}; lower the learning rate"
     else:
         cause = "the loss: input, parameters and solutions are finite; lower the learning rate"
-    raise NonFiniteError(f"Training stopped at {when}: the loss is {loss.item():.4g}. The fault is in {cause}.")
+    return f"The loss is {loss.item():.4g}. The fault is in {cause}"
 
 
-def check_gradients(module: nn.Module, layers: Sequence[SolverLayer], when: str) -> None:
-    """Raise `NonFiniteError`, before the optimiser steps, if a gradient is not finite."""
+def fault_of_gradients(module: nn.Module, layers: Sequence[SolverLayer]) -> str | None:
+    """Where a NaN or Inf in a gradient comes from; None if there is none."""
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     if not gradients or torch.isfinite(nn.utils.get_total_norm(gradients.values())):
-        return
+        return None
     bad = _non_finite(gradients)
     where = f"that of {bad[0]} and {len(bad) - 1} more" if bad else "their norm overflows"
     cause = _diverged("forward", layers) or _diverged("backward", layers) or "the backward pass"
-    raise NonFiniteError(
-        f"Training stopped at {when}: the loss is finite, its gradient is not ({where}). The fault is in the "
-        f"solver: {cause}; lower the learning rate, or choose another model.gradient."
+    return (
+        f"The loss is finite, its gradient is not ({where}). The fault is in the solver: {cause}; lower the learning "
+        "rate, or choose another model.gradient"
     )
 
 

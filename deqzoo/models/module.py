@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deqzoo.models.config import TrainingConfig
-from deqzoo.models.finite import check_gradients, check_step
+from deqzoo.models.finite import Skips, fault_of_gradients, fault_of_step
 from deqzoo.models.optim import make_optimizer, make_schedule
 from deqzoo.models.solves import backward_metrics, forward_metrics, residuals
 from deqzoo.nn import SolverLayer, solver_layers
@@ -39,7 +39,9 @@ class SolverModule(LightningModule):
     """Trains ``network``: a subclass says what a `step` is, and this does the rest.
 
     Logged for ``train``, ``val`` and ``test``: ``loss``, the step's metrics, and what the solves cost (see
-    `deqzoo.models.solves`); in training also the backward solves'. A NaN or Inf stops the run with its cause.
+    `deqzoo.models.solves`); in training also the backward solves'. A training step with a NaN or Inf is skipped:
+    weights, optimiser, moving average and buffers stay as they were. ``train/skipped`` counts such steps; ten in a row
+    end the run with their cause.
 
     Args:
         network: its solver layers are found by `deqzoo.nn.solver_layers`.
@@ -65,6 +67,7 @@ class SolverModule(LightningModule):
             average = get_ema_multi_avg_fn(self.options.ema_decay)
             self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
+        self.skips = Skips()
         self._residuals: list[Tensor] = []
         self._tested = 0
 
@@ -90,11 +93,17 @@ class SolverModule(LightningModule):
         """Output of the trained network."""
         return self.trained_network(*inputs)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, with its penalties; a NaN or Inf stops the run with its cause."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of a batch, with its penalties; None where it is not finite, which skips the step."""
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
         step = self.step(self.network, batch, "train")
         layers = solver_layers(self.network)
-        check_step(step.loss, step.inputs, layers, self.network, self._when())
+        if fault := fault_of_step(step.loss, step.inputs, layers, self.network):
+            self.skips.fault = fault
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.data.copy_(before)  # a batch normalisation would keep the NaN for good
+            # Of several processes each takes part in the backward: by its gradients the others hear of it.
+            return None if self.trainer.world_size == 1 else step.loss * torch.nan
         self._log("train", step, layers)
         loss = step.loss
         for name, (factor, penalty) in self.penalties().items():
@@ -108,15 +117,33 @@ class SolverModule(LightningModule):
             self.log(f"train/{name}", value)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep a NaN or Inf in a gradient away from the weights, unless float16's loss scaling skips such steps."""
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            check_gradients(self.network, solver_layers(self.network), self._when())
+        """Keep a NaN or Inf away from the weights; in a gradient alone, float16's loss scaling sees to that itself."""
+        if self.skips.fault is None and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self.skips.fault = fault_of_gradients(self.network, solver_layers(self.network))
+        self.skips.end_step(self._when())
+        if self.skips.latest is not None:
+            optimizer.zero_grad(set_to_none=True)  # what has no gradient is left alone by its step
+        if self.skips.total:
+            self.log("train/skipped", float(self.skips.total))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and update the moving average of the weights; a checkpoint has both or neither."""
         super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
+        if self.average is not None and self.skips.latest is None:
             self.average.update_parameters(self.network)
+
+    def on_train_end(self) -> None:
+        """A training of which each step was skipped has failed, however short it was."""
+        if self.skips.row and self.skips.row == self.global_step:
+            self.skips.stop(self._when())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The skipped steps are counted on when training is resumed."""
+        checkpoint["skips"] = self.skips.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As saved."""
+        self.skips.load_state_dict(checkpoint.get("skips", self.skips.state_dict()))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, metrics and cost of the solves on held-out data."""

@@ -145,16 +145,16 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, tmp_path, monkeypa
 def test_nan_stops_the_run_with_its_cause(tmp_path, monkeypatch):
     def poison(self, batch, batch_idx):
         points, labels = batch
-        if self.global_step == 6:
+        if self.global_step >= 6:
             points[3] = torch.nan
         return step(self, (points, labels), batch_idx)
 
     step = Classifier.training_step
     monkeypatch.setattr(Classifier, "training_step", poison)
-    with pytest.raises(NonFiniteError, match=r"epoch 1, batch 1 \(step 6\).*input: sample.*\[3\].*last.ckpt"):
-        run(tmp_path, *SMALL, "save_every_n_steps=5")
+    with pytest.raises(NonFiniteError, match=r"epoch 3, batch 0 \(step 15\).*input: sample.*\[3\].*last.ckpt"):
+        run(tmp_path, *SMALL, "trainer.max_epochs=4", "save_every_n_steps=5")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 5
+    assert saved["skips"] == {"total": 9, "row": 9}
 
 
 @pytest.mark.parametrize(
