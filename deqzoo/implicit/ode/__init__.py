@@ -3,7 +3,11 @@
 Reading order
     tableaus.py             Runge-Kutta methods as data
     solvers.py              their options
+    stiff_tableaus.py       methods for stiff problems as data
     steps.py                one step
+    linearise.py            the Jacobian of a field, and linear systems with it
+    stages.py               the stages of diagonally implicit methods
+    rosenbrock.py           a step of Rosenbrock's methods
     plans.py                which steps: equal, controlled by the error, or those of an earlier solve
     times.py                output times, and steps as functions of them
     integrate.py            the loop over steps, and dense output
@@ -35,8 +39,10 @@ from .solvers import (
     FixedStep,
     Heun,
     Kvaerno3,
+    Kvaerno5,
     Midpoint,
     OdeSolver,
+    Rodas5P,
     Tsit5,
     make_ode_solver,
 )
@@ -59,8 +65,10 @@ __all__ = [
     "FixedStep",
     "Heun",
     "Kvaerno3",
+    "Kvaerno5",
     "Midpoint",
     "OdeSolver",
+    "Rodas5P",
     "TorchDiffEq",
     "Tsit5",
     "make_adjoint",

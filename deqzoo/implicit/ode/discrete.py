@@ -29,7 +29,8 @@ from .field import UserField
 from .integrate import Points, Trajectory, integrate, interpolate
 from .interpolants import Again
 from .plans import Recorded, Step
-from .solvers import OdeSolver
+from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P
+from .stages import linear_solver
 from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
 from .times import Times
 
@@ -147,7 +148,7 @@ class Sweep:
         self.of_times = torch.zeros_like(self.t)
         self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
-        self.by_stages = not wanted[1]
+        self.by_stages = not (wanted[1] or isinstance(solver, Rodas5P))
 
     @property
     def calls(self) -> int:
@@ -293,7 +294,10 @@ class Sweep:
                 return w - gh * torch.autograd.grad(k, at, w, retain_graph=True, materialize_grads=True)[0]
 
             # w - gh (df/dy)^T w = v, solved by the core
-            v = self.plain.linear_solver(at)(from_pullback(transposed, at).T, v).value
+            assert isinstance(self.plain.solver, DiagonallyImplicit)
+            solution = linear_solver(self.plain.solver, at)(from_pullback(transposed, at).T, v)
+            self.plain.calls += solution.nfe
+            v = solution.value
         grads = torch.autograd.grad(k, [at, *self.sources], v, allow_unused=True)
         self._add(grads[1:])
         return torch.zeros_like(at) if grads[0] is None else grads[0]

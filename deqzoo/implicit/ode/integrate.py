@@ -140,10 +140,9 @@ def integrate(
             continue
         rows = accepted if rows is None else rows if accepted is None else rows[accepted]
         assert rows is not None  # and the method is adaptive
-        assert last is not None
-        assert first is not None
         chosen = slice(None) if accepted is None else accepted
-        y, first = y.index_copy(0, rows, new[chosen]), first.index_copy(0, rows, last[chosen])
+        y = y.index_copy(0, rows, new[chosen])
+        first = None if first is None or last is None else first.index_copy(0, rows, last[chosen])
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
     return Trajectory(values, steps, outputs.points, missing, kept.states, dense)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..api import root
-from ..fixed_point_solvers import FixedPointSolver
-from ..linear_solvers import GMRES, Dense, LinearSolver
-from ..root_solvers import Newton, NewtonKrylov
-from .solvers import Kvaerno3, OdeSolver
+from .rosenbrock import Rosenbrock
+from .solvers import DiagonallyImplicit, OdeSolver
+from .stages import StageSolver, guesses
+from .stiff_tableaus import RosenbrockTableau
 from .tableaus import Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
@@ -35,6 +34,8 @@ class Coefficients:
         # Column j, from the next row on: what later stages took from stage j.
         padded = [[*row[:i], *[0.0] * (count - min(i, len(row)))] for i, row in enumerate(tableau.a)]
         self.columns = [tensor([padded[i][j] for i in range(j + 1, count)]) for j in range(count)]
+        self.guess = [tensor(row) for row in guesses(tableau)] if any(map(tableau.diagonal, range(count))) else []
+        self.couplings = [tensor(row) for row in getattr(tableau, "couplings", ())]
         self.error, self.error3, self.dense = tensor(tableau.error), tensor(tableau.error3), tensor(tableau.dense)
 
 
@@ -142,6 +143,8 @@ class Stepper:
         self.taped = taped
         self.calls = 0  # of f; a product with its Jacobian counts as one
         self._rows: Tensor | None = None
+        self._stage_solver = StageSolver(self) if isinstance(solver, DiagonallyImplicit) else None
+        self._rosenbrock = Rosenbrock(self) if isinstance(self.tableau, RosenbrockTableau) else None
 
     def evaluate(self, t: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
         """f(t, y) of the systems `rows`, counted."""
@@ -165,6 +168,9 @@ class Stepper:
     ) -> tuple[Tensor, Stages]:
         """y(t + h) and the stages, of which `begin` may have computed some."""
         tableau = self.tableau
+        if self._rosenbrock is not None:
+            stages = self._empty(y)
+            return self._rosenbrock.step(stages, coefficients(tableau, y), t, h, y, rows), stages
         stages = self._start(t, y, first, rows) if begun is None else begun
         at = self._extend(stages, t, h, y, 1 if begun is None else BEGUN, tableau.stages)
         if tableau.last_is_next:  # the last stage stands at the end of the step
@@ -178,49 +184,28 @@ class Stepper:
 
     def _start(self, t: Tensor, y: Tensor, first: Tensor | None, rows: Tensor | None) -> Stages:
         self._rows = rows
-        stages = (Tape if self.taped else Buffer)(len(self.tableau.a), y)
+        stages = self._empty(y)
         stages.put(0, self.evaluate(t, y, rows) if first is None else first)
         return stages
+
+    def _empty(self, y: Tensor) -> Stages:
+        return (Tape if self.taped else Buffer)(len(self.tableau.a), y)
 
     def _extend(self, stages: Stages, t: Tensor, h: Length, y: Tensor, begin: int, end: int) -> Tensor:
         at, co = y, coefficients(self.tableau, y)
         length = h if isinstance(h, float) else h.reshape(t.shape)
+        if self._stage_solver is not None:
+            self._stage_solver.begin(t, h, y, self._rows)
         for i in range(begin, end):
             at = stages.advance(y, h, co.a[i])
             time = t + self.tableau.c[i] * length
             if diagonal := self.tableau.diagonal(i):
-                at, k = self._implicit_stage(time, diagonal * h, at, y, stages.get(i - 1))
+                assert self._stage_solver is not None
+                at, k = self._stage_solver.solve(time, diagonal * h, at, y, stages.sum(co.guess[i]))
             else:
                 k = self.evaluate(time, at, self._rows)
             stages.put(i, k)
         return at
-
-    def linear_solver(self, y: Tensor) -> LinearSolver:
-        """For the systems of an implicit method."""
-        dense = isinstance(self.solver, Kvaerno3) and y.shape[1] <= self.solver.dense_up_to
-        return Dense() if dense else GMRES()
-
-    def _implicit_stage(self, t: Tensor, gh: Length, base: Tensor, y: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """(Y, k) with Y = base + gh k and k = f(t, Y), in units of the tolerance; NaN where Newton fails."""
-        options = self.solver
-        assert isinstance(options, Kvaerno3)
-        unit = options.atol + options.rtol * y.detach().abs()
-        newton = Newton if y.shape[1] <= options.dense_up_to else NewtonKrylov
-        tol = options.stage_tol * max(y.shape[1], 1) ** 0.5
-        solver: FixedPointSolver = newton(tol=tol, stop="abs", max_steps=10)
-
-        def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
-            return x - gh * self.f(t, base + unit * x, self._rows) / unit
-
-        guess = (gh * before / unit).detach()
-        x, solution = root(
-            condition, guess, t, gh, base, solver=solver, linear_solver=self.linear_solver(y), batch_dims=1,
-            on_failure="ignore", return_solution=True,
-        )  # fmt: skip
-        self.calls += solution.nfe
-        x = torch.where(solution.converged.unsqueeze(1), x, torch.nan)
-        divisor = gh if isinstance(gh, float) else torch.where(gh == 0, 1.0, gh)  # a system that rests has h = 0
-        return base + unit * x, unit * x / divisor
 
 
 def dense_weights(co: Coefficients, theta: Tensor) -> Tensor:

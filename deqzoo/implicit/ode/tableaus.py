@@ -55,7 +55,7 @@ class Tableau:
         return self.a[i][i] if len(self.a[i]) > i else 0.0
 
 
-def _hermite(b: Row) -> tuple[Row, ...]:
+def hermite(b: Row) -> tuple[Row, ...]:
     """Cubic Hermite interpolation, of order 3, where the last stage is f at the end of the step."""
     last = len(b) - 1
     ends = {0: (1.0, -2.0, 1.0), last: (0.0, -1.0, 1.0)}
@@ -63,7 +63,7 @@ def _hermite(b: Row) -> tuple[Row, ...]:
     return tuple(tuple(x + y for x, y in zip(row, ends.get(j, (0, 0, 0)), strict=True)) for j, row in enumerate(rows))
 
 
-def _minus(b: Row, embedded: Row) -> Row:
+def minus(b: Row, embedded: Row) -> Row:
     return tuple(float(Fraction(x) - Fraction(y)) for x, y in zip(b, embedded, strict=True))
 
 
@@ -99,7 +99,7 @@ BOSH3 = Tableau(
     b=(2 / 9, 1 / 3, 4 / 9, 0),
     error=(2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8),
     error_order=2,
-    dense=_hermite((2 / 9, 1 / 3, 4 / 9, 0)),
+    dense=hermite((2 / 9, 1 / 3, 4 / 9, 0)),
     last_is_next=True,
 )
 
@@ -167,26 +167,6 @@ TSIT5 = Tableau(
     last_is_next=True,
 )  # fmt: skip
 
-
-def _kvaerno3() -> Tableau:
-    """ESDIRK3/2a, stiffly accurate and L-stable: both the method and the embedded one."""
-    g = 0.43586652150845899942  # the diagonal: a root of g^3 - 3 g^2 + 3/2 g - 1/6
-    third = ((-4 * g**2 + 6 * g - 1) / (4 * g), (-2 * g + 1) / (4 * g), g)
-    b = ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), (-6 * g**2 + 6 * g - 1) / (6 * g - 3), g)
-    return Tableau(
-        order=3,
-        c=(0, 2 * g, 1, 1),
-        a=((0.0,), (g, g), third, b),
-        b=b,
-        error=_minus(b, (*third, 0.0)),
-        error_order=2,
-        dense=_hermite(b),
-        last_is_next=True,
-    )
-
-
-# Kvaerno, "Singly Diagonally Implicit Runge-Kutta Methods with an Explicit First Stage", 2004.
-KVAERNO3 = _kvaerno3()
 
 # Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", section II.10 (DOP853): a method of order 8 by
 # Dormand and Prince with error estimates of order 5 and 3; the last three stages serve its dense output of order 7.

@@ -1,0 +1,52 @@
+"""A step of a Rosenbrock method; see `RosenbrockTableau`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .linearise import Factors, Linearised, linearise
+from .solvers import Rodas5P
+from .stiff_tableaus import RosenbrockTableau
+
+if TYPE_CHECKING:
+    from .steps import Coefficients, Length, Stages, Stepper
+
+
+class Rosenbrock:
+    """Takes steps; a step that is rejected leaves its Jacobian to the next attempt."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self._known: tuple[Tensor, Linearised] | None = None  # of the last attempt
+
+    def step(self, stages: Stages, co: Coefficients, t: Tensor, h: Length, y: Tensor, rows: Tensor | None) -> Tensor:
+        """y(t + h); fills the stages."""
+        stepper, tableau = self._stepper, self._stepper.tableau
+        assert isinstance(tableau, RosenbrockTableau)
+        at = self._linearise(t, y, rows)
+        factors, length = Factors(at.matrix, tableau.gamma * h), h if isinstance(h, float) else h.reshape(t.shape)
+        for i in range(tableau.stages):
+            value = at.value
+            if i:
+                value = stepper.evaluate(t + tableau.c[i] * length, stages.advance(y, h, co.a[i]), rows)
+                value = value + stages.sum(co.couplings[i])
+            if tableau.slopes[i]:
+                value = value + tableau.slopes[i] * h * at.slope
+            stages.put(i, factors.solve(tableau.gamma * value))
+        return stages.advance(y, h, co.b)
+
+    def _linearise(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Linearised:
+        solver = self._stepper.solver
+        assert isinstance(solver, Rodas5P)
+        if y.shape[1] > solver.most_unknowns:
+            raise ValueError(
+                f"{type(solver).__name__} writes out a Jacobian of {y.shape[1]} unknowns a system, more than "
+                f"most_unknowns={solver.most_unknowns}: use Kvaerno5(), which does without for large systems, or "
+                "batch_dims=1 where the samples do not depend on each other"
+            )
+        if self._known is None or self._known[0] is not y or self._stepper.taped:
+            self._known = None
+            self._known = y, linearise(self._stepper, t, y, rows)
+        return self._known[1]

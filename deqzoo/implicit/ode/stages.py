@@ -1,0 +1,186 @@
+"""The stages of diagonally implicit methods, Y = base + gh f(t, Y): simplified Newton iterations; see the method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..api import root
+from ..bridge import ImplicitFunction
+from ..linear_solvers import GMRES, Dense, LinearSolver
+from ..linear_solvers.base import row_norm
+from ..modes import host_flags, no_derivatives
+from ..root_solvers import NewtonKrylov
+from .linearise import Factors, linearise
+from .solvers import DiagonallyImplicit
+from .tableaus import Row, Tableau
+
+if TYPE_CHECKING:
+    from .steps import Length, Stepper
+
+_ITERATIONS = 10  # of one stage with one Jacobian
+_RENEWALS = 2  # of the Jacobian within a stage: from then on it is Newton's method
+_SLOW = 0.1  # rate of convergence above which the next step gets a new Jacobian
+_ROUNDING = 10  # units of rounding of a stage, below which iterating is in vain
+_QUADRATIC = 3  # stages from which the start of another is extrapolated
+
+
+class StageSolver:
+    """Solves stage after stage, with a Jacobian that it keeps for as long as it serves.
+
+    Under `batch_dims=1` each system has a Jacobian; where one asks for another, all that take the step get theirs.
+    """
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self._matrix: Tensor | None = None  # of all systems
+        self._renew = True  # before the next step
+        self._factors: Factors | None = None
+        self._rows: Tensor | None = None
+        self._eta = torch.empty(0)  # rate / (1 - rate) of each system that takes the step
+
+    @property
+    def options(self) -> DiagonallyImplicit:
+        """The method."""
+        assert isinstance(self._stepper.solver, DiagonallyImplicit)
+        return self._stepper.solver
+
+    def begin(self, t: Tensor, h: Length, y: Tensor, rows: Tensor | None) -> None:
+        """Be ready for the stages of a step."""
+        self._rows = rows
+        if y.shape[1] > self.options.dense_up_to:
+            return
+        with no_derivatives():
+            t, y = t.detach(), y.detach()
+            gh = self._stepper.tableau.diagonal(1) * (h if isinstance(h, float) else h.detach())
+            self._eta = torch.ones_like(y[:, 0]) if y.shape[1] else y.new_ones(len(y))
+            if self._renew or not self._known(rows):
+                self._linearise(t, y)
+            self._renew = False
+            self._factorise(gh)
+
+    def solve(self, t: Tensor, gh: Length, base: Tensor, y: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+        """(Y, k) with Y = base + gh k and k = f(t, Y) near `guess`; NaN where the iteration does not converge."""
+        options = self.options
+        rounding = _ROUNDING * torch.finfo(y.dtype).eps
+        unit = options.atol + max(options.rtol, rounding) * y.detach().abs()
+        if y.shape[1] > options.dense_up_to:
+            x = self._by_newton_krylov(t, gh, base, unit, guess)
+        else:
+            with no_derivatives():
+                length = gh if isinstance(gh, float) else gh.detach()
+                x, solved = self._iterate(t.detach(), length, base.detach(), unit, length * guess.detach())
+                x = torch.where(solved.unsqueeze(1), x, torch.nan)
+            if self._stepper.taped:
+                x = self._differentiable(t, gh, base, unit, x / unit)
+        divisor = gh if isinstance(gh, float) else torch.where(gh == 0, 1.0, gh)  # a system that rests has h = 0
+        return base + x, x / divisor
+
+    def _iterate(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x = gh f(t, base + x) near x, and which systems have converged."""
+        count = max(x.shape[1], 1) ** 0.5
+        active = torch.ones_like(self._eta, dtype=torch.bool)
+        failed, before, renewals, left = ~active, torch.full_like(self._eta, torch.nan), 0, _ITERATIONS
+        rounding = _ROUNDING * torch.finfo(x.dtype).eps
+        while left:
+            left -= 1
+            assert self._factors is not None
+            change = self._factors.solve(gh * self._stepper.evaluate(t, base + x, self._rows) - x)
+            size = row_norm(change / unit) / count
+            rate = size / before
+            self._eta = torch.where(active & (rate < 1), rate / (1 - rate), self._eta)
+            finished = self._eta * size <= self.options.stage_tol
+            finished = finished & ~(rate >= 1) | (size <= rounding * row_norm((base + x) / unit) / count)
+            worse = active & ~finished & ~(rate < 1) & ~(rate.isnan() & size.isfinite())
+            hopeless = active & ~finished & (rate**left * self._eta * size > self.options.stage_tol)
+            x = torch.where((active & ~worse).unsqueeze(1), x + change, x)
+            active = active & ~finished
+            before = torch.where(worse, torch.nan, size)
+            (going, _), (stuck, _), (slow, _) = host_flags(active, worse | hopeless, active & (rate > _SLOW))
+            self._renew |= slow
+            if not going:
+                break
+            if not stuck:
+                continue
+            if renewals == _RENEWALS:
+                failed = failed | worse
+                active = active & ~worse
+                continue
+            self._linearise(t, base + x)
+            self._factorise(gh)
+            before, renewals, left = torch.full_like(before, torch.nan), renewals + 1, _ITERATIONS
+            self._eta = torch.ones_like(self._eta)
+        return x, ~(failed | active)
+
+    def _differentiable(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, x: Tensor) -> Tensor:
+        """The increment, solved for, as a function of all that its equation reads."""
+        f, rows = self._stepper.f, self._rows
+
+        def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
+            return x - gh * f(t, base + unit * x, rows) / unit
+
+        implicit = ImplicitFunction(
+            solve=lambda *args: x, conditions=condition, linear_solver=linear_solver(self.options, x), batch_dims=1,
+            on_failure="ignore",
+        )  # fmt: skip
+        self._stepper.calls += 1
+        differentiable: Tensor = implicit.differentiable(x, t, gh, base)
+        return unit * differentiable
+
+    def _by_newton_krylov(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, guess: Tensor) -> Tensor:
+        f, rows, size = self._stepper.f, self._rows, base.shape[1]
+
+        def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
+            return x - gh * f(t, base + unit * x, rows) / unit
+
+        x, solution = root(
+            condition, (gh * guess / unit).detach(), t, gh, base,
+            solver=NewtonKrylov(tol=self.options.stage_tol * size**0.5, stop="abs", max_steps=10),
+            linear_solver=linear_solver(self.options, base), batch_dims=1, on_failure="ignore", return_solution=True,
+        )  # fmt: skip
+        self._stepper.calls += solution.nfe
+        return unit * torch.where(solution.converged.unsqueeze(1), x, torch.nan)
+
+    def _known(self, rows: Tensor | None) -> bool:
+        if self._matrix is None:
+            return False
+        return rows is None or not len(rows) or len(self._matrix) > int(rows.max())
+
+    def _linearise(self, t: Tensor, y: Tensor) -> None:
+        matrix, rows = linearise(self._stepper, t, y, self._rows).matrix, self._rows
+        if rows is None:
+            self._matrix = matrix
+            return
+        if not self._known(rows):  # a system without a Jacobian asks for one, by not converging
+            self._matrix = matrix.new_full((int(rows.max()) + 1, *matrix.shape[1:]), torch.nan)
+        assert self._matrix is not None
+        self._matrix = self._matrix.index_copy(0, rows, matrix)
+
+    def _factorise(self, gh: Length) -> None:
+        assert self._matrix is not None
+        self._factors = Factors(self._matrix if self._rows is None else self._matrix[self._rows], gh)
+
+
+def linear_solver(solver: DiagonallyImplicit, y: Tensor) -> LinearSolver:
+    """For derivatives of the stages at states like y."""
+    return Dense() if y.shape[1] <= solver.dense_up_to else GMRES()
+
+
+def guesses(tableau: Tableau) -> list[Row]:
+    """Weights with which the k of a stage is extrapolated from those before it, up to three of them, in time."""
+    rows: list[Row] = []
+    for i, c in enumerate(tableau.c):
+        nodes = tableau.c[: min(i, _QUADRATIC)]
+        if c in tableau.c[1:i]:
+            rows.append(tuple(float(j == tableau.c.index(c)) for j in range(i)))
+            continue
+        row = []
+        for j, node in enumerate(nodes):
+            weight = 1.0
+            for other in (*nodes[:j], *nodes[j + 1 :]):
+                weight *= (c - other) / (node - other)
+            row.append(weight)
+        rows.append(tuple(row))
+    return rows
