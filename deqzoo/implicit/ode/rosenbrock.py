@@ -46,7 +46,7 @@ class Rosenbrock:
                 f"most_unknowns={solver.most_unknowns}: use Kvaerno5(), which does without for large systems, or "
                 "batch_dims=1 where the samples do not depend on each other"
             )
-        if self._known is None or self._known[0] is not y or self._stepper.taped:
+        if self._known is None or self._known[0] is not y:
             self._known = None
             self._known = y, linearise(self._stepper, t, y, rows)
         return self._known[1]

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 _ITERATIONS = 10  # of one stage with one Jacobian
 _RENEWALS = 2  # of the Jacobian within a stage: from then on it is Newton's method
-_SLOW = 0.1  # rate of convergence above which the next step gets a new Jacobian
+_SLOW = 0.03  # rate of convergence above which the next step gets a new Jacobian
 _ROUNDING = 10  # units of rounding of a stage, below which iterating is in vain
+_TRUSTED = 0.01  # rate at which a stage is believed to converge because the one before did
 _QUADRATIC = 3  # stages from which the start of another is extrapolated
 
 
@@ -84,6 +85,7 @@ class StageSolver:
         active = torch.ones_like(self._eta, dtype=torch.bool)
         failed, before, renewals, left = ~active, torch.full_like(self._eta, torch.nan), 0, _ITERATIONS
         rounding = _ROUNDING * torch.finfo(x.dtype).eps
+        self._eta = self._eta.clamp(min=_TRUSTED)
         while left:
             left -= 1
             assert self._factors is not None

@@ -34,7 +34,7 @@ class RosenbrockTableau(Tableau):
 
 
 def _kvaerno3() -> Tableau:
-    """ESDIRK3/2a, stiffly accurate and L-stable: both the method and the embedded one."""
+    """ESDIRK3/2a, L-stable; stiffly accurate: both the method and the embedded one."""
     g = 0.43586652150845899942  # the diagonal: a root of g^3 - 3 g^2 + 3/2 g - 1/6
     third = ((-4 * g**2 + 6 * g - 1) / (4 * g), (-2 * g + 1) / (4 * g), g)
     b = ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), (-6 * g**2 + 6 * g - 1) / (6 * g - 3), g)
@@ -51,7 +51,7 @@ def _kvaerno3() -> Tableau:
 
 
 def _kvaerno5() -> Tableau:
-    """ESDIRK5/4, stiffly accurate and L-stable: both the method and the embedded one."""
+    """ESDIRK5/4, L-stable; stiffly accurate: both the method and the embedded one."""
     g = 0.26
     sixth = (0.13855640231268224, 0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676, g)
     b = (

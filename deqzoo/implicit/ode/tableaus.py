@@ -64,6 +64,7 @@ def hermite(b: Row) -> tuple[Row, ...]:
 
 
 def minus(b: Row, embedded: Row) -> Row:
+    """b - embedded, rounded once."""
     return tuple(float(Fraction(x) - Fraction(y)) for x, y in zip(b, embedded, strict=True))
 
 
