@@ -70,16 +70,16 @@ def minus(b: Row, embedded: Row) -> Row:
 
 # Butcher, "Numerical Methods for Ordinary Differential Equations", section 23. The last stage, f at the end of the
 # step, is for dense output alone.
-EULER = Tableau(order=1, c=(0, 1), a=((), (1,)), b=(1,), dense=_hermite((1, 0)), dense_is_next=True)
+EULER = Tableau(order=1, c=(0, 1), a=((), (1,)), b=(1,), dense=hermite((1, 0)), dense_is_next=True)
 MIDPOINT = Tableau(
-    order=2, c=(0, 1 / 2, 1), a=((), (1 / 2,), (0, 1)), b=(0, 1), dense=_hermite((0, 1, 0)), dense_is_next=True
+    order=2, c=(0, 1 / 2, 1), a=((), (1 / 2,), (0, 1)), b=(0, 1), dense=hermite((0, 1, 0)), dense_is_next=True
 )
 HEUN = Tableau(
     order=2,
     c=(0, 1, 1),
     a=((), (1,), (1 / 2, 1 / 2)),
     b=(1 / 2, 1 / 2),
-    dense=_hermite((1 / 2, 1 / 2, 0)),
+    dense=hermite((1 / 2, 1 / 2, 0)),
     dense_is_next=True,
 )
 _RK4_B = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
@@ -88,7 +88,7 @@ RK4 = Tableau(
     c=(0, 1 / 2, 1 / 2, 1, 1),
     a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1), _RK4_B),
     b=_RK4_B,
-    dense=_hermite((*_RK4_B, 0)),
+    dense=hermite((*_RK4_B, 0)),
     dense_is_next=True,
 )
 
