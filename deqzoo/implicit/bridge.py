@@ -31,7 +31,7 @@ from .black_box import as_tensors, call_black_box
 from .grads_batched import each_alone
 from .lifting import apply_visibly, check_complete, lift
 from .linear_solvers import GMRES, LinearSolver
-from .linear_solvers.base import row_norm
+from .linear_solvers.base import default_tolerance, row_norm
 from .modes import (
     call_unchanged,
     eager,
@@ -45,6 +45,7 @@ from .modes import (
     unpack_tangent,
 )
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
+from .precision import Coarsest
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_keywords, with_tensors
 from .solution import FAILURES, OnFailure, Solution, Status
 
@@ -70,6 +71,7 @@ class System:
     report: Callable[[Solution], None] | None = None
     tape: Pullback | None = None
     ravel: Ravel | None = None
+    precision: torch.dtype | None = None  # in which F is evaluated
 
     def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
         """A^-1 b, or A^-T b, at the frozen point (y, inputs); by the tape's products, where there is a tape."""
@@ -104,7 +106,8 @@ class System:
             slope = row_norm(ravel.flatten_leaves(vjp(ravel.unflatten_leaves(F / unit))))
             move = torch.where(size > 0, size / slope, torch.zeros_like(size))
             norm, eps = row_norm(state), torch.finfo(ravel.dtype).eps
-            near = move <= _FAR * norm + (eps * state.shape[1]) ** 0.5
+            far = max(_FAR, default_tolerance(self.precision or ravel.dtype))
+            near = move <= far * norm + (eps * state.shape[1]) ** 0.5
             status = torch.where(near, Status.CONVERGED, Status.STALLED)
             distance = move / norm.clamp(min=eps)
         solution = Solution(None, ravel.per_system(status), ravel.per_system(distance), torch.zeros_like(status), 1)
@@ -120,7 +123,7 @@ class System:
             return ravel.flatten_leaves(self.preconditioner(ravel.unflatten_leaves(v)))
 
         like = torch.zeros(ravel.systems, sum(ravel.sizes), dtype=ravel.dtype, device=ravel.device)
-        operator = from_pullback(rmv, like, self.tags)
+        operator = dataclasses.replace(from_pullback(rmv, like, self.tags), precision=self.precision)
         if self.preconditioner is not None and not in_transform():
             inverse = (lambda v: transposed(precondition, v)(v)) if self.transposed else precondition
             operator = dataclasses.replace(operator, preconditioner=inverse)
@@ -406,7 +409,8 @@ class ImplicitFunction:
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
         own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
         slot = tuple(_Slot.apply(t) for t in own) if taped else leaves
-        lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
+        with Coarsest(ravel.dtype) as seen:
+            lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
         if taped and not any(t.requires_grad for t in lifted.inputs):
             taped = reaches_leaf([t for t in residual if t.requires_grad], {id(t) for t in own})
             residual = residual if taped else tuple(t.detach() for t in residual)
@@ -420,6 +424,7 @@ class ImplicitFunction:
             report=report,
             tape=pullback_on_tape(residual, slot, leaves) if taped else None,
             ravel=ravel,
+            precision=seen.dtype,
         )
         if look and self.on_failure != "ignore":
             system.look(leaves, residual)

@@ -39,6 +39,8 @@ class LinearOperator:
         tags: what is known of A: "symmetric", "positive_definite" (which implies symmetric).
         preconditioner: v -> M^-1 v, an approximation of A^-1 v that must be linear in v; `T` transposes it along.
         matrix: writes A out, (systems, n, n), faster than by one product a column after the other.
+        precision: in which products are computed, where that is less than the vectors have, as under autocast; the
+            solvers' default tolerance follows it.
 
     >>> A = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
     >>> operator = LinearOperator.from_matrix(A)
@@ -51,6 +53,7 @@ class LinearOperator:
     tags: tuple[str, ...] = ()
     preconditioner: Product | None = None
     matrix: Callable[[], Tensor] | None = None
+    precision: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         check_tags(self.tags)

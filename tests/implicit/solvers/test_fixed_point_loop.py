@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from deqzoo.implicit import Anderson, Broyden, Newton, NewtonKrylov, Picard, Status, make_solver
+from deqzoo.implicit import (
+    Anderson,
+    Broyden,
+    Newton,
+    NewtonKrylov,
+    NonConvergenceError,
+    Picard,
+    Status,
+    fixed_point,
+    make_solver,
+)
 from tests.implicit.solvers.helpers import (
     DTYPES,
     F64,
@@ -182,6 +192,41 @@ def test_the_host_reads_nothing_but_the_stop_checks(solver):
     with HostReads() as reads:
         solution = solver()(uneven, start, *rest, batch_dims=1)
     assert reads.count == solution.nfe
+
+
+@pytest.mark.parametrize(
+    ("solver", "root"),
+    [(Picard, False), (Anderson, False), (Broyden, False), (Broyden, True), (Newton, True), (NewtonKrylov, True)],
+)
+@pytest.mark.parametrize("check_every", [1, 3])
+@pytest.mark.parametrize("max_steps", [2, 100])
+def test_whether_all_converged_is_read_with_the_stop_rule(solver, root, check_every, max_steps):
+    """Neither the solver nor the check of what it returned reads anything of its own where all converged."""
+    start, *rest = batch()
+    options = {"batch_dims": 1, "root": root}
+    f = (lambda *z: z[0] - uneven(*z)) if root else uneven
+    solver = solver(check_every=check_every, max_steps=max_steps)
+    with HostReads() as reads:
+        solution = solver(f, start, *rest, **options)
+        of_solver = reads.count
+        solution.check("ignore", "solve")
+        if solution.all_converged:
+            solution.check("raise", "solve")
+            assert solution.replace_failed(solution.value) is solution.value
+    assert reads.count == of_solver
+    assert solution.all_converged is bool(solution.converged.all())
+    assert solution.all_converged is (max_steps == 100)
+
+
+def test_without_a_stop_a_warning_is_not_worth_a_host_read():
+    with HostReads() as reads:
+        z = fixed_point(torch.exp, torch.zeros(2, 3), solver=Picard(stop="never", max_steps=9), batch_dims=1)
+    assert reads.count == 0
+    assert z.isnan().all()
+    with pytest.raises(NonConvergenceError, match="2 diverged"):
+        fixed_point(
+            torch.exp, torch.zeros(2, 3), solver=Picard(stop="never", max_steps=9), batch_dims=1, on_failure="raise"
+        )
 
 
 @every_solver
