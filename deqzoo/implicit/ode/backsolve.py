@@ -14,7 +14,7 @@ from ..solution import Status
 from .discrete import derivative_of_the_steps
 from .integrate import integrate
 from .plans import Controlled, equal_steps
-from .solvers import Adaptive, FixedStep
+from .solvers import Adaptive, FixedStep, jumps_of
 from .steps import Stepper
 from .times import Times
 
@@ -54,7 +54,8 @@ def _backwards(
     solver, adjoint = solve.solver, solve.adjoint
     if isinstance(solver, Adaptive):
         own = {name: x for name in ("rtol", "atol") if (x := getattr(adjoint, name)) is not None}
-        solver = dataclasses.replace(solver, **own, first_step=None)
+        start = None if solver.first_step != "span" else solver.first_step
+        solver = dataclasses.replace(solver, **own, first_step=start)
     stepper = Stepper(solver, augmented, taped=False)
     u, sums = torch.zeros_like(values[0]), values.new_zeros(augmented.extra)
     of_times, length = torch.zeros_like(t), None
@@ -63,16 +64,15 @@ def _backwards(
         u = u + g[i]
         of_times[i] += (g[i] * augmented.plain(t[i], values[i])).sum().to(t.dtype) if wanted[1] else 0.0
         state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
-        times = Times(t[[i, i - 1]].detach(), state)
-        span = abs(times.host[1] - times.host[0])
+        times = Times(t[[i, i - 1]].detach(), state, jumps_of(solver), solve.field.time_dtype)
         if isinstance(solver, FixedStep):
             plan: Any = equal_steps(solver, times.host)
         else:
-            plan = Controlled(solver, times.host, None if length is None else min(1.0, length / span))
+            plan = Controlled(solver, times.host, length)
         controlled = 2 * u.numel() if adjoint.seminorm else None
         _, u, sums = augmented.split(integrate(stepper, state, times, plan, controlled=controlled).values[-1])
         status = max(status, Status(plan.report()[0]))
-        length = getattr(plan, "size", 1.0) * span
+        length = getattr(plan, "length", None)
     if wanted[1]:
         of_times[0] -= (u * augmented.plain(t[0], values[0])).sum().to(t.dtype)
     solve.report(stepper.calls, status)
@@ -88,10 +88,11 @@ class _Augmented:
         self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
         self.extra = sum(x.numel() for x in self.sources)
         self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
+        self.time_dtype = field.time_dtype
 
     def plain(self, t: Tensor, y: Tensor) -> Tensor:
         """f(t, y)."""
-        return self.field(self._time(t.detach().to(y.dtype)), y, None)
+        return self.field(self._time(t.detach().to(self.time_dtype)), y, None)
 
     def __call__(self, t: Tensor, state: Tensor, rows: Tensor | None) -> Tensor:
         """The derivative of the whole."""

@@ -14,7 +14,7 @@ from ..solution import FAILURES, OnFailure
 from .adjoints import Adjoint, Backsolve, Discrete
 from .interpolants import Interpolants, Keep, Kept
 from .odeint import Solve, as_times
-from .solvers import Adaptive, OdeSolver, Tsit5
+from .solvers import Adaptive, OdeSolver, Tsit5, jumps_of
 from .torchdiffeq_backend import TorchDiffEq
 
 _BEYOND = 16  # roundings of time by which a query may lie outside of the span
@@ -68,7 +68,7 @@ def odeint_dense(
     keep = Keep()
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, keep)
     ravel = solve.field.ravel
-    t = as_times(t, ravel.dtype, ravel.device)
+    t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     if len(t) < 2:
         raise ValueError("a dense solution needs a span: t must hold two times or more")
     with full_precision(ravel.device.type):
@@ -120,7 +120,7 @@ class DenseSolution:
         begin = length = t[:0]
         before, stages = dense or (start[:0], start.new_empty(0, len(solver.tableau.dense), start.shape[1]))
         if kept is not None:
-            (begin, length), systems = kept.times(t), kept.systems
+            (begin, length), systems = kept.times(torch.cat([t, t.new_tensor(jumps_of(solver))])), kept.systems
         idle = torch.tensor(sorted(set(range(count)) - set(systems.tolist())), dtype=torch.long)
         if len(idle):  # their first step failed
             systems = torch.cat([systems, idle])

@@ -29,7 +29,7 @@ from .field import UserField
 from .integrate import Points, Trajectory, integrate, interpolate
 from .interpolants import Again
 from .plans import Recorded, Step
-from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P
+from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
 from .stages import linear_solver
 from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
 from .times import Times
@@ -98,7 +98,7 @@ def derivative_of_the_steps(
     # Fresh views: only paths through these arguments count, not those through others that depend on them.
     own = [x.view_as(x) if x.requires_grad else x for x in (y, t, *inputs)]
     stepper = Stepper(solve.solver, solve.field.of(tuple(own[2:])), taped=True)
-    times = Times(own[1], own[0])
+    times = Times(own[1], own[0], jumps_of(solve.solver), solve.field.time_dtype)
     keep = None if ctx.trajectory.kept is None else Again(ctx.trajectory.kept)
     outputs = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep).outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
@@ -135,7 +135,8 @@ class Sweep:
     ) -> None:
         self.tableau, self.trajectory, self.limit = solver.tableau, trajectory, max(limit, 2)
         self.wanted, self.t = wanted, t.detach()
-        self.times = Times(self.t, like)
+        self.jumps, self.time_dtype = jumps_of(solver), field.time_dtype
+        self.times = Times(self.t, like, self.jumps, self.time_dtype)
         # Leaves of our own: a captured tensor that depends on an argument must not carry its gradient on to it in here.
         count = len(field.args)
         own = [x if i >= count and x.grad_fn is None else x.detach() for i, x in enumerate(inputs)]
@@ -192,8 +193,10 @@ class Sweep:
         """A step taken again: the state after it, and f there, where the method has it."""
         rows = None if step.rows is None else step.rows.to(y.device)
         t, h = self.times.step(step)
+        self.plain.limits = self.times.limits(step)
         before = y if rows is None else y[rows]
-        new, stages = self.plain.step(t, h, before, first if rows is None else None, rows)
+        known = first if rows is None and not self.times.from_jump(step) else None
+        new, stages = self.plain.step(t, h, before, known, rows)
         if rows is not None:
             return y.index_copy(0, rows, new), None
         return new, stages.get(self.tableau.stages - 1) if self.tableau.last_is_next else None
@@ -229,6 +232,7 @@ class Sweep:
     ) -> Tensor:
         co, tableau = coefficients(self.tableau, y), self.tableau
         t, h = self.times.step(step)
+        self.plain.limits = self.taped.limits = self.times.limits(step)
         inside = [p for p in points if not p.end]
         for p in points:
             if p.end:
@@ -314,8 +318,9 @@ class Sweep:
     ) -> Tensor:
         with torch.enable_grad():
             y, times = y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
-            moving = Times(times, y)
+            moving = Times(times, y, self.jumps, self.time_dtype)
             t, h = moving.step(step)
+            self.taped.limits = moving.limits(step)
             new, stages = self.taped.step(t, h, y, None, rows)
             values, weights = [new], [u]
             if any(not p.end for p in points) or dense is not None:

@@ -24,12 +24,16 @@ class UserField:
         systems: each leading index of y is a system of its own, with a time of its own.
         each_time: f gets a time for each leading index, (batch,), not one for all.
         compact: f is called with some of the systems; arguments with the batch as leading axis are cut likewise.
+
+    Attributes:
+        time_dtype: of the times that f gets.
     """
 
     def __init__(
         self, f: Callable[..., Any], y0: Any, args: tuple[Any, ...], *, systems: bool, each_time: bool, compact: bool
     ) -> None:
         self.ravel = Ravel(y0, 1 if systems else 0)
+        self.time_dtype = self.ravel.dtype
         self._f = keep_autocast(f, self.ravel.device.type)
         self._systems, self._compact = systems, compact
         self._given, leaves = args, _pytree.tree_leaves(args)

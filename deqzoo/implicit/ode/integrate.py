@@ -13,11 +13,9 @@ from ..pytree import Tensors
 from .interpolants import Keep, Kept, Taken
 from .plans import Plan, Step
 from .solvers import Adaptive
-from .steps import BEGUN, Length, Stages, Stepper, coefficients, dense_weights
+from .start import begin
+from .steps import Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
-
-_ROUNDING = 1e-12  # of an output time at the end of a step, as a fraction of the step
-_EPS = 4 * torch.finfo(torch.float64).eps  # of the fraction of a span at which a step ends
 
 
 @dataclasses.dataclass
@@ -108,19 +106,24 @@ def integrate(
     reuses = stepper.tableau.last_is_next
     outputs, kept = _Outputs(times, y), Checkpoints(checkpoints)
     steps: list[Step] = []
+    begun: Stages | None = None
+    if plan.needs_length:
+        whole = plan.whole()
+        stepper.limits = times.limits(whole)
+        if first is None or times.from_jump(whole):
+            first = stepper.evaluate(times.step(whole)[0], y)
+        begun = begin(stepper, times, plan, y, first, controlled)
     while (step := plan.next()) is not None:
         rows = None if step.rows is None else step.rows.to(y.device)
         t, h = times.step(step)
-        if first is None and reuses:
-            first = stepper.evaluate(t, y)  # of the first step, which all systems take
+        stepper.limits = times.limits(step)
         before = y if rows is None else y[rows]
-        known, begun = first if rows is None or first is None else first[rows], None
-        if plan.tentative:
-            begun = stepper.begin(t, h, before, known, rows)
-            if not plan.look(step, promise(stepper, begun, h, before, controlled)):
-                continue
+        known = first if rows is None or first is None else first[rows]
+        if (known is None and reuses) or times.from_jump(step):
+            known = stepper.evaluate(t, before, rows)
+            first = known if rows is None or first is None else first.index_copy(0, rows, known)
         new, stages = stepper.step(t, h, before, known, rows, begun)
-        accepted = None
+        accepted, begun = None, None
         if plan.needs_error:
             accepted = plan.judge(step, errors(stepper, stages, h, before, new, controlled))
         if accepted is not None:
@@ -173,28 +176,6 @@ def errors(
         norm = peel(norm)
         return [float(norm.max())] * len(before) if norm.numel() else []
     result: list[float] = norm.tolist()
-    return result
-
-
-def promise(stepper: Stepper, stages: Stages, h: Length, before: Tensor, controlled: int | None) -> list[float]:
-    """The share of a step that its first two stages promise to be within the tolerance, of each row; see `Adaptive`."""
-    options, tableau = stepper.solver, stepper.tableau
-    assert isinstance(options, Adaptive)
-    with torch.no_grad():
-        count = before.shape[1] if controlled is None else controlled
-        k1, k2 = (k[:, :count] * h for k in stages.rows(BEGUN))
-        y = before[:, :count]
-        scale = torch.maximum(y.abs(), (y + tableau.c[1] * k1).abs()) * options.rtol + options.atol
-        first, second, change = (row_norm(k / scale) / max(count, 1) ** 0.5 for k in (k1, k2, k2 - k1))
-        largest, order = torch.maximum(first, second), tableau.error_order + 1
-        rate = change / (tableau.c[1] * largest)
-        share = 3 * options.safety * (largest * rate ** (order - 1)) ** (-1 / order)
-        share = torch.where((first > 0.1 * largest) & ~share.isnan(), share, torch.inf)  # from rest: nothing is known
-        share = torch.where(change.isfinite(), share, 0.1)
-    if in_transform():
-        share = peel(share)
-        return [float(share.min())] * len(before) if share.numel() else []
-    result: list[float] = share.tolist()
     return result
 
 
@@ -255,28 +236,36 @@ class _Outputs:
         """The output times in (start, start + size], those at the end apart."""
         if isinstance(step.start, Tensor):
             return self._within_each(step)
-        start, size = step.shared()
-        first, last = self.times.host[step.a], self.times.host[step.b]
-        end = first + (start + size) * (last - first)
-        begin = upto = int(self._next[0])
-        while upto <= step.b and (self.times.host[upto] - end) / (last - first) <= _ROUNDING * size + _EPS:
+        times, (a, b) = self.times, step.segment()
+        begin, size = times.on_host(step)
+        forward = times.points[b] > times.points[a]
+        start = upto = int(self._next[0])
+        ended = step.last and b < len(times)  # at an output time
+        if ended:
+            upto = b + 1
+        while upto < len(times) and (
+            (times.host[upto] <= begin + size) if forward else (times.host[upto] >= begin + size)
+        ):
             upto += 1
         self._next.fill_(upto)
-        inside = upto - 1 if upto > step.b else upto
-        points = [Points(torch.arange(begin, inside), None, end=False)] if inside > begin else []
+        inside = upto - ended
+        points = [Points(torch.arange(start, inside), None, end=False)] if inside > start else []
         return [*points, Points(torch.arange(inside, upto), None, end=True)] if upto > inside else points
 
     def _within_each(self, step: Step) -> list[Points]:
-        start, size = step.each()
-        rows = torch.arange(self.systems) if step.rows is None else step.rows
-        begin = self._next[rows]
-        upto = torch.searchsorted(self.times.fractions, start + size * (1 + _ROUNDING) + _EPS, right=True)
-        self._next[rows] = torch.maximum(upto, begin)
-        ended = (upto > step.b).long()
-        inside = (upto - ended - begin).clamp(min=0)
+        times, rows = self.times, torch.arange(self.systems) if step.rows is None else step.rows
+        begin, size = times.on_host(step)
+        outputs, start = times.table[: len(times)], self._next[rows]
+        forward = -1.0 if outputs[-1] < outputs[0] else 1.0
+        upto = torch.searchsorted(forward * outputs, forward * (begin + size), right=True)
+        ended = step.last & (torch.as_tensor(step.b) == len(times) - 1)
+        upto = torch.maximum(torch.where(ended, len(times), upto), start)
+        ended &= upto > start
+        self._next[rows] = upto
+        inside = (upto - ended.long() - start).clamp(min=0)
         position = torch.arange(len(rows)).repeat_interleave(inside)
         offset = torch.arange(len(position)) - (inside.cumsum(0) - inside)[position]
-        points = [Points(begin[position] + offset, position, end=False)] if len(position) else []
+        points = [Points(start[position] + offset, position, end=False)] if len(position) else []
         position = ended.nonzero().squeeze(1)
         return [*points, Points(upto[position] - 1, position, end=True)] if len(position) else points
 

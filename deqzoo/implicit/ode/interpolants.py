@@ -76,7 +76,7 @@ class Kept:
         return dataclasses.replace(self, before=self.before[:0], stages=self.stages[:0])
 
     def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin and length of each row, (rows,), as functions of the output times."""
+        """Begin and length of each row, (rows,), as functions of the points: output times, then jumps."""
         a, b = t[self.a.to(t.device)], t[self.b.to(t.device)]
         start, size = (x.to(t.dtype).to(t.device) for x in (self.start, self.size))
         return a + start * (b - a), size * (b - a)
@@ -142,7 +142,7 @@ class Again(Keep):
 def _spread(step: Step, count: int) -> tuple[Tensor, ...]:
     """Systems, a, b, start and size of each row of a step."""
     systems = torch.arange(count) if step.rows is None else step.rows
-    a, b = (torch.full((count,), value) for value in (step.a, step.b))
+    a, b = (x if isinstance(x, Tensor) else torch.full((count,), x) for x in (step.a, step.b))
     start, size = (
         x if isinstance(x, Tensor) else torch.full((count,), x, dtype=torch.float64) for x in (step.start, step.size)
     )

@@ -20,7 +20,7 @@ from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
 from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
-from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5
+from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
 from .steps import Stepper
 from .times import Times
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
@@ -93,7 +93,7 @@ def odeint(
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact)
     ravel = solve.field.ravel
-    t = as_times(t, ravel.dtype, ravel.device)
+    t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
         (values,) = solve(ravel.flatten(y0), t)
     solution = solve.hand_over()
@@ -152,7 +152,7 @@ class Solve:
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
         stepper = Stepper(self.solver, self.field, taped)
-        times = Times(t, y)
+        times = Times(t, y, jumps_of(self.solver), self.field.time_dtype)
         plan = self.plan(times.host, len(y))
         kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
         trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept, keep=self.keep)
@@ -190,13 +190,16 @@ class Solve:
         return torch.as_tensor(value, device=device).expand(self.batch_shape)
 
     def _time(self, t: Tensor) -> Tensor:
-        start = t[0].detach().to(self.field.ravel.dtype)
+        start = t[0].detach().to(self.field.time_dtype)
         return start.expand(self.field.ravel.systems) if self.each else start
 
 
-def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Output times as a floating-point vector."""
-    t = torch.as_tensor(t, device=device) if not isinstance(t, Tensor) else t.to(device)
+def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, torch.dtype]:
+    """The output times, and the dtype of the times that f gets: its own, where a floating-point tensor has more."""
+    given = isinstance(t, Tensor) and t.is_floating_point()
+    t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if t.dim() != 1 or not len(t):
         raise ValueError(f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}")
-    return t if t.is_floating_point() else t.to(dtype)
+    if given:
+        return t.to(device), torch.promote_types(t.dtype, dtype)
+    return t.double().to(device), dtype

@@ -18,31 +18,28 @@ from .solvers import Adaptive, FixedStep
 
 _ROUNDING = 1e-9  # of a number of steps
 _EPS = torch.finfo(torch.float64).eps  # of time, which is kept in float64
-_LAST = 16 * _EPS  # what may be left of the span at its end, as a fraction
+_LAST = 16 * _EPS  # what may be left of a segment at its end, as a fraction
 _ALIKE = 4  # so many last steps, or fewer, are of one length: no tiny one is left over, and fewer are rejected
 _STRETCH = 0.05  # fraction by which these may be longer than the error allows, rather than one more
-_LOOKS = 12  # first steps that may be given up, one after the other
 _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
 _LEAST_ORDER = 0.5  # that two attempts may show
-_WORTH_FIRST, _WORTH = 0.5, 0.7  # promised shares of the first step, and of shorter ones, with which they go on
-_LEAST_SHARE = 1e-3  # that is believed
-_CHANGES_OF_MIND = 2  # shorter first steps, one after the other, that a smooth field may ask for
 _DOUBTFUL = 0.1  # largest error that is accepted from an estimate that does not fall as its order says
 _NO_ROWS = torch.empty(0, dtype=torch.long)
 
 
 @dataclasses.dataclass
 class Step:
-    """A step of some systems, in the interval from output time `a` to output time `b`.
+    """A step of some systems, in the segment from point `a` to point `b` (see `Times`).
 
     Attributes:
-        start, size: as fractions of the interval; a number for all, or (rows,), float64 on the host.
+        a, b: numbers of points; of each row, (rows,) on the host, where they differ.
+        start, size: as fractions of the segment; a number for all, or (rows,), float64 on the host.
         rows: the systems that take it, on the host; None: all.
     """
 
-    a: int
-    b: int
+    a: int | Tensor
+    b: int | Tensor
     start: float | Tensor
     size: float | Tensor
     rows: Tensor | None = None
@@ -59,11 +56,23 @@ class Step:
         assert isinstance(self.size, Tensor)
         return self.start, self.size
 
+    def segment(self) -> tuple[int, int]:
+        """The points, where they are the same for all."""
+        assert isinstance(self.a, int)
+        assert isinstance(self.b, int)
+        return self.a, self.b
+
+    @property
+    def last(self) -> Any:
+        """Whether it ends where its segment does, of each row where these differ."""
+        return self.start + self.size > 1 - _LAST
+
     def only(self, chosen: Tensor) -> Step:
         """The step of some of its rows."""
         start, size = self.each()
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Step(self.a, self.b, start[chosen], size[chosen], rows)
+        a, b = (x if isinstance(x, int) else x[chosen] for x in (self.a, self.b))
+        return Step(a, b, start[chosen], size[chosen], rows)
 
 
 class Plan(ABC):
@@ -71,22 +80,23 @@ class Plan(ABC):
 
     Attributes:
         needs_error: `judge` wants the error of each step.
+        needs_length: `begin` wants the length of the first step.
     """
 
     needs_error = False
+    needs_length = False
 
-    @property
-    def tentative(self) -> bool:
-        """`look` wants to see the next step when it has begun."""
-        return False
+    def begin(self, lengths: list[float]) -> None:
+        """Take the length of the first step, of each system, in units of t; NaN: f is not finite there."""
+        raise NotImplementedError
+
+    def whole(self) -> Step:
+        """A step of the whole span, of all systems."""
+        raise NotImplementedError
 
     @abstractmethod
     def next(self) -> Step | None:
         """The next step to try; None when all is done, or cannot go on."""
-
-    def look(self, step: Step, share: list[float]) -> bool:
-        """Whether to go on with a step that has begun, given the share of it that is good for each row."""
-        return True
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """Rows (positions in the step) that are accepted, given the error of each; None: all."""
@@ -138,12 +148,22 @@ def equal_steps_each(solver: FixedStep, times: Sequence[float], systems: int) ->
 
 
 def equal_steps(solver: FixedStep, times: Sequence[float]) -> Recorded:
-    """Equal steps within each interval between output times."""
+    """Equal steps within each interval between output times, and jumps."""
     steps = []
-    for a, length in enumerate(abs(y - x) for x, y in itertools.pairwise(times)):
-        count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - 1e-9))
-        steps += [Step(a, a + 1, k / count, 1 / count) for k in range(count)]
+    points = [*times, *solver.jump_times]
+    for i in range(len(times) - 1):
+        inside = [len(times) + j for j in _inside(solver.jump_times, times[i], times[i + 1])]
+        for a, b in itertools.pairwise([i, *inside, i + 1]):
+            length = abs(points[b] - points[a])
+            count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - _ROUNDING))
+            steps += [Step(a, b, k / count, 1 / count) for k in range(count)]
     return Recorded(steps)
+
+
+def _inside(jumps: Sequence[float], start: float, end: float) -> list[int]:
+    """The numbers of the jumps between two times, in the order in which they come."""
+    inside = [j for j, jump in enumerate(jumps) if min(start, end) < jump < max(start, end)]
+    return sorted(inside, key=lambda j: abs(jumps[j] - start))
 
 
 class Controlled(Plan):
@@ -152,20 +172,34 @@ class Controlled(Plan):
     Args:
         solver: the method.
         times: output times.
-        size: of the first step, as a fraction of the span; None: the solver's.
+        length: of the first step, in units of t; None: as the solver says.
     """
 
     needs_error = True
 
-    def __init__(self, solver: Adaptive, times: Sequence[float], size: float | None = None) -> None:
-        self._solver, self._times, self._intervals = solver, times, len(times) - 1
-        self._order = solver.tableau.error_order + 1
-        self._at, self.size = 0.0, _first_size(solver, times) if size is None else size
-        self._looks, self._given_up = _looks(solver) if size is None else 0, 0
+    def __init__(self, solver: Adaptive, times: Sequence[float], length: float | None = None) -> None:
+        self._solver, self._order = solver, solver.tableau.error_order + 1
+        self._points, self._span = [*times, *solver.jump_times], abs(times[-1] - times[0])
+        inside = [len(times) + j for j in _inside(solver.jump_times, times[0], times[-1])]
+        self._segments = list(itertools.pairwise([0, *inside, len(times) - 1])) if len(times) > 1 else []
+        self._active = bool(self._segments)
+        length = solver.given_first_step if length is None else length
+        self.needs_length = self._active and length is None
+        self._at, self.length = 0.0, _capped(self._span if length is None else length, solver)
         self._last_error = 1.0  # of the last accepted step
         self._rejected_at: tuple[float, float] | None = None  # size and error of the last attempt, if it was rejected
-        self._active = self._intervals > 0
         self._status, self._accepted, self._rejected = Status.CONVERGED, 0, 0
+
+    def begin(self, lengths: list[float]) -> None:
+        """As `Plan.begin`; the shortest counts."""
+        if any(map(math.isnan, lengths)):
+            self._active, self._status = False, Status.DIVERGED
+        else:
+            self.length = _capped(min(lengths, default=self._span), self._solver)
+
+    def whole(self) -> Step:
+        """As `Plan.whole`."""
+        return Step(0, self._segments[-1][1], 0.0, 1.0)
 
     def next(self) -> Step | None:
         """As `Plan.next`."""
@@ -174,61 +208,58 @@ class Controlled(Plan):
         if self._accepted + self._rejected == self._solver.max_steps:
             self._status = Status.MAX_STEPS
             return None
-        left = 1.0 - self._at
+        (a, b), left = self._segments[0], 1.0 - self._at
+        size = self.length / self._unit
         stretch = _STRETCH if self._rejected_at is None else _ROUNDING
-        count = max(1, math.ceil(left / self.size * (1 - stretch)))
-        return Step(0, self._intervals, self._at, left / count if count <= _ALIKE else self.size)
+        count = max(1, math.ceil(left / size * (1 - stretch)))
+        if self._solver.max_step is not None:
+            count = max(count, math.ceil(left * self._unit / self._solver.max_step - _ROUNDING))
+        return Step(a, b, self._at, left / count if count <= _ALIKE else size)
 
     @property
-    def tentative(self) -> bool:
-        """As `Plan.tentative`: the first step, unless its size is given."""
-        return self._looks > 0
-
-    def look(self, step: Step, share: list[float]) -> bool:
-        """As `Plan.look`: less than half of it is not worth the rest of its stages."""
-        least, (_, taken) = min(share, default=math.inf), step.shared()
-        good = least >= _worth(self._looks)
-        self._looks = 0 if good else self._looks - 1
-        self._given_up += not good
-        if not good:
-            with temporarily_clear_interpreter_stack():
-                self.size = _equal_parts(torch.tensor(taken * max(least, _LEAST_SHARE), dtype=torch.float64)).item()
-        return good
+    def _unit(self) -> float:
+        """The length of the segment."""
+        a, b = self._segments[0]
+        return abs(self._points[b] - self._points[a])
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `Plan.judge`; adapts the step. The largest error counts (there are several under `vmap`)."""
         e = max(error, default=0.0) if all(map(math.isfinite, error)) else math.inf
-        start, taken = step.shared()
+        start, size = step.shared()
+        taken = size * self._unit
         order = self._shown_order(taken, e)
         most = 1.0 if order > 1 else _DOUBTFUL
         if e <= most:
             self._accepted += 1
             e = max(e, _LEAST_ERROR)
             factor = self._solver.safety * e ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
-            self.size = taken * min(max(factor, _SHRINK), _GROW if self._rejected_at is None else 1.0)
+            length = taken * min(max(factor, _SHRINK), _GROW if self._rejected_at is None else 1.0)
+            # The end of a segment may have cut the step, to one whose error says nothing.
+            self.length = _capped(max(length, self.length) if e == _LEAST_ERROR else length, self._solver)
             self._last_error, self._rejected_at = e, None
-            self._at = start + taken
-            self._active = self._at <= 1 - _LAST
+            self._at = start + size
+            if step.last:
+                self._at = 0.0
+                del self._segments[0]
+                self._active = bool(self._segments)
             return None
         factor = 0.0 if e == math.inf else self._solver.safety * (most / e) ** (1 / order)
-        self.size = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
+        self.length = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
         self._rejected += 1
         self._rejected_at = taken, e
-        if self.size < _least(start, self._times):
+        a, b = step.segment()
+        now = self._points[a] + start * (self._points[b] - self._points[a])
+        if self.length < _least(now, self._span):
             self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
         return _NO_ROWS
 
-    def _shown_order(self, size: float, error: float) -> float:
-        """The order that the errors of this attempt and of a rejected one before it show, at most the method's.
-
-        At most 1, where look after look asked for less: so does a kink.
-        """
-        most = self._order if self._accepted or self._given_up <= _CHANGES_OF_MIND else 1
+    def _shown_order(self, length: float, error: float) -> float:
+        """The order that the errors of this attempt and of a rejected one before it show, at most the method's."""
         if self._rejected_at is None or not math.isfinite(self._rejected_at[1]) or not 0 < error < math.inf:
-            return most
-        size_before, error_before = self._rejected_at
-        order = math.log(error_before / error) / math.log(size_before / size)
-        return min(max(order, _LEAST_ORDER), most)
+            return self._order
+        length_before, error_before = self._rejected_at
+        order = math.log(error_before / error) / math.log(length_before / length)
+        return min(max(order, _LEAST_ORDER), self._order)
 
     def stop(self, systems: Tensor) -> None:
         """As `Plan.stop`; there is one for all."""
@@ -257,64 +288,72 @@ class ControlledEach(Plan):
     needs_error = True
 
     def __init__(self, solver: Adaptive, times: Sequence[float], systems: int, compact: bool) -> None:
-        self._solver, self._times, self._intervals, self._compact = solver, times, len(times) - 1, compact
-        self._order = solver.tableau.error_order + 1
+        self._solver, self._order, self._compact = solver, solver.tableau.error_order + 1, compact
         with temporarily_clear_interpreter_stack():
+            points = torch.tensor([*times, *solver.jump_times], dtype=torch.float64)
+            inside = [len(times) + j for j in _inside(solver.jump_times, times[0], times[-1])]
+            self._points, self._knots = points, torch.tensor([0, *inside, len(times) - 1])
+            self._span = abs(times[-1] - times[0])
+            self._segment = torch.zeros(systems, dtype=torch.long)
             self._at = torch.zeros(systems, dtype=torch.float64)
-            self._size = torch.full_like(self._at, _first_size(solver, times))
+            given = solver.given_first_step
+            self._length = _capped(torch.full_like(self._at, self._span if given is None else given), solver)
             self._last_error = torch.ones_like(self._at)
-            self._active = torch.full((systems,), self._intervals > 0)
-            # Size and error of the last attempt of each, if it was rejected; else NaN.
-            self._rejected_size = torch.full_like(self._at, torch.nan)
+            self._active = torch.full((systems,), len(times) > 1)
+            self.needs_length = len(times) > 1 and given is None
+            # Length and error of the last attempt of each, if it was rejected; else NaN.
+            self._rejected_length = torch.full_like(self._at, torch.nan)
             self._rejected_error = torch.full_like(self._at, torch.nan)
             self._status = torch.full((systems,), int(Status.CONVERGED))
             self._accepted, self._rejected = torch.zeros_like(self._status), torch.zeros_like(self._status)
-            self._given_up = torch.zeros_like(self._status)
-            self._looks = _looks(solver)
-            self._unsure = torch.full((systems,), self._looks > 0)
+
+    def begin(self, lengths: list[float]) -> None:
+        """As `Plan.begin`."""
+        with temporarily_clear_interpreter_stack():
+            found = torch.tensor(lengths, dtype=torch.float64)
+            self._fail(found.isnan(), Status.DIVERGED)
+            self._length = _capped(found, self._solver)
+
+    def whole(self) -> Step:
+        """As `Plan.whole`."""
+        with temporarily_clear_interpreter_stack():
+            return Step(0, int(self._knots[-1]), torch.zeros_like(self._at), torch.ones_like(self._at))
 
     def next(self) -> Step | None:
         """As `Plan.next`."""
         with temporarily_clear_interpreter_stack():
-            over = self._active & (self._accepted + self._rejected >= self._solver.max_steps)
-            self._status[over] = int(Status.MAX_STEPS)
-            self._active &= ~over
+            self._fail(self._active & (self._accepted + self._rejected >= self._solver.max_steps), Status.MAX_STEPS)
             if not self._active.any():
                 return None
+            a, b, unit = self._where()
             left = 1.0 - self._at
-            stretch = torch.where(self._rejected_size.isnan(), _STRETCH, _ROUNDING)
-            count = (left / self._size * (1 - stretch)).ceil().clamp(min=1)
-            size = torch.where(count <= _ALIKE, left / count, self._size)
-            if not self._compact:
-                return Step(0, self._intervals, self._at.clone(), torch.where(self._active, size, 0.0))
-            chosen = self._active & self._unsure if self._unsure.any() else self._active
-            rows = chosen.nonzero().squeeze(1)
-            return Step(0, self._intervals, self._at[rows], size[rows], rows)
+            size = self._length / unit
+            stretch = torch.where(self._rejected_length.isnan(), _STRETCH, _ROUNDING)
+            count = (left / size * (1 - stretch)).ceil().clamp(min=1)
+            if self._solver.max_step is not None:
+                count = torch.maximum(count, (left * unit / self._solver.max_step - _ROUNDING).ceil())
+            size = torch.where(count <= _ALIKE, left / count, size)
+            segment: tuple[Any, Any] = (a, b) if len(self._knots) > 2 else (int(self._knots[0]), int(self._knots[1]))
+            step = Step(*segment, self._at.clone(), torch.where(self._active, size, 0.0))
+            return step.only(self._active.nonzero().squeeze(1)) if self._compact else step
 
-    @property
-    def tentative(self) -> bool:
-        """As `Controlled.tentative`: until the steps of all rows are good."""
-        with temporarily_clear_interpreter_stack():
-            return bool(self._unsure.any())
+    def _where(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The points of the segment that each system is in, and its length."""
+        a, b = self._knots[self._segment], self._knots[self._segment + 1]
+        return a, b, (self._points[b] - self._points[a]).abs()
 
-    def look(self, step: Step, share: list[float]) -> bool:
-        """As `Controlled.look`, for each row; where some begin anew, the others wait for them."""
-        with temporarily_clear_interpreter_stack():
-            rows = torch.arange(len(self._at)) if step.rows is None else step.rows
-            found = torch.tensor(share, dtype=torch.float64)
-            bad = self._unsure[rows] & (found < _worth(self._looks))
-            size = _equal_parts(step.each()[1] * found.clamp(min=_LEAST_SHARE))
-            self._size[rows] = torch.where(bad, size, self._size[rows])
-            self._given_up[rows] += bad
-            self._looks -= 1
-            self._unsure[rows] = bad if self._looks else False
-            return not bool(bad.any())
+    def _fail(self, which: Tensor, status: Status | Tensor) -> None:
+        """End some systems, with a status."""
+        self._status = torch.where(which, torch.as_tensor(status), self._status)
+        self._active &= ~which
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `Plan.judge`; adapts the steps."""
-        _, taken = step.each()
+        _, size = step.each()
         with temporarily_clear_interpreter_stack():
             rows = torch.arange(len(self._at)) if step.rows is None else step.rows
+            a, b, unit = (x[rows] for x in self._where())
+            taken = size * unit
             errors = torch.tensor(error, dtype=torch.float64)
             active, finite = self._active[rows], torch.isfinite(errors)
             order = self._shown_order(rows, taken, errors)
@@ -324,30 +363,40 @@ class ControlledEach(Plan):
             grown = e ** (-0.85 / self._order) * self._last_error[rows] ** (0.2 / self._order)
             allowed = self._solver.safety * torch.where(good, grown, (accept / e) ** (1 / order))
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
-            most = torch.where(self._rejected_size[rows].isnan(), _GROW, 1.0)
-            size = taken * torch.minimum(torch.maximum(allowed, least), most)
-            stuck = bad & (size < _least(self._at[rows], self._times))
-            failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
+            most = torch.where(self._rejected_length[rows].isnan(), _GROW, 1.0)
+            length = taken * torch.minimum(torch.maximum(allowed, least), most)
+            cut = good & (e == _LEAST_ERROR)
+            length = _capped(torch.where(cut, torch.maximum(length, self._length[rows]), length), self._solver)
+            now = self._points[a] + self._at[rows] * (self._points[b] - self._points[a])
+            stuck = bad & (length < _least(now, self._span))
 
-            self._at[rows] += torch.where(good, taken, 0.0)
             self._last_error[rows] = torch.where(good, e, self._last_error[rows])
-            self._size[rows] = torch.where(active, size, self._size[rows])
-            self._rejected_size[rows] = torch.where(bad, taken, torch.nan)
+            self._length[rows] = torch.where(active, length, self._length[rows])
+            self._rejected_length[rows] = torch.where(bad, taken, torch.nan)
             self._rejected_error[rows] = torch.where(bad, errors, torch.nan)
             self._accepted[rows] += good
             self._rejected[rows] += bad
+            self._advance(rows, good, size)
+            failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
             self._status[rows] = torch.where(stuck, failure, self._status[rows])
-            self._active[rows] = active & ~stuck & (self._at[rows] <= 1 - _LAST)
+            self._active[rows] &= ~stuck
             return None if bool(good.all()) else good.nonzero().squeeze(1)
 
-    def _shown_order(self, rows: Tensor, size: Tensor, error: Tensor) -> Tensor:
+    def _advance(self, rows: Tensor, good: Tensor, size: Tensor) -> None:
+        """Move the systems whose step is good; who comes to the end of the last segment is done, and stays there."""
+        at = self._at[rows] + torch.where(good, size, 0.0)
+        ended = good & (at > 1 - _LAST)
+        done = ended & (self._segment[rows] == len(self._knots) - 2)
+        self._at[rows] = torch.where(ended, torch.where(done, 1.0, 0.0), at)
+        self._segment[rows] += ended & ~done
+        self._active[rows] &= ~done
+
+    def _shown_order(self, rows: Tensor, length: Tensor, error: Tensor) -> Tensor:
         """As `Controlled._shown_order`."""
-        size_before, error_before = self._rejected_size[rows], self._rejected_error[rows]
-        smooth = (self._accepted[rows] > 0) | (self._given_up[rows] <= _CHANGES_OF_MIND)
-        most = torch.where(smooth, float(self._order), 1.0)
-        order = (error_before / error).log() / (size_before / size).log()
+        length_before, error_before = self._rejected_length[rows], self._rejected_error[rows]
+        order = (error_before / error).log() / (length_before / length).log()
         known = torch.isfinite(error_before) & torch.isfinite(error) & (error > 0)
-        return torch.where(known, torch.minimum(order.clamp(min=_LEAST_ORDER), most), most)
+        return torch.where(known, order.clamp(_LEAST_ORDER, self._order), float(self._order))
 
     def stop(self, systems: Tensor) -> None:
         """As `Plan.stop`."""
@@ -364,27 +413,13 @@ class ControlledEach(Plan):
         return self._status, self._accepted, self._rejected
 
 
-def _least(at: Any, times: Sequence[float]) -> Any:
-    """The shortest step at a fraction of the span, as a fraction: a few units of the last place of the time there."""
-    span = times[-1] - times[0]
-    return 10 * _EPS * (abs(times[0] / span + at) + _EPS)
+def _capped(length: Any, solver: Adaptive) -> Any:
+    """A step's length, a number or a tensor, at most the solver's largest."""
+    if solver.max_step is None:
+        return length
+    return length.clamp(max=solver.max_step) if isinstance(length, Tensor) else min(length, solver.max_step)
 
 
-def _looks(solver: Adaptive) -> int:
-    """How often a first step may be given up; of implicit methods never: what falls fast needs no short steps there."""
-    return 0 if solver.first_step is not None or solver.tableau.implicit else _LOOKS
-
-
-def _worth(looks: int) -> float:
-    return _WORTH_FIRST if looks == _LOOKS else _WORTH
-
-
-def _equal_parts(size: Tensor) -> Tensor:
-    """The nearest size of which one, two, ... alike make up the span, where so few do: a promise is no bound."""
-    count = (1 / size).round()
-    return torch.where(count <= _ALIKE, 1 / count, size)
-
-
-def _first_size(solver: Adaptive, times: Sequence[float]) -> float:
-    span = abs(times[-1] - times[0])
-    return 1.0 if solver.first_step is None or not span else min(1.0, solver.first_step / span)
+def _least(now: Any, span: Any) -> Any:
+    """The shortest step at a time: a few units of its last place."""
+    return 10 * _EPS * (abs(now) + _EPS * span)

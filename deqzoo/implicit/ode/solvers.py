@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, Literal
 
 from ..by_name import make
 from . import stiff_tableaus, tableaus
@@ -17,6 +18,12 @@ class OdeSolver:
     tableau: ClassVar[Tableau]
 
 
+def jumps_of(solver: OdeSolver) -> tuple[float, ...]:
+    """The times at which f jumps."""
+    jumps: tuple[float, ...] = getattr(solver, "jump_times", ())
+    return jumps
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedStep(OdeSolver):
     """Base of the methods with steps of one size, without error control.
@@ -24,11 +31,14 @@ class FixedStep(OdeSolver):
     Args:
         step_size: largest step, in units of t; each interval between output times is cut into equal steps no longer
             than that. None: one step an interval.
+        jump_times: times at which f jumps: a step ends there, and the next one begins, see `Adaptive`.
     """
 
     step_size: float | None = None
+    jump_times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "jump_times", _checked_jumps(self.jump_times))
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, got {self.step_size}; time may still run backwards")
 
@@ -43,15 +53,21 @@ class Adaptive(OdeSolver):
 
         h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
-    and the last four or fewer are made equal, to end where the time span does. The first step tries the whole span,
-    unless `first_step` is given: an easy problem is done in one. But its first two stages tell how fast f changes,
-    r = |k_2 - k_1| / (c_2 h max(|k_1|, |k_2|)), with norms in units of the tolerance; an error of
+    and the last four or fewer are made equal, to end where the time span (or a jump) does.
+
+    The first step is that of Hairer, Norsett and Wanner: an Euler step with an error of a hundredth of the tolerance,
+    as the sizes of y, of f, and of the change of f over a tiny step suggest. That costs one evaluation, and three or
+    four steps before they are as long as the tolerance allows. With first_step="span" the first step tries the whole
+    span: what is easy, as trained networks often are, is done in one step, and what is not pays for it by steps that
+    are rejected. But what f does for a while between the stages of so long a step is overlooked: y' = -y + bump(t) from
+    rest may converge without the bump. Choose it where f is smooth in t over the whole span. The first two stages
+    of an explicit method tell there how fast f changes, r = |k_2 - k_1| / (c_2 h max(|k_1|, |k_2|)), with norms in
+    units of the tolerance; an error of
 
         h max(|k_1|, |k_2|) (r h)^(k-1) / 3^k
 
     is expected from that, and where it asks for less than half of the step, the step begins anew with so much (or the
-    nearest half, third or quarter of the span). Where that promises less again, and again, f has a kink (ReLU) there,
-    and its order is taken for 1.
+    nearest half, third or quarter of the span).
 
     A step that is rejected twice shrinks by the order that the two errors show, not by the method's: across a kink of
     f, or in a fast start, there is less of it. An error that falls no faster than the step is no estimate at all, and
@@ -59,9 +75,14 @@ class Adaptive(OdeSolver):
 
     Args:
         rtol, atol: relative and absolute tolerance.
-        max_steps: attempts at most, rejected ones included (not first steps that begin anew); then the status is
-            MAX_STEPS.
-        first_step: length of the first step, in units of t.
+        max_steps: attempts at most, rejected ones included; then the status is MAX_STEPS.
+        first_step: length of the first step, in units of t; "span": the whole span; None: estimated.
+        max_step: largest step, in units of t: shorter than anything that f does between two times of rest.
+        jump_times: times at which f jumps, in any order: a step ends at each of them that lies in the span, and the
+            next one begins with f evaluated anew; f is asked for a little before (by four units of the last place
+            of t) and a little after, never at the jump. They are constants for gradients: where the solution's
+            derivative in the time of a jump is wanted, solve in two pieces, with that time the end of one and the
+            begin of the other.
         safety: factor on the step that the error estimate allows.
 
     Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4; Gustafsson, "Control theoretic
@@ -72,18 +93,37 @@ class Adaptive(OdeSolver):
     rtol: float = 1e-5
     atol: float = 1e-6
     max_steps: int = 10_000
-    first_step: float | None = None
+    first_step: float | Literal["span"] | None = None
     safety: float = 0.9
+    max_step: float | None = None
+    jump_times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "jump_times", _checked_jumps(self.jump_times))
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(f"rtol and atol must not be negative nor both zero, got {self.rtol} and {self.atol}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
-        if self.first_step is not None and not self.first_step > 0:
-            raise ValueError(f"first_step must be positive, got {self.first_step}; time may still run backwards")
+        for name in ("first_step", "max_step"):
+            value = getattr(self, name)
+            if isinstance(value, str) and (name, value) != ("first_step", "span"):
+                raise ValueError(f"{name} must be a number{', span' * (name == 'first_step')} or None, got {value!r}")
+            if value is not None and not isinstance(value, str) and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}; time may still run backwards")
         if not 0 < self.safety < 1:
             raise ValueError(f"safety must lie between 0 and 1, got {self.safety}")
+
+    @property
+    def given_first_step(self) -> float | None:
+        """The length of the first step, where it is a number."""
+        return None if self.first_step is None or self.first_step == "span" else float(self.first_step)
+
+
+def _checked_jumps(times: Any) -> tuple[float, ...]:
+    jumps = tuple(sorted({float(time) for time in times}))
+    if not all(map(math.isfinite, jumps)):
+        raise ValueError(f"jump_times must be finite, got {jumps}")
+    return jumps
 
 
 class Euler(FixedStep):

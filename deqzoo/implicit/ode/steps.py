@@ -142,6 +142,7 @@ class Stepper:
         self.solver, self.tableau, self.f = solver, solver.tableau, f
         self.taped = taped
         self.calls = 0  # of f; a product with its Jacobian counts as one
+        self.limits: tuple[Tensor, Tensor] | None = None  # of the times at which f is asked for, see `Times.limits`
         self._rows: Tensor | None = None
         self._stage_solver = StageSolver(self) if isinstance(solver, DiagonallyImplicit) else None
         self._rosenbrock = Rosenbrock(self) if isinstance(self.tableau, RosenbrockTableau) else None
@@ -149,7 +150,11 @@ class Stepper:
     def evaluate(self, t: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
         """f(t, y) of the systems `rows`, counted."""
         self.calls += 1
-        return self.f(t, y, rows)
+        return self.f(self.within(t), y, rows)
+
+    def within(self, t: Tensor) -> Tensor:
+        """A time, moved into the limits."""
+        return t if self.limits is None else torch.minimum(torch.maximum(t, self.limits[0]), self.limits[1])
 
     def begin(self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None) -> Stages:
         """The first `BEGUN` stages of a step; `first` is f(t, y) where it is known, `rows` the systems that y holds."""
@@ -198,7 +203,7 @@ class Stepper:
             self._stage_solver.begin(t, h, y, self._rows)
         for i in range(begin, end):
             at = stages.advance(y, h, co.a[i])
-            time = t + self.tableau.c[i] * length
+            time = self.within(t + self.tableau.c[i] * length)
             if diagonal := self.tableau.diagonal(i):
                 assert self._stage_solver is not None
                 at, k = self._stage_solver.solve(time, diagonal * h, at, y, stages.sum(co.guess[i]))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..modes import carries_derivative, in_transform, is_vmapped, peel
 from .plans import Step
@@ -11,19 +15,22 @@ from .steps import Length
 
 
 class Times:
-    """The output times t_0, ..., t_n of a solve, strictly increasing or strictly decreasing.
+    """The output times t_0, ..., t_n of a solve, strictly increasing or strictly decreasing; and the jumps of f.
 
-    A step begins at t_a + start (t_b - t_a), with a fraction `start` that is a constant: so the steps move with the
+    A step lies in a segment between two points: output times, numbered 0, ..., n, or jumps, numbered n + 1, ... It
+    begins at p_a + start (p_b - p_a), with a fraction `start` that is a constant: so the steps move with the
     times, and the gradient with respect to t is that of the computed solution.
 
     Args:
         t: (n + 1,).
-        y: the state, (systems, unknowns): steps have its dtype and device.
+        y: the state, (systems, unknowns): lengths of steps have its dtype and device.
+        jumps: times at which f jumps.
+        dtype: of the times that f gets; None: that of t or of y, whichever is more precise.
     """
 
-    def __init__(self, t: Tensor, y: Tensor) -> None:
-        self.t = t
-        self.dtype, self.device = y.dtype, y.device
+    def __init__(self, t: Tensor, y: Tensor, jumps: Sequence[float] = (), dtype: torch.dtype | None = None) -> None:
+        self.dtype = torch.promote_types(t.dtype, y.dtype) if dtype is None else dtype
+        self.state, self.device = y.dtype, y.device
         self.moving = t.requires_grad and torch.is_grad_enabled()
         if in_transform():
             self.moving = is_vmapped(t) or carries_derivative(t)
@@ -31,44 +38,77 @@ class Times:
             rows = torch.stack([peel(time).reshape(-1) for time in t.detach().unbind()]).T.double().cpu()
         else:
             rows = t.detach().double().cpu().unsqueeze(0)
-        self.host: list[float] = rows[0].tolist() if len(rows) else []
         steps = rows.diff(dim=1)
         if not (bool((steps > 0).all()) or bool((steps < 0).all())):
             raise ValueError("the output times t must be finite and strictly increasing, or strictly decreasing")
         fractions = (rows - rows[:, :1]) / (rows[:, -1:] - rows[:, :1]) if len(t) > 1 else rows * 0.0
         if not torch.allclose(fractions, fractions[:1], rtol=0, atol=1e-9):
             raise ValueError("under vmap over t, the output times must lie at the same fractions of their spans")
-        self.fractions = fractions[0]
+        if jumps and len(rows) > 1:
+            raise ValueError("jump_times do not work under vmap over t: solve without vmap, or without them")
+        self.count = len(t)
+        self.host: list[float] = rows[0].tolist() if len(rows) else []  # output times
+        self.points = [*self.host, *jumps]
+        self.table = torch.tensor(self.points, dtype=torch.float64)
+        self._jumps = frozenset(jumps)
+        if self.moving:
+            constants = torch.tensor(jumps, dtype=self.dtype, device=self.device)
+            self.t = torch.cat([t.to(self.dtype), constants]) if jumps else t.to(self.dtype)
 
     def __len__(self) -> int:
-        return len(self.t)
+        return self.count
 
     def step(self, step: Step) -> tuple[Tensor, Length]:
         """Time at the begin of a step, () or (rows,), and its length, a number or (rows, 1)."""
         if self.moving:
-            t, start, size = self.t.to(self.dtype), self._constant(step.start), self._constant(step.size)
-            begin, h = t[step.a] + start * (t[step.b] - t[step.a]), size * (t[step.b] - t[step.a])
-            return begin, h.unsqueeze(1) if isinstance(step.size, Tensor) else h.reshape(1, 1)
-        span = self.host[step.b] - self.host[step.a]
-        if isinstance(step.size, Tensor):
-            start, size = step.each()
-            both = torch.stack([self.host[step.a] + start * span, size * span])
-            begin, h = both.to(self.dtype).to(self.device).unbind()
-            return begin, h.unsqueeze(1)
-        start, size = step.shared()
-        begin = torch.full((), self.host[step.a] + start * span, dtype=self.dtype, device=self.device)
-        return begin, size * span
+            begin, h = self._moving(step)
+            return begin, h.reshape(-1, 1).to(self.state)
+        begin, h = self.on_host(step)
+        if isinstance(h, Tensor):
+            return begin.to(self.dtype).to(self.device), h.to(self.state).to(self.device).unsqueeze(1)
+        return torch.full((), begin, dtype=self.dtype, device=self.device), h
+
+    def _moving(self, step: Step) -> tuple[Tensor, Tensor]:
+        start, size = self._constant(step.start), self._constant(step.size)
+        a, b = (self.t[x if isinstance(x, int) else x.to(self.device)] for x in (step.a, step.b))
+        return a + start * (b - a), size * (b - a)
+
+    def on_host(self, step: Step) -> tuple[Any, Any]:
+        """Begin and length of a step, numbers or (rows,) in float64."""
+        points: Any = self.table if isinstance(step.size, Tensor) else self.points
+        a, b = points[step.a], points[step.b]
+        return a + step.start * (b - a), step.size * (b - a)
+
+    def from_jump(self, step: Step) -> bool:
+        """Whether a step, or that of one of its rows, begins at a jump."""
+        return bool(self._jumps) and bool((self._is_jump(step.a) & torch.as_tensor(step.start == 0)).any())
+
+    def limits(self, step: Step) -> tuple[Tensor, Tensor] | None:
+        """Earliest and latest time at which f is asked for in a step, beside jumps; None: any."""
+        if not self._jumps:
+            return None
+        with temporarily_clear_interpreter_stack():
+            a, b = self.table[step.a], self.table[step.b]
+            forward = (b - a).sign()
+            aside = 4 * torch.finfo(self.dtype).eps * torch.maximum(a.abs(), b.abs()) * forward
+            begins = self._is_jump(step.a) & torch.as_tensor(step.start == 0)
+            ends = self._is_jump(step.b) & torch.as_tensor(step.last)
+            first = torch.where(begins, a + aside, -torch.inf * forward)
+            last = torch.where(ends, b - aside, torch.inf * forward)
+            low, high = torch.minimum(first, last), torch.maximum(first, last)
+        return low.to(self.dtype).to(self.device), high.to(self.dtype).to(self.device)
+
+    def _is_jump(self, point: int | Tensor) -> Tensor:
+        return torch.isin(self.table[point], torch.tensor(sorted(self._jumps), dtype=torch.float64))
 
     def theta(self, step: Step, index: Tensor, position: Tensor | None) -> Tensor:
         """Fractions of a step at which output times lie, (points,): those of `index`, at the rows `position`."""
-        start, size = step.start, step.size
-        if isinstance(start, Tensor):
-            start, size = (x[position] for x in step.each())
-        if self.moving:
-            t = self.t.to(self.dtype)
-            fraction = (t[index.to(self.device)] - t[step.a]) / (t[step.b] - t[step.a])
-            return (fraction - self._constant(start)) / self._constant(size)
-        return ((self.fractions[index] - start) / size).to(self.dtype).to(self.device)
+        begin, h = self._moving(step) if self.moving else self.on_host(step)
+        if position is not None and isinstance(step.size, Tensor):
+            position = position.to(begin.device)
+            begin, h = begin[position], h[position]
+        at = self.t[index.to(self.device)] if self.moving else self.table[index]
+        return ((at - begin) / h).to(self.state).to(self.device)
 
     def _constant(self, value: float | Tensor) -> Tensor | float:
         return value.to(self.dtype).to(self.device) if isinstance(value, Tensor) else value
