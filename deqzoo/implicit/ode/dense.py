@@ -183,7 +183,7 @@ class DenseSolution:
     def _check_inside(self, t: Tensor) -> None:
         t0, t1, t = (x.detach() for x in (self.t0, self.t1, t))
         low, high = torch.minimum(t0, t1), torch.maximum(t0, t1)
-        slack = _BEYOND * torch.finfo(torch.promote_types(t.dtype, t0.dtype)).eps * torch.maximum(low.abs(), high.abs())
+        slack = _BEYOND * max(torch.finfo(x.dtype).eps for x in (t, t0)) * torch.maximum(low.abs(), high.abs())
         if not host_flags(((t >= low - slack) & (t <= high + slack)).all())[0][1]:
             span = "the span of the solve" if in_transform() else f"the span from {t0.item():g} to {t1.item():g}"
             raise ValueError(f"a dense solution can be evaluated inside {span} alone; solve for a longer one")
