@@ -119,7 +119,9 @@ def integrate(
         stepper.limits = times.limits(step)
         before = y if rows is None else y[rows]
         known = first if rows is None or first is None else first[rows]
-        if (known is None and reuses) or times.from_jump(step):
+        if times.from_jump(step):
+            known = None
+        if known is None and reuses:
             known = stepper.evaluate(t, before, rows)
             first = known if rows is None or first is None else first.index_copy(0, rows, known)
         new, stages = stepper.step(t, h, before, known, rows, begun)

@@ -12,6 +12,7 @@ from ..modes import no_derivatives, peel
 from .plans import Plan
 from .solvers import Adaptive
 from .steps import BEGUN, Length, Stages, Stepper
+from .stiff_tableaus import RosenbrockTableau
 from .times import Times
 
 _ALIKE = 4  # so many first steps, or fewer, are made equal, where a promise asks for them
@@ -32,7 +33,8 @@ def begin(
         return None
     lengths = times.on_host(whole)[1]
     plan.begin([abs(lengths)] * len(y) if isinstance(lengths, float) else lengths.abs().tolist())
-    if stepper.tableau.implicit or (step := plan.next()) is None:
+    implicit = stepper.tableau.implicit or isinstance(stepper.tableau, RosenbrockTableau)
+    if implicit or (step := plan.next()) is None:
         return None
     t, h = times.step(step)
     stages = stepper.begin(t, h, y, first, None if step.rows is None else step.rows.to(y.device))

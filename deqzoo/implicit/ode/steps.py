@@ -175,7 +175,7 @@ class Stepper:
         tableau = self.tableau
         if self._rosenbrock is not None:
             stages = self._empty(y)
-            return self._rosenbrock.step(stages, coefficients(tableau, y), t, h, y, rows), stages
+            return self._rosenbrock.step(stages, coefficients(tableau, y), self.within(t), h, y, rows), stages
         stages = self._start(t, y, first, rows) if begun is None else begun
         at = self._extend(stages, t, h, y, 1 if begun is None else BEGUN, tableau.stages)
         if tableau.last_is_next:  # the last stage stands at the end of the step

@@ -6,10 +6,24 @@ import math
 import pytest
 import torch
 
-from deqzoo.implicit import RK4, Backsolve, Bosh3, Direct, Discrete, Dopri5, Heun, Kvaerno3, Status, Tsit5, odeint
+from deqzoo.implicit import (
+    RK4,
+    Backsolve,
+    Bosh3,
+    Direct,
+    Discrete,
+    Dopri5,
+    Heun,
+    Kvaerno3,
+    Kvaerno5,
+    Rodas5P,
+    Status,
+    Tsit5,
+    odeint,
+)
 from deqzoo.implicit.ode import Dopri8
 
-ADAPTIVE = [Bosh3, Dopri5, Dopri8, Kvaerno3, Tsit5]
+ADAPTIVE = [Bosh3, Dopri5, Dopri8, Kvaerno3, Kvaerno5, Rodas5P, Tsit5]
 ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
 
 
@@ -72,7 +86,7 @@ def test_max_step(solver):
     seen = []
 
     def watched(t, y):
-        seen.append(float(t))
+        seen.append(t.item())
         return f(t, y)
 
     y = odeint(watched, ZERO, [0.0, 61.0], solver=solver(max_step=1.0))
