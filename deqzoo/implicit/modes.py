@@ -162,10 +162,6 @@ def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
         return [(flag, flag)]
     if all(mask.numel() == 1 for mask in plain):
         return [(flag, flag) for flag in torch.cat([mask.reshape(1) for mask in plain]).tolist()]
-    if all(mask.numel() == 1 for mask in plain):
-        return [(flag, flag) for flag in torch.cat([mask.reshape(1) for mask in plain]).tolist()]
-    if all(mask.numel() == 1 for mask in plain):
-        return [(flag, flag) for flag in torch.cat([mask.reshape(1) for mask in plain]).tolist()]
     flags = torch.stack([flag for mask in plain for flag in (mask.any(), mask.all())]).tolist()
     return list(zip(flags[::2], flags[1::2], strict=True))
 

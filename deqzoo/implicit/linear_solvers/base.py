@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..modes import full_precision, in_transform
+from ..modes import full_precision, host_flags, in_transform
 from ..operator import LinearOperator
 from ..solution import Solution, Status
+
+ROUND_OFF = 4  # times eps ||A|| ||x||: what the round-off of b - A x is taken for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,10 @@ class LinearSolver:
     `b` and the result have shape (systems, unknowns). Each row is scaled by its largest entry before the solve, so that
     a cotangent of size 1e-30 (whose square underflows) is solved as well as one of size 1, and the tolerance is
     relative: ||b - A x|| <= tol ||b||, each system on its own.
+
+    No result is worse than x = 0, or than x0 where that is better: what a singular or an inconsistent system, round-off
+    or an exhausted budget leave is the best iterate, with a status that says so, and CONVERGED tells of the residual
+    of the value that is returned. A row of b that is not finite is DIVERGED, and its value NaN.
 
     Args:
         tol: relative residual at which a system has converged; None: eps^(3/4) of the precision of
@@ -56,15 +63,65 @@ class LinearSolver:
             finite = torch.isfinite(scale)
             scale = torch.where(finite & (scale > 0), scale, torch.ones_like(scale))
             start = None if x0 is None else x0 / scale
-            solution = self.solve(operator, torch.where(finite, b / scale, torch.zeros_like(b)), start, tol)
+            solution = self.solve(operator, b / scale, start, tol)
             solution.value = torch.where(finite, solution.value * scale, torch.full_like(b, math.nan))
             bad = torch.full_like(solution.status, Status.DIVERGED)
             solution.status = torch.where(finite.squeeze(1), solution.status, bad)
         return solution
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
-        """Solve for right-hand sides of magnitude one."""
+        """Solve for right-hand sides of magnitude one, or not finite: `begin` takes those out."""
         raise TypeError(f"{type(self).__name__} does not define solve()")
+
+
+class Start(NamedTuple):
+    """Where a solve begins: at x0, or at zero where that is no worse.
+
+    Attributes:
+        b: the right-hand sides, those that are not finite replaced by zero: they reach no product.
+        x: (systems, unknowns).
+        r: b - A x.
+        norm: of r, (systems,); NaN where b is not finite: neither to be worked at, nor converged.
+        size: ||b||, likewise.
+        nfe: products taken.
+    """
+
+    b: Tensor
+    x: Tensor
+    r: Tensor
+    norm: Tensor
+    size: Tensor
+    nfe: int
+
+
+def begin(operator: LinearOperator, b: Tensor, x0: Tensor | None) -> Start:
+    """The start of a solve of A x = b, by one product where an x0 is given."""
+    size = row_norm(b)
+    finite = torch.isfinite(size)
+    b = torch.where(finite.unsqueeze(1), b, torch.zeros_like(b))
+    size = torch.where(finite, size, torch.full_like(size, math.nan))
+    x = torch.zeros_like(b)
+    if x0 is None:
+        return Start(b, x, b, size, size, 0)
+    x0 = torch.where(torch.isfinite(row_norm(x0)).unsqueeze(1), x0, x)
+    r = b - operator.mv(x0)
+    norm = row_norm(r)
+    better = norm < size
+    chosen = better.unsqueeze(1)
+    return Start(b, torch.where(chosen, x0, x), torch.where(chosen, r, b), torch.where(better, norm, size), size, 1)
+
+
+def look(active: Tensor, reached: Tensor) -> tuple[bool, bool]:
+    """(some system goes on, none has failed) in one device-to-host copy; `reached` are those that have converged."""
+    (going, _), (_, sound) = host_flags(active, active | reached)
+    return going, sound
+
+
+def least_on_line(x: Tensor, r: Tensor, x_to: Tensor, r_to: Tensor) -> tuple[Tensor, Tensor]:
+    """The point between x and beyond x_to with the least residual, and that residual: no worse than either's r."""
+    fall = r - r_to  # A (x_to - x)
+    share = safe_divide(dot(r, fall), dot(fall, fall))
+    return x + share * (x_to - x), r - share * fall
 
 
 def default_tolerance(dtype: torch.dtype) -> float:
@@ -80,6 +137,14 @@ def row_norm(x: Tensor) -> Tensor:
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner product of each row, (systems, 1)."""
     return (x * y).sum(dim=1, keepdim=True)
+
+
+def drowned(norm_of_a: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+    """Whether the round-off of A times a step of this length is more than a tenth of the residual, (systems,).
+
+    So it is in the directions that a matrix which is singular to working precision maps to almost nothing.
+    """
+    return ROUND_OFF * torch.finfo(step.dtype).eps * norm_of_a * step > 0.1 * residual
 
 
 def safe_divide(a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import LinearSolver, dot, row_norm, safe_divide
+from .base import LinearSolver, dot, drowned, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -50,7 +50,7 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
     least = row_norm(r)
     rho = dot(shadow, r)
     taken = torch.zeros_like(target, dtype=torch.long)
-    products = 0
+    norm_of_a, products = torch.zeros_like(target), 0
     tiny = torch.finfo(r.dtype).eps
     while products + 2 <= limit and host_flags(active)[0][0]:
         direction = precondition(p)
@@ -61,7 +61,13 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         correction = precondition(s)
         t = operator.mv(correction)
         products += 2
-        omega = safe_divide(dot(t, s), dot(t, t))
+        square = dot(t, t)
+        omega = safe_divide(dot(t, s), square)
+        first, second = row_norm(direction), row_norm(correction)
+        norm_of_a = torch.maximum(norm_of_a, safe_divide(row_norm(image), first))
+        norm_of_a = torch.maximum(norm_of_a, safe_divide(square.squeeze(1).sqrt(), second))
+        length = alpha.abs().squeeze(1) * first + omega.abs().squeeze(1) * second
+        active = active & ~drowned(norm_of_a, length, least)
         moving = active.unsqueeze(1)
         x = torch.where(moving, x + alpha * direction + omega * correction, x)
         r = torch.where(moving, s - omega * t, r)

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
 
 from ..modes import host_flags, in_transform
-from ..operator import LinearOperator, Product
-from ..solution import Solution, Status
-from .base import LinearSolver, dot, row_norm, safe_divide
+from ..operator import LinearOperator
+from ..solution import Solution
+from .base import ROUND_OFF, LinearSolver, dot, least_on_line, row_norm, safe_divide
+from .cg_of_one import solve_one
+from .refine import Cycle, refine
 
 
 @dataclasses.dataclass(frozen=True)
 class CG(LinearSolver):
     """Preconditioned conjugate gradients for symmetric positive definite A.
 
-    The operator must carry the tag "positive_definite" (`argmin` sets it). A direction p with p^T A p <= 0 stops that
-    system with the status BAD_CURVATURE and the iterate reached so far.
+    The operator must carry the tag "positive_definite" (`argmin` sets it). A direction p with p^T A p <= 0, or not
+    above its round-off as in the null space of a singular A, stops that system with the status BAD_CURVATURE
+    and the best that has been reached; so does a preconditioner that is not positive definite.
+
+    The residual of the recurrence is trusted while the round-off of b - A x, of the size eps ||A|| ||x||, stays below
+    the tolerance; else, and beside a preconditioner, a last product looks at the true one. It may rise on the way.
+    So where CG ends early, the result is the best on the line from the best iterate to the last one.
 
     Args:
         max_steps: products with A; None: ten times the number of unknowns, at least 100.
 
-    Source: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
+    Source: Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952; the drift of the
+    residual: Greenbaum, "Estimating the Attainable Accuracy of Recursively Computed Residual Methods", 1997.
 
     >>> A = torch.tensor([[2.0, 1.0], [1.0, 4.0]])
     >>> CG()(LinearOperator.from_matrix(A, ["positive_definite"]), torch.tensor([[3.0, 5.0]])).value.round(decimals=4)
@@ -42,76 +49,44 @@ class CG(LinearSolver):
             )
         limit = self.max_steps if self.max_steps is not None else max(100, 10 * b.shape[1])
         if len(b) == 1 and b.device.type == "cpu" and not in_transform():
-            return _solve_one(operator.mv, operator.preconditioner, b, x0, tol, limit)
-        precondition = operator.preconditioner or (lambda v: v)
-        x = torch.zeros_like(b) if x0 is None else x0 + torch.zeros_like(b)
-        r = b if x0 is None else b - operator.mv(x)
-        p = precondition(r)
-        rho = dot(r, p)
-        target = tol * row_norm(b)
-        steps = torch.zeros_like(target, dtype=torch.long)
-        status = torch.full_like(steps, Status.MAX_STEPS)
-        status = torch.where(row_norm(r) <= target, Status.CONVERGED, status)
-        nfe = int(x0 is not None)
-        for _ in range(limit):
-            active = status == Status.MAX_STEPS
-            ((any_active, _),) = host_flags(active)
-            if not any_active:
-                break
-            product = operator.mv(p)
-            nfe += 1
-            curvature = dot(p, product)
-            indefinite, finite = (curvature <= 0).squeeze(1), torch.isfinite(curvature).squeeze(1)
-            status = torch.where(active & indefinite, Status.BAD_CURVATURE, status)
-            status = torch.where(active & ~finite, Status.DIVERGED, status)  # the iterate before is kept
-            moving = (active & ~indefinite & finite).unsqueeze(1)
-            alpha = safe_divide(rho, curvature)
-            x = torch.where(moving, x + alpha * p, x)
-            r = torch.where(moving, r - alpha * product, r)
-            s = precondition(r)
-            rho, previous = dot(r, s), rho
-            p = torch.where(moving, s + safe_divide(rho, previous) * p, p)
-            steps = steps + moving.squeeze(1)
-            norm = row_norm(r)
-            active = moving.squeeze(1)
-            status = torch.where(active & (norm <= target), Status.CONVERGED, status)
-            status = torch.where(active & ~torch.isfinite(norm), Status.DIVERGED, status)
-        return Solution(x, status, safe_divide(row_norm(r), row_norm(b)), steps, nfe)
+            return solve_one(operator, b, x0, tol, limit)
+        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, *given), bounded=True)
 
 
-def _solve_one(
-    mv: Product, precondition: Product | None, b: Tensor, x0: Tensor | None, tol: float, limit: int
-) -> Solution:
-    """The same for a single system on the CPU: its scalars are Python's, a fifth of the operations."""
-    x = torch.zeros_like(b) if x0 is None else x0.clone()
-    r = b.clone() if x0 is None else b - mv(x)
-    p = r.clone() if precondition is None else precondition(r).clone()
-    p_entries, r_entries = p[0], r[0]  # views: both are updated in place
-
-    def squared_norm() -> float:
-        return torch.vdot(r_entries, r_entries).item()
-
-    square, steps, nfe = squared_norm(), 0, int(x0 is not None)
-    scale = math.sqrt(square) if x0 is None else torch.linalg.vector_norm(b).item()
-    rho = square if precondition is None else torch.vdot(r_entries, p_entries).item()
-    status = Status.MAX_STEPS
-    while math.sqrt(square) > tol * scale and steps < limit:
-        if steps:
-            s = r if precondition is None else precondition(r)
-            last, rho = rho, square if precondition is None else torch.vdot(r_entries, s[0]).item()
-            torch.add(s, p, alpha=rho / last, out=p)
-        product = mv(p)
-        nfe += 1
-        curvature = torch.vdot(p_entries, product[0]).item()
-        if curvature <= 0 or not math.isfinite(curvature):
-            status = Status.BAD_CURVATURE if curvature <= 0 else Status.DIVERGED
+def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+    """The recurrence from residual r, to the best on the line from its best iterate to its last."""
+    precondition = operator.preconditioner or (lambda v: v)
+    eps = torch.finfo(r.dtype).eps
+    x = best = torch.zeros_like(r)
+    best_r, least = r, row_norm(r)
+    p = precondition(r)
+    rho = square = dot(r, p)  # square: p^T M p
+    largest = torch.zeros_like(rho)  # of p^T A p / p^T M p: near the largest eigenvalue of M^-1 A
+    bad, steps, products = torch.zeros_like(active), torch.zeros_like(target, dtype=torch.long), 0
+    while True:
+        product = operator.mv(p)
+        products += 1
+        curvature = dot(p, product)
+        largest = torch.where(active.unsqueeze(1), torch.maximum(largest, safe_divide(curvature, square)), largest)
+        definite = ((curvature > ROUND_OFF * eps * largest * square) & (rho > 0)).squeeze(1)
+        bad = bad | (active & ~definite & torch.isfinite(curvature + rho).squeeze(1))
+        alpha = safe_divide(rho, curvature)
+        reduced = r - alpha * product
+        norm = row_norm(reduced)
+        active = active & definite & torch.isfinite(norm)  # what is not finite is left, and seen in the true residual
+        moving = active.unsqueeze(1)
+        x, r = torch.where(moving, x + alpha * p, x), torch.where(moving, reduced, r)
+        better = (active & (norm < least)).unsqueeze(1)
+        best, best_r = torch.where(better, x, best), torch.where(better, r, best_r)
+        least = torch.where(better.squeeze(1), norm, least)
+        steps = steps + active
+        active = active & (norm > target)
+        if products >= limit or not host_flags(active)[0][0]:
             break
-        x.add_(p, alpha=rho / curvature)
-        r.add_(product, alpha=-rho / curvature)
-        square, steps = squared_norm(), steps + 1
-    norm = math.sqrt(square)
-    if norm <= tol * scale:
-        status = Status.CONVERGED
-    residual = b.new_full((1,), norm / scale if scale else 0.0)
-    count = torch.full_like(residual, steps, dtype=torch.long)
-    return Solution(x, torch.full_like(count, status), residual, count, nfe)
+        s = precondition(r)
+        rho, last = dot(r, s), rho
+        growth = safe_divide(rho, last)
+        p, square = torch.where(moving, s + growth * p, p), rho + growth * growth * square
+    best, best_r = least_on_line(best, best_r, x, r)
+    noise = ROUND_OFF * eps * largest.squeeze(1) * row_norm(best)
+    return Cycle(best, steps, products, bad, row_norm(best_r) + noise)

@@ -7,18 +7,20 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..modes import host_flags, host_max
-from ..operator import LinearOperator, Product
-from ..solution import Solution, Status
+from ..modes import host_flags
+from ..operator import LinearOperator
+from ..solution import Solution
 from .arnoldi import Arnoldi
-from .base import LinearSolver, row_norm, safe_divide
+from .base import ROUND_OFF, LinearSolver, row_norm
+from .refine import Cycle, refine
 
 
 @dataclasses.dataclass(frozen=True)
 class GMRES(LinearSolver):
     """Restarted GMRES with a right preconditioner: min ||b - A x|| over x in x0 + M^-1 K_j(A M^-1, r0).
 
-    The small least-squares problem is solved by QR at each step, which also gives the residual.
+    The small least-squares problem is solved by QR at each step, which also gives the residual. The true one is looked
+    at where that, with its round-off, does not show convergence: on a restart, and beside a preconditioner.
 
     Args:
         restart: Krylov vectors kept, (restart + 1) copies of the state; on restart the true residual is recomputed.
@@ -41,56 +43,34 @@ class GMRES(LinearSolver):
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""
-        precondition = operator.preconditioner or (lambda v: v)
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
-        target = tol * row_norm(b)
-        x = torch.zeros_like(b) if x0 is None else x0 + torch.zeros_like(b)
-        r = b if x0 is None else b - operator.mv(x)
-        nfe = int(x0 is not None)
-        steps = torch.zeros_like(target, dtype=torch.long)
-        norm = row_norm(r)
-        active = norm > target
-        while host_flags(active)[0][0] and nfe < limit:
-            dx, estimate, noise, taken = self._cycle(
-                operator.mv, precondition, r, target, min(self.restart, limit - nfe)
-            )
-            x = torch.where(active.unsqueeze(1), x + dx, x)
-            steps = steps + taken
-            nfe += host_max(taken)
-            before, norm = norm, torch.where(active, estimate, norm)
-            doubtful = active & ((norm > target) | (noise > target))
-            if not host_flags(doubtful)[0][0] or nfe >= limit:
-                break
-            r = b - operator.mv(x)
-            nfe += 1
-            norm = row_norm(r)
-            # A cycle that gains less than a percent will not gain in the next: round-off, or a singular operator.
-            active = (norm > target) & (norm < 0.99 * before)
-        status = torch.where(norm <= target, Status.CONVERGED, Status.MAX_STEPS if nfe >= limit else Status.STALLED)
-        status = torch.where(torch.isfinite(norm), status, Status.DIVERGED)
-        return Solution(x, status, safe_divide(norm, row_norm(b)), steps, nfe)
+        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, self.restart, *given), bounded=True)
 
-    @staticmethod
-    def _cycle(
-        mv: Product, precondition: Product, r: Tensor, target: Tensor, restart: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One Arnoldi cycle from residual r: the correction, the residual norm left, its round-off, the steps."""
-        arnoldi = Arnoldi(r, min(restart, r.shape[1]))
-        beta = norm_left = arnoldi.start_norm
-        weights = torch.zeros_like(beta).unsqueeze(1)[:, :0]
-        steps = torch.zeros_like(beta, dtype=torch.long)
-        active = beta > target
-        for _ in range(min(restart, r.shape[1])):
-            new = arnoldi.extend(mv(precondition(arnoldi.newest)))
-            y, residual = _small_least_squares(arnoldi.h, beta)
-            weights = torch.where(active.unsqueeze(1), y, torch.nn.functional.pad(weights, (0, 1)))
-            norm_left = torch.where(active, residual, norm_left)
-            steps = steps + active
-            active = active & (residual > target) & (new > 0)  # new = 0 ends the Krylov space of a system
-            if not host_flags(active)[0][0]:
-                break
-        size = torch.linalg.vector_norm(arnoldi.h, dim=(1, 2)) * row_norm(weights)
-        return precondition(arnoldi.combine(weights)), norm_left, 4 * torch.finfo(r.dtype).eps * size, steps
+
+def _cycle(operator: LinearOperator, restart: int, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+    """One Arnoldi cycle from residual r: of its corrections, that of the least residual, round-off included."""
+    precondition = operator.preconditioner or (lambda v: v)
+    length = min(restart, limit, r.shape[1])
+    arnoldi = Arnoldi(r, length)
+    beta = bound = arnoldi.start_norm
+    weights = torch.zeros_like(beta).unsqueeze(1)[:, :0]
+    steps = torch.zeros_like(beta, dtype=torch.long)
+    eps, products = torch.finfo(r.dtype).eps, 0
+    while products < length:
+        new = arnoldi.extend(operator.mv(precondition(arnoldi.newest)))
+        products += 1
+        y, residual = _small_least_squares(arnoldi.h, beta)
+        # Where A is singular to working precision, y is large and its products are all round-off.
+        noise = ROUND_OFF * eps * torch.linalg.vector_norm(arnoldi.h, dim=(1, 2)) * row_norm(y)
+        attained = residual + noise
+        better = active & ~(attained >= bound)  # what is not finite is taken, to be seen
+        weights = torch.where(better.unsqueeze(1), y, torch.nn.functional.pad(weights, (0, 1)))
+        bound = torch.where(better, attained, bound)
+        steps = steps + active
+        active = active & (residual > target) & (new > 0) & (noise < beta)  # new = 0: the Krylov space is exhausted
+        if not host_flags(active)[0][0]:
+            break
+    return Cycle(precondition(arnoldi.combine(weights)), steps, products, bound=bound)
 
 
 def _small_least_squares(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import LinearSolver, dot, row_norm, safe_divide
+from .base import LinearSolver, dot, drowned, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -52,13 +52,18 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
     x, steps, products = torch.zeros_like(r), torch.zeros_like(target, dtype=torch.long), 0
     enough = torch.finfo(r.dtype).eps * lanczos.left.squeeze(1)
     active = active & ~lanczos.indefinite
+    norm, norm_of_a = row_norm(r), torch.zeros_like(target)
     while products < limit and host_flags(active)[0][0]:
         length, w, image = lanczos.step()
         products += 1
+        size = row_norm(w)
+        norm_of_a = torch.maximum(norm_of_a, safe_divide(row_norm(image), size))
+        active = active & ~drowned(norm_of_a, length.abs().squeeze(1) * size, norm)
         x = torch.where(active.unsqueeze(1), x + length * w, x)
         r = torch.where(active.unsqueeze(1), r - length * image, r)
         steps = steps + active
-        going = (row_norm(r) > target) & (lanczos.left.squeeze(1).abs() > enough)
+        norm = row_norm(r)
+        going = (norm > target) & (lanczos.left.squeeze(1).abs() > enough)
         active = active & going & ~lanczos.exhausted & ~lanczos.indefinite
     return Cycle(x, steps, products, lanczos.indefinite)
 

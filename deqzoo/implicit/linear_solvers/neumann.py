@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operator import LinearOperator
 from ..solution import Solution, Status
-from .base import LinearSolver, row_norm, safe_divide
+from .base import LinearSolver, begin, dot, row_norm, safe_divide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Neumann(LinearSolver):
     steps of plain iteration, damped by d; k = 0 is the one-step (Jacobian-free) gradient. The error of the truncation
     is at most L^(k+1) / (1 - L) relative to b for a Lipschitz constant L < 1 of I - A, and d = 1. A preconditioner M^-1
     makes it x += d M^-1 (b - A x).
+
+    Where the residual before the last term is above ||b||, as in a series that diverges, the terms before are scaled to
+    the least residual, and the status is STALLED. Else the status is MAX_STEPS, or CONVERGED where that residual meets
+    the tolerance already, without the last term. The residual after the last term would cost a product more, and is
+    not looked at; with k = 0 none is.
 
     Args:
         k: products with A.
@@ -45,14 +50,28 @@ class Neumann(LinearSolver):
             raise ValueError(f"Neumann needs damping in (0, 1], got {self.damping}")
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
-        """As `LinearSolver.solve`. The residual reported is that before the last product."""
+        """As `LinearSolver.solve`. The residual reported is that before the last product, or of what is returned."""
         precondition = operator.preconditioner or (lambda v: v)
-        residual = b if x0 is None else b - operator.mv(x0)
-        x = self.damping * precondition(residual) + (0.0 if x0 is None else x0)
+        start = begin(operator, b, x0)
+        x, residual = start.x, start.r
+        term = self.damping * precondition(residual)
         for _ in range(self.k):
-            residual = b - operator.mv(x)
-            x = x.add(precondition(residual), alpha=self.damping)
-        relative = safe_divide(row_norm(residual), row_norm(b))
-        status = torch.where(relative <= tol, Status.CONVERGED, Status.MAX_STEPS)
-        status = torch.where(torch.isfinite(relative), status, Status.DIVERGED)
-        return Solution(x, status, relative, torch.full_like(status, self.k), nfe=self.k + (x0 is not None))
+            x = x + term
+            residual = start.b - operator.mv(x)
+            term = self.damping * precondition(residual)
+        norm = row_norm(residual)
+        reached, grown = norm <= tol * start.size, norm > start.norm
+        finite = torch.isfinite(norm) & torch.isfinite(start.norm)
+        # On the line from the start to x the residual is start.r - share (start.r - residual).
+        overlap = dot(start.r, residual).squeeze(1)
+        square, fall = start.norm**2, start.norm**2 - overlap
+        share = safe_divide(fall, fall - overlap + norm**2)
+        least = (square - share * fall).clamp(min=0).sqrt()
+        share = torch.where(grown, share, torch.ones_like(share)).unsqueeze(1)
+        term = torch.where((reached | grown).unsqueeze(1), torch.zeros_like(term), term)
+        x = share * x + term if x0 is None else start.x + share * (x - start.x) + term
+        x = torch.where(finite.unsqueeze(1), x, start.x)
+        relative = safe_divide(torch.where(grown, least, norm), start.size)
+        status = torch.where(reached, Status.CONVERGED, torch.where(grown, Status.STALLED, Status.MAX_STEPS))
+        status = torch.where(finite, status, Status.DIVERGED)
+        return Solution(x, status, relative, torch.full_like(status, self.k), nfe=self.k + start.nfe)

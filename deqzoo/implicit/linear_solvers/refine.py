@@ -1,4 +1,4 @@
-"""Short recurrences, begun anew from the true residual until that meets the tolerance."""
+"""Krylov solvers by cycles: each is begun from the true residual, and accepted where it lowers that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
-from .base import row_norm, safe_divide
+from .base import begin, look, row_norm, safe_divide
 
 
 class Cycle(NamedTuple):
@@ -21,13 +21,16 @@ class Cycle(NamedTuple):
         correction: to be added to x, (systems, unknowns).
         steps: taken by each system, (systems,).
         products: with A, for all systems together.
-        bad: systems in which the preconditioner is not positive definite though it should be, (systems,).
+        bad: systems in which the operator, or the preconditioner, is not positive definite though it should be,
+            (systems,).
+        bound: on the norm of the true residual: the recurrence's own and its round-off, (systems,).
     """
 
     correction: Tensor
     steps: Tensor
     products: int
     bad: Tensor | None = None
+    bound: Tensor | None = None
 
 
 def refine(
@@ -37,35 +40,51 @@ def refine(
     tol: float,
     limit: int,
     cycle: Callable[[Tensor, Tensor, Tensor, int], Cycle],
+    bounded: bool = False,
 ) -> Solution:
     """Solve A x = b by cycles, `cycle(r, active, target, products allowed)`, each from the true residual r = b - A x.
 
     A recurrence updates its residual by itself, and in finite precision that drifts away from b - A x. So each
-    cycle ends with one product that tells the truth, which is what is reported; a cycle that gains less than a percent
-    is the last.
+    cycle ends with one product that tells the truth, which is what is reported. A cycle that does not lower it is
+    dropped, and one that gains less than a percent is the last.
+
+    Where cycles are `bounded`, that product is taken only if the bounds do not prove convergence and the limit leaves
+    one. They prove nothing beside a preconditioner, whose round-off they do not know.
     """
-    target = tol * row_norm(b)
-    x = torch.zeros_like(b) if x0 is None else x0 + torch.zeros_like(b)
-    r = b if x0 is None else b - operator.mv(x)
-    nfe = int(x0 is not None)
-    steps = torch.zeros_like(target, dtype=torch.long)
-    norm = row_norm(r)
-    active = norm > target
-    bad = torch.zeros_like(active)
-    while host_flags(active)[0][0] and nfe + 2 <= limit:
-        done = cycle(r, active, target, limit - nfe - 1)
+    start = begin(operator, b, x0)
+    x, r, norm, nfe = start.x, start.r, start.norm, start.nfe
+    target = tol * start.size
+    proof, spare = bounded and operator.preconditioner is None, 0 if bounded else 1
+    steps = torch.zeros_like(norm, dtype=torch.long)
+    active, lost = norm > target, ~torch.isfinite(norm)
+    bad = unproven = torch.zeros_like(active)
+    going, sound = look(active, norm <= target)
+    while going and nfe + spare < limit:
+        done = cycle(r, active, target, limit - nfe - spare)
         bad = bad if done.bad is None else bad | done.bad
-        if not done.products:  # none was allowed, or the preconditioner is bad everywhere
+        if not done.products:  # the preconditioner is bad everywhere
             active = active & ~bad
             break
-        trial, steps = x + done.correction, steps + done.steps
-        r = torch.where(active.unsqueeze(1), b - operator.mv(trial), r)
-        nfe += done.products + 1
-        before, norm = norm, row_norm(r)
-        x = torch.where(torch.isfinite(norm).unsqueeze(1), trial, x)
-        stopped = active & ((norm <= target) | (norm >= 0.99 * before) | bad)
-        active = active & ~stopped & torch.isfinite(norm)
-    status = torch.where(norm <= target, Status.CONVERGED, torch.where(active, Status.MAX_STEPS, Status.STALLED))
-    status = torch.where(bad & (norm > target), Status.BAD_CURVATURE, status)
-    status = torch.where(torch.isfinite(norm), status, Status.DIVERGED)
-    return Solution(x, status, safe_divide(norm, row_norm(b)), steps, nfe)
+        trial, steps, nfe = x + done.correction, steps + done.steps, nfe + done.products
+        found = done.bound
+        proven = proof and found is not None and not host_flags(active & ~(found <= target))[0][0]
+        last = proven or nfe >= limit
+        if found is None or not last:
+            truth = start.b - operator.mv(trial)
+            nfe += 1
+            found = row_norm(truth)
+            r = torch.where((active & (found < norm)).unsqueeze(1), truth, r)
+        better, falls = active & (found < norm), found < 0.99 * norm
+        lost = lost | (active & ~torch.isfinite(found))
+        x = torch.where(better.unsqueeze(1), trial, x)
+        norm = torch.where(better, found, norm)
+        if done.bound is not None and last:
+            going, unproven = not proven, unproven if proof else active
+            break
+        active = active & (norm > target) & falls & ~bad
+        going, sound = look(active, norm <= target)
+    reached = (norm <= target) & ~unproven
+    status = torch.where(reached, Status.CONVERGED, torch.where(active, Status.MAX_STEPS, Status.STALLED))
+    status = torch.where(bad & ~reached, Status.BAD_CURVATURE, status)
+    status = torch.where(lost & ~reached, Status.DIVERGED, status)
+    return Solution(x, status, safe_divide(norm, start.size), steps, nfe, all_converged=sound and not going)
