@@ -10,7 +10,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import LinearSolver, dot, drowned, row_norm, safe_divide
+from .base import ROUND_OFF, LinearSolver, dot, drowned, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -49,7 +49,8 @@ def _cycle(
     precondition_back = transposed.preconditioner or (lambda v: v)
     x, steps, products = torch.zeros_like(r), torch.zeros_like(target, dtype=torch.long), 0
     p, gamma = torch.zeros_like(r), torch.zeros_like(target).unsqueeze(1)
-    norm, norm_of_a = row_norm(r), torch.zeros_like(target)
+    norm = row_norm(r)
+    norm_of_a = stretch = torch.zeros_like(target)  # stretch: of A M^-1
     while products + 2 <= limit and host_flags(active)[0][0]:
         z = precondition_back(transposed.mv(r))
         gamma, last = dot(z, z), gamma
@@ -61,11 +62,13 @@ def _cycle(
         alpha = safe_divide(gamma, square)
         length, reach = row_norm(direction), square.squeeze(1).sqrt()
         norm_of_a = torch.maximum(norm_of_a, safe_divide(reach, length))
-        active = active & ~drowned(norm_of_a, alpha.squeeze(1) * length, norm)
+        stretch = torch.maximum(stretch, safe_divide(reach, row_norm(p)))
+        # (A M^-1)^T r = 0 up to round-off: a least-squares solution of a singular system, and no more.
+        solving = gamma.squeeze(1).sqrt() > ROUND_OFF * torch.finfo(r.dtype).eps * stretch * norm
+        active = active & solving & ~drowned(norm_of_a, alpha.squeeze(1) * length, norm)
         x = torch.where(active.unsqueeze(1), x + alpha * direction, x)
         r = torch.where(active.unsqueeze(1), r - alpha * image, r)
         steps = steps + active
-        # A^T r = 0: a least-squares solution of a singular system, and no more.
         norm = row_norm(r)
-        active = active & (norm > target) & ((gamma > 0) & (square > 0)).squeeze(1)
+        active = active & (norm > target) & (square > 0).squeeze(1)
     return Cycle(x, steps, products)

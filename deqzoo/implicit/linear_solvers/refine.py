@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
-from .base import begin, look, row_norm, safe_divide
+from .base import ROUND_OFF, begin, look, row_norm, safe_divide
 
 
 class Cycle(NamedTuple):
@@ -58,6 +58,7 @@ def refine(
     steps = torch.zeros_like(norm, dtype=torch.long)
     active, lost = norm > target, ~torch.isfinite(norm)
     bad = unproven = torch.zeros_like(active)
+    norm_of_a = torch.zeros_like(norm)
     going, sound = look(active, norm <= target)
     while going and nfe + spare < limit:
         done = cycle(r, active, target, limit - nfe - spare)
@@ -66,22 +67,27 @@ def refine(
             active = active & ~bad
             break
         trial, steps, nfe = x + done.correction, steps + done.steps, nfe + done.products
-        found = done.bound
+        found, truth = done.bound, r
         proven = proof and found is not None and not host_flags(active & ~(found <= target))[0][0]
         last = proven or nfe >= limit
         if found is None or not last:
             truth = start.b - operator.mv(trial)
             nfe += 1
             found = row_norm(truth)
-            r = torch.where((active & (found < norm)).unsqueeze(1), truth, r)
-        better, falls = active & (found < norm), found < 0.99 * norm
+            norm_of_a = torch.maximum(norm_of_a, safe_divide(row_norm(truth - r), row_norm(done.correction)))
+        # What is less than the round-off of A times the correction is no gain: a null space gives it, at any length.
+        noise = ROUND_OFF * torch.finfo(b.dtype).eps * norm_of_a * row_norm(done.correction)
+        better, falls = active & (found + noise < norm), found < 0.99 * norm
         lost = lost | (active & ~torch.isfinite(found))
         x = torch.where(better.unsqueeze(1), trial, x)
+        r = torch.where(better.unsqueeze(1), truth, r)
         norm = torch.where(better, found, norm)
         if done.bound is not None and last:
             going, unproven = not proven, unproven if proof else active
             break
-        active = active & (norm > target) & falls & ~bad
+        if nfe + spare < limit:  # else the limit may have cut the cycle short
+            active = active & falls
+        active = active & (norm > target) & ~bad
         going, sound = look(active, norm <= target)
     reached = (norm <= target) & ~unproven
     status = torch.where(reached, Status.CONVERGED, torch.where(active, Status.MAX_STEPS, Status.STALLED))
