@@ -56,6 +56,7 @@ class Solution:
         inverse: v -> M v with M near (I - df/dz)^-1 at the solution, on (systems, unknowns), if the solver has one.
         rejected: steps of an ODE solver that were tried and not taken, of the batch's shape.
         all_converged: whether each system converged, where the host has read so with the stop rule; None: not read yet.
+        event: which of several events took place, -1 for none, of the shape of the event's time; see `odeint_event`.
     """
 
     value: Any
@@ -69,6 +70,7 @@ class Solution:
     kept: list[Any] = dataclasses.field(default_factory=list)
     inverse: Callable[[Tensor], Tensor] | None = None
     all_converged: bool | None = None
+    event: Tensor | None = None
 
     @property
     def converged(self) -> Tensor:

@@ -65,8 +65,8 @@ def odeint_dense(
     solver = Tsit5() if solver is None else solver
     adjoint = Discrete() if adjoint is None else adjoint
     check_options("odeint_dense", solver, adjoint, batch_dims, compact, on_failure)
-    keep = Keep()
-    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, keep)
+    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, dense=True)
+    solve.keep = Keep()
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     if len(t) < 2:

@@ -108,7 +108,7 @@ class Solve:
 
     Args:
         f, y0, args, solver, adjoint, batch_dims, compact: as for `odeint`.
-        keep: keeps dense output, and with batch_dims=1 the steps of a method without error control are a row a sample.
+        dense: `keep`, which is to be set, keeps dense output; with batch_dims=1 all steps are those of each sample.
     """
 
     def __init__(
@@ -120,11 +120,12 @@ class Solve:
         adjoint: Adjoint,
         batch_dims: int,
         compact: bool,
-        keep: Keep | None = None,
+        dense: bool = False,
     ) -> None:
-        self.solver, self.adjoint, self.compact, self.keep = solver, adjoint, compact, keep
+        self.solver, self.adjoint, self.compact = solver, adjoint, compact
+        self.keep: Keep | None = None
         self.kept: Kept | None = None
-        self.each = batch_dims == 1 and (isinstance(solver, Adaptive) or keep is not None)
+        self.each = batch_dims == 1 and (isinstance(solver, Adaptive) or dense)
         self.field = UserField(f, y0, args, systems=self.each, each_time=batch_dims == 1, compact=compact)
         self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
         self.first: Tensor | None = None

@@ -1,43 +1,361 @@
 """Solving until an event."""
 
 import math
+import warnings
 
 import pytest
 import torch
+import torchdiffeq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
-from deqzoo.implicit import NonConvergenceWarning, Status, odeint_event
+from deqzoo.implicit import (
+    RK4,
+    Backsolve,
+    Bosh3,
+    Direct,
+    Discrete,
+    Dopri5,
+    Dopri8,
+    Euler,
+    Heun,
+    Kvaerno3,
+    Midpoint,
+    NonConvergenceError,
+    NonConvergenceWarning,
+    Rodas5P,
+    Status,
+    TorchDiffEq,
+    Tsit5,
+    odeint_event,
+)
+from tests.implicit.ode.problems import net, randn
 
 SPAN = torch.tensor([0.0, 5.0], dtype=torch.float64)
+TIGHT = Tsit5(rtol=1e-10, atol=1e-12)
 
 
-def fall(t, y, g):
-    return torch.stack([y[1], -g])
+def double(*values):
+    return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
 
 
-def landing(height, g):
-    start = torch.stack([height, torch.zeros_like(height)])
-    return odeint_event(fall, start, SPAN, lambda t, y, g: y[0], g)
+def fall(t, y, g=9.81):
+    return torch.stack([y[1], -g + 0 * y[1]])
 
 
-def test_a_falling_ball():
-    height, g = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (2.0, 9.81))
-    time, y = landing(height, g)
-    assert time.item() == pytest.approx(math.sqrt(2 * 2.0 / 9.81), rel=1e-9)
-    torch.testing.assert_close(y[1].item(), -math.sqrt(2 * 9.81 * 2.0))
-    of_height, of_g = torch.autograd.grad(time, [height, g])
-    assert of_height.item() == pytest.approx(1 / math.sqrt(2 * 9.81 * 2.0), rel=1e-8)
+def turn(t, y):
+    """y = cos(t) from (1, 0)."""
+    return torch.stack([y[1], -y[0]])
+
+
+def height(t, y, *args):
+    return y[0]
+
+
+def landing(h, g, **options):
+    return odeint_event(fall, torch.stack([h, torch.zeros_like(h)]), SPAN, height, g, **options)
+
+
+@pytest.mark.parametrize("adjoint", [Discrete(), Direct()])
+@pytest.mark.parametrize("solver", [Tsit5(), Dopri8(), Kvaerno3(), Rodas5P(), RK4(step_size=0.1)])
+def test_a_falling_ball(solver, adjoint):
+    h, g = (double(x).requires_grad_() for x in (3.0, 9.81))
+    time, y = landing(h, g, solver=solver, adjoint=adjoint)
+    assert time.item() == pytest.approx(math.sqrt(2 * 3.0 / 9.81), rel=1e-9)
+    assert y[1].item() == pytest.approx(-math.sqrt(2 * 9.81 * 3.0), rel=1e-9)
+    of_height, of_g = torch.autograd.grad(time, [h, g], retain_graph=True)
+    assert of_height.item() == pytest.approx(1 / math.sqrt(2 * 9.81 * 3.0), rel=1e-8)
     assert of_g.item() == pytest.approx(-time.item() / (2 * 9.81), rel=1e-8)
-    assert gradcheck(lambda h, g: landing(h, g)[1][1], (height, g))
-    assert gradgradcheck(lambda h, g: landing(h, g)[0], (height, g))
+    (of_speed,) = torch.autograd.grad(y[1], g)
+    assert of_speed.item() == pytest.approx(-math.sqrt(3.0 / (2 * 9.81)), rel=1e-8)
 
 
-def test_the_first_of_several_events_is_found():
-    turn = torch.tensor([[0.0, 1.0], [-4.0, 0.0]], dtype=torch.float64)
-    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    time, y = odeint_event(lambda t, y: turn @ y, start, SPAN, lambda t, y: y[0])
-    assert time.item() == pytest.approx(math.pi / 4, rel=1e-5)
-    assert abs(y[0].item()) < 1e-5
+def test_orders_of_derivatives():
+    h, g = (double(x).requires_grad_() for x in (2.0, 9.81))
+    assert gradcheck(lambda h, g: landing(h, g)[1][1], (h, g))
+    assert gradgradcheck(lambda h, g: landing(h, g)[0], (h, g))
+    assert gradgradcheck(lambda h, g: landing(h, g)[1][1], (h, g))
+
+
+def test_an_event_costs_no_evaluation_of_its_own():
+    """Reported and counted alike, and not many more than torchdiffeq takes."""
+    van_der_pol = lambda t, y: torch.stack([y[1], 5 * (1 - y[0] ** 2) * y[1] - y[0]])  # noqa: E731
+    for f, start, event in (
+        (fall, double(2.0, 0.0), height),
+        (turn, double(1.0, 0.0), height),
+        (turn, double(1.0, 0.1), lambda t, y: t + y[0] - 15.0),
+        (van_der_pol, double(2.0, 0.0), height),
+    ):
+        calls = []
+
+        def counted(t, y, f=f, calls=calls):
+            calls.append(1)
+            return f(t, y)
+
+        time, _, solution = odeint_event(
+            counted, start, [0.0, 20.0], event, solver=Dopri5(rtol=1e-6, atol=1e-6), return_solution=True
+        )
+        ours = len(calls)
+        assert solution.nfe == ours
+        calls.clear()
+        other, _ = torchdiffeq.odeint_event(counted, start, double(0.0), event_fn=event, rtol=1e-6, atol=1e-6)
+        assert time.item() == pytest.approx(other.item(), rel=1e-4)
+        assert ours <= 1.4 * len(calls)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.3, 0.95), st.floats(0.5, 20.0), st.floats(0.2, 8.0))
+def test_a_bouncing_ball(restitution, g, h):
+    """t_n = t_1 (1 + 2 (e + ... + e^(n-1))), t_1 = sqrt(2 h / g), with its gradients through the bounces."""
+    e, g, h = (double(x).requires_grad_() for x in (restitution, g, h))
+    y, t = torch.stack([h, torch.zeros_like(h)]), double(0.0)
+    for _ in range(4):
+        t, y = odeint_event(fall, y, torch.stack([t, t + 10]), height, g)
+        y = torch.stack([y[0], -e * y[1]])
+    expected = (2 * h / g).sqrt() * (1 + 2 * (e + e**2 + e**3))
+    torch.testing.assert_close(t, expected, rtol=1e-7, atol=1e-9)
+    found = torch.autograd.grad(t, [e, g, h])
+    torch.testing.assert_close(found, torch.autograd.grad(expected, [e, g, h]), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), RK4(step_size=0.05), Dopri8(), Bosh3(rtol=1e-4)])
+def test_bounces_in_float32(solver):
+    y, t, times = torch.tensor([1.0, 0.0]), torch.tensor(0.0), []
+    for _ in range(5):
+        t, y = odeint_event(fall, y, torch.stack([t, t + 5]), height, solver=solver)
+        y = torch.stack([y[0], -0.8 * y[1]])
+        times.append(float(t))
+    first = math.sqrt(2 / 9.81)
+    expected = [first * (1 + 2 * sum(0.8**k for k in range(1, n + 1))) for n in range(5)]
+    assert times == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("solver", "error"),
+    [(Euler(), 0.05), (Midpoint(), 1e-6), (Heun(), 1e-6), (RK4(), 1e-6), (RK4(step_size=0.3), 1e-6)],
+)
+def test_fixed_steps_in_float32(solver, error):
+    start, g = torch.tensor([2.0, 0.0]), torch.tensor(9.81, requires_grad=True)
+    time, y = odeint_event(fall, start, torch.tensor([0.0, 5.0]), height, g, solver=solver)
+    assert time.dtype == y.dtype == torch.float32
+    assert time.item() == pytest.approx(math.sqrt(4 / 9.81), rel=error)
+    assert abs(y[0].item()) < 1e-6
+    time.backward()
+    assert g.grad.item() == pytest.approx(-math.sqrt(4 / 9.81) / (2 * 9.81), rel=10 * error)
+
+
+@pytest.mark.parametrize("solver", [TIGHT, Dopri8(rtol=1e-10, atol=1e-12), RK4(step_size=0.01)])
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize(("direction", "numbers"), [(0, [0, 1, 2, 3]), (1, [1, 3, 5]), (-1, [0, 2, 4])])
+def test_a_list_of_times(solver, back, direction, numbers):
+    """The zeros of cos(t): signs change from + to - first, in the order in which the solve goes."""
+    span = [0.0, -30.0] if back else [0.0, 30.0]
+    times, y, solution = odeint_event(
+        turn, double(1.0, 0.0), span, height, direction=direction, max_events=len(numbers), solver=solver,
+        return_solution=True,
+    )  # fmt: skip
+    expected = double(*[math.pi * (n + 0.5) for n in numbers])
+    torch.testing.assert_close(times, -expected if back else expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(y[:, 1], -torch.sin(times), rtol=1e-7, atol=1e-7)
+    assert solution.status == Status.CONVERGED
+    assert solution.event.tolist() == [0] * len(numbers)
+
+
+def test_fewer_events_than_asked_for():
+    rate = double(1.3).requires_grad_()
+    times, y, solution = odeint_event(
+        lambda t, y, rate: rate * turn(t, y), double(1.0, 0.0), SPAN, height, rate, max_events=4, solver=TIGHT,
+        return_solution=True,
+    )  # fmt: skip
+    assert solution.status == Status.CONVERGED
+    assert solution.event.tolist() == [0, 0, -1, -1]
+    assert times[2:].isnan().all()
+    assert y[2:].isnan().all()
+    torch.testing.assert_close(times[:2].detach(), math.pi * double(0.5, 1.5) / 1.3)
+    times[1].backward()
+    assert rate.grad.item() == pytest.approx(-1.5 * math.pi / 1.3**2, rel=1e-7)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_first_of_several_events(as_list):
+    """cos(t) and sin(t) - .2 and cos(t) - 2."""
+    options = {"return_solution": True, "solver": TIGHT}
+    several = [height, lambda t, y: -y[1] - 0.2, lambda t, y: y[0] - 2.0]
+    event = several if as_list else lambda t, y: torch.stack([one(t, y) for one in several])
+    time, _, solution = odeint_event(turn, double(1.0, 0.0), SPAN, event, **options)
+    assert time.item() == pytest.approx(math.asin(0.2), rel=1e-8)
+    assert solution.event == 1
+    time, _, solution = odeint_event(turn, double(1.0, 0.0), SPAN, event, direction=[0, -1, 0], **options)
+    assert time.item() == pytest.approx(math.pi / 2, rel=1e-8)
+    assert solution.event == 0
+    times, _, solution = odeint_event(turn, double(1.0, 0.0), SPAN, event, max_events=5, **options)
+    expected = double(math.asin(0.2), math.pi / 2, math.pi - math.asin(0.2), 1.5 * math.pi)
+    torch.testing.assert_close(times[:4], expected, rtol=1e-8, atol=1e-8)
+    assert solution.event.tolist() == [1, 0, 1, 0, -1]
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), Dopri8(), RK4(step_size=10.0), Kvaerno3()])
+def test_the_first_of_many_within_one_step(solver):
+    """y = t in one step, and sin(9 t - .5)."""
+    time, y = odeint_event(
+        lambda t, y: torch.ones_like(y), double(0.0).reshape(1), [0.0, 10.0], lambda t, y: torch.sin(9 * y[0] - 0.5),
+        solver=solver,
+    )  # fmt: skip
+    assert time.item() == pytest.approx(0.5 / 9, abs=1e-9)
+    assert y.item() == pytest.approx(0.5 / 9, abs=1e-9)
+    times, _ = odeint_event(
+        lambda t, y: torch.ones_like(y), double(0.0).reshape(1), [0.0, 10.0], lambda t, y: torch.sin(9 * y[0] - 0.5),
+        solver=solver, max_events=20,
+    )  # fmt: skip
+    torch.testing.assert_close(times, (0.5 + math.pi * torch.arange(20).double()) / 9, rtol=1e-9, atol=1e-9)
+
+
+def test_events_that_land_on_zero():
+    """The value reaches zero and stays there; or is zero exactly at a look."""
+    with torch.no_grad():
+        time, _ = odeint_event(turn, double(0.0, 1.0), [0.0, 2.0], lambda t, y: (0.75 - t).clamp(min=0.0))
+    assert time.item() == pytest.approx(0.75, abs=1e-12)
+    times, _ = odeint_event(turn, double(0.0, 1.0), [0.0, 2.0], lambda t, y: t - 1.0, max_events=2)
+    assert times[0] == 1.0
+    assert times[1].isnan()
+
+
+def test_a_start_at_the_event_is_none():
+    """Exactly, or up to rounding; and the side is that of the motion, not of the rounding."""
+    for offset in (0.0, 1e-15, -1e-15, 3e-17):
+        start = double(offset, 3.0)
+        time, _ = odeint_event(fall, start, SPAN, height)
+        assert time.item() == pytest.approx(2 * 3.0 / 9.81, rel=1e-9)
+        time, _ = odeint_event(fall, double(7.0 + offset, 3.0), SPAN, lambda t, y: y[0] - 7.0)
+        assert time.item() == pytest.approx(2 * 3.0 / 9.81, rel=1e-9)
+    with pytest.warns(NonConvergenceWarning, match="event"):  # lifted slowly, never to come back
+        odeint_event(lambda t, y: torch.stack([y[1], 0.01 + 0 * y[1]]), double(1.0, 0.0), SPAN, lambda t, y: y[0] - 1)
+
+
+def implicit_time(field, start, captured, scale, weight):
+    """An event that reads an argument, a captured tensor and a module's parameters, in a state that is a tree."""
+    return odeint_event(
+        lambda t, y, scale: {"a": scale * torch.tanh(field(y["a"])) + 1, "b": torch.cos(t) + 0 * y["b"]},
+        {"a": start, "b": torch.zeros(()).double()}, [0.0, 4.0],
+        lambda t, y, scale: (y["a"] * weight).sum() + scale * captured * y["b"] - field(y["a"]).sum() - 1.5,
+        scale, solver=TIGHT,
+    )  # fmt: skip
+
+
+def test_gradients_of_everything():
+    field = net(size=3)
+    leaves = [0.2 * randn(3, seed=1), double(0.8), double(0.5), 1 + 0.1 * randn(3, seed=2)]
+    leaves = [x.requires_grad_() for x in leaves]
+
+    def loss():
+        time, y = implicit_time(field, *leaves)
+        return time + y["a"].square().sum() - y["b"]
+
+    tensors = [*leaves, *field.parameters()]
+    found = torch.autograd.grad(loss(), tensors)
+    for i, x in enumerate(tensors):
+        direction, ends, step = randn(*x.shape, 1, seed=20 + i).squeeze(-1), [], 1e-5
+        for sign in (1, -1):
+            with torch.no_grad():
+                x += sign * step * direction
+                ends.append(loss())
+                x -= sign * step * direction
+        torch.testing.assert_close((found[i] * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_in_the_span():
+    """Of y' = -y t from t_0 to y = c: t* = sqrt(t_0^2 + 2 log(1 / c)); without an event t* is the end."""
+    begin, end = double(0.5).requires_grad_(), double(4.0).requires_grad_()
+    one = torch.ones(1).double()
+    time, y = odeint_event(lambda t, y: -y * t, one, torch.stack([begin, end]), lambda t, y: y[0] - 0.2, solver=TIGHT)
+    expected = (begin**2 + 2 * math.log(5)).sqrt()
+    torch.testing.assert_close(time, expected, rtol=1e-8, atol=0)
+    found = torch.autograd.grad(time, [begin, end])
+    torch.testing.assert_close(found[0], torch.autograd.grad(expected, begin)[0], rtol=1e-6, atol=0)
+    assert abs(found[1].item()) < 1e-6
+    time, y = odeint_event(
+        lambda t, y: -y * t, one, torch.stack([begin, end]), lambda t, y: y[0] + 1, solver=TIGHT, on_failure="ignore"
+    )
+    assert time == 4.0
+    of_time = torch.autograd.grad(time, [begin, end], retain_graph=True, allow_unused=True)
+    assert of_time[1].item() == pytest.approx(1.0)
+    of_y = torch.autograd.grad(y.sum(), [begin, end])
+    assert of_y[1].item() == pytest.approx(-4 * math.exp((0.25 - 16) / 2), rel=1e-4)
+    assert of_y[0].item() == pytest.approx(0.5 * math.exp((0.25 - 16) / 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), Dopri8(), RK4(step_size=0.05)])
+def test_an_event_of_each_sample(solver):
+    heights = double(1.0, 3.0, 0.4, 2.0).requires_grad_()
+    g = double(9.81).requires_grad_()
+
+    def run(**options):
+        start = torch.stack([heights, torch.zeros_like(heights)], dim=1)
+        return odeint_event(
+            lambda t, y, g: torch.stack([y[:, 1], -g + 0 * t], dim=1), start, [0.0, 0.7], lambda t, y, g: y[:, 0], g,
+            solver=solver, batch_dims=1, return_solution=True, **options,
+        )  # fmt: skip
+
+    with pytest.warns(NonConvergenceWarning, match="1 of 4 systems"):
+        time, y, solution = run()
+    expected = (2 * heights / g).sqrt()
+    expected = torch.where(expected < 0.7, expected, 0.7)
+    torch.testing.assert_close(time, expected, rtol=1e-9, atol=1e-9)
+    assert solution.status.tolist() == [0, 3, 0, 0]
+    assert solution.event.tolist() == [0, -1, 0, 0]
+    torch.testing.assert_close(y[:, 1], -g * expected)
+    found = torch.autograd.grad(time.sum() + y[:, 1].sum(), [heights, g])
+    torch.testing.assert_close(found, torch.autograd.grad(expected.sum() - (g * expected).sum(), [heights, g]))
+    if not isinstance(solver, RK4):
+        torch.testing.assert_close(run(compact=True, on_failure="ignore")[0], time)
+    times, _, solution = run(max_events=2)
+    assert times.shape == (2, 4)
+    assert times[1].isnan().all()
+    assert solution.status.tolist() == [0] * 4
+
+
+def test_transforms():
+    def time(start, g):
+        return odeint_event(fall, start, [0.0, 5.0], height, g)[0]
+
+    starts, g = torch.stack([double(2.0, 0.0), double(1.0, 1.0), double(4.0, -1.0)]), double(9.81)
+    exact = (starts[:, 1] + (starts[:, 1] ** 2 + 2 * g * starts[:, 0]).sqrt()) / g
+    torch.testing.assert_close(vmap(time, (0, None))(starts, g), exact, rtol=1e-9, atol=1e-9)
+    of_g = jacrev(lambda g: (starts[:, 1] + (starts[:, 1] ** 2 + 2 * g * starts[:, 0]).sqrt()) / g)(g)
+    torch.testing.assert_close(vmap(grad(time, argnums=1), (0, None))(starts, g), of_g, rtol=1e-7, atol=1e-9)
+    expected = 1 / (2 * 9.81 * 2.0) ** 0.5
+    assert grad(time)(starts[0], g)[0].item() == pytest.approx(expected, rel=1e-8)
+    assert jacfwd(time)(starts[0], g)[0].item() == pytest.approx(expected, rel=1e-8)
+    second = hessian(time, argnums=1)(starts[0], g)
+    assert second.item() == pytest.approx(0.75 * 2.0 * 2**0.5 * 9.81**-2.5 * 2.0**-0.5, rel=1e-7)
+
+    def none(start):
+        t, y, solution = odeint_event(fall, start, [0.0, 0.5], height, return_solution=True, on_failure="ignore")
+        return t, y, solution.status
+
+    t, y, status = vmap(none)(starts)
+    assert status.tolist() == [3, 3, 3]
+    torch.testing.assert_close(t, torch.full_like(t, 0.5))
+    torch.testing.assert_close(y[:, 1], starts[:, 1] - 9.81 * 0.5)
+
+
+def test_a_grazing_event_has_no_derivative():
+    """(t - 1)^3 - c at c = 0: t* = 1 + c^(1/3)."""
+    rest = lambda t, y, c: torch.zeros_like(y)  # noqa: E731
+    c = double(0.0).requires_grad_()
+    with pytest.warns(NonConvergenceWarning, match="grazes"):
+        time, _ = odeint_event(rest, double(1.0, 0.0), [0.0, 2.0], lambda t, y, c: (t - 1.0) ** 3 - c, c)
+    assert time.item() == pytest.approx(1.0, abs=1e-4)
+    time.backward()
+    assert not c.grad.isfinite()
+    with pytest.raises(NonConvergenceError, match="grazes"):
+        odeint_event(rest, double(1.0, 0.0), [0.0, 2.0], lambda t, y, c: (t - 1.0) ** 3 - c, c, on_failure="raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        time, _ = odeint_event(rest, double(1.0, 0.0), [0.0, 2.0], lambda t, y, c: (t - 1.0) - c, c)
+    assert torch.autograd.grad(time, c)[0].item() == pytest.approx(1.0)
 
 
 def test_no_event():
@@ -49,10 +367,102 @@ def test_no_event():
         lambda t, y: y, torch.ones(1).double(), SPAN, lambda t, y: y[0] + 1, on_failure="ignore", return_solution=True
     )
     assert solution.status == Status.MAX_STEPS
+    assert solution.event == -1
+    assert solution.residual.item() == pytest.approx(math.exp(5) + 1, rel=1e-3)
 
 
-def test_wrong_input():
-    with pytest.raises(ValueError, match=r"shape \(2,\)"):
-        odeint_event(lambda t, y: y, torch.ones(1), torch.zeros(3), lambda t, y: y)
-    with pytest.raises(ValueError, match="one number"):
-        odeint_event(lambda t, y: y, torch.ones(3).double(), SPAN, lambda t, y: y)
+@pytest.mark.parametrize(
+    ("f", "solver"),
+    [
+        (lambda t, y: y**2, Tsit5(max_steps=200)),
+        (lambda t, y: torch.where(t > 0.5, torch.nan, y), Tsit5()),
+        (lambda t, y: y * torch.nan, Tsit5()),
+        (lambda t, y: torch.cos(50 * t) * y, Tsit5(max_steps=3)),
+    ],
+)
+def test_a_solve_that_fails_before_the_event_gives_nan(f, solver):
+    start = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    time, y, solution = odeint_event(
+        f, start[0], SPAN, lambda t, y: y[0] + 1, solver=solver, return_solution=True, on_failure="ignore"
+    )
+    assert time.isnan()
+    assert y.isnan().all()
+    assert solution.status != Status.CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("f", "event", "time"),
+    [
+        (lambda t, y: y**3, lambda t, y: y[0] + 1, 0.5),  # blows up, and the interpolant swings
+        (lambda t, y: torch.ones_like(y), lambda t, y: torch.where(y[0] < 1.23, -1.0, 2.0), 0.23),  # a jump
+    ],
+)
+def test_a_sign_that_changes_without_a_zero_is_told_of(f, event, time):
+    start = torch.ones(1, dtype=torch.float64)
+    with pytest.warns(NonConvergenceWarning, match="event: 1 of 1 systems did not converge .1 stalled"):
+        found, _, solution = odeint_event(f, start, SPAN, event, solver=RK4(step_size=0.1), return_solution=True)
+    assert found.item() == pytest.approx(time)
+    assert solution.status == Status.STALLED
+    assert solution.residual >= 1
+
+
+def test_an_event_after_jumps():
+    """y' = 1 up to .3, k = 3 up to .5, then 1 again: y = .8 at t = .3 + .5 / k, and y = 1 at 1.2 - .2 k."""
+    slope = double(3.0).requires_grad_()
+    rate = lambda t, y, k: torch.where((t > 0.3) & (t < 0.5), k, 1.0) + 0 * y  # noqa: E731
+    for solver in (
+        Tsit5(jump_times=(0.3, 0.5)),
+        RK4(step_size=0.2, jump_times=(0.3, 0.5)),
+        Rodas5P(jump_times=(0.5, 0.3)),
+    ):
+        times, _ = odeint_event(
+            rate, torch.zeros(1).double(), [0.0, 2.0], lambda t, y, k: torch.stack([y[0] - 0.8, y[0] - 1.0]), slope,
+            solver=solver, max_events=2,
+        )  # fmt: skip
+        torch.testing.assert_close(times.detach(), double(0.3 + 0.5 / 3, 0.6), rtol=1e-9, atol=1e-9)
+        found = [torch.autograd.grad(time, slope, retain_graph=True)[0].item() for time in times]
+        assert found == pytest.approx([-0.5 / 9, -0.2], rel=1e-6)
+
+
+def test_a_failure_does_not_change_the_other_samples():
+    start = torch.tensor([[2.0], [0.2]], dtype=torch.float64, requires_grad=True)
+    time, _, solution = odeint_event(
+        lambda t, y: y**2, start, [0.0, 4.0], lambda t, y: y[:, 0] - torch.tensor([-1.0, 0.5]), batch_dims=1,
+        return_solution=True, on_failure="ignore", solver=Tsit5(rtol=1e-9, atol=1e-9, max_steps=400),
+    )  # fmt: skip
+    assert time[0].isnan()
+    assert solution.status[1] == Status.CONVERGED
+    assert solution.value[1].isfinite().all()
+    assert time[1].item() == pytest.approx(5 - 2, rel=1e-6)
+    (of_start,) = torch.autograd.grad(time[1], start)
+    torch.testing.assert_close(of_start, torch.tensor([[0.0], [-25.0]]).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"t": torch.zeros(3)}, ValueError, r"shape \(2,\)"),
+        ({"t": [1.0, 1.0]}, ValueError, "strictly increasing"),
+        ({"event": lambda t, y: torch.ones(2, 2)}, ValueError, "one number, or a vector"),
+        ({"event": lambda t, y: y.sum(), "batch_dims": 1}, ValueError, "for each of the 3 samples"),
+        ({"direction": 2}, ValueError, "-1, 0 or 1"),
+        ({"direction": [1, 0]}, ValueError, "each of the 1 events"),
+        ({"max_events": 0}, ValueError, "at least 1"),
+        ({"scan": 0}, ValueError, "at least 1"),
+        ({"adjoint": Backsolve()}, ValueError, "Discrete"),
+        ({"solver": TorchDiffEq()}, ValueError, "Tsit5"),
+    ],
+)
+def test_wrong_input(options, error, message):
+    options = {"t": SPAN, "event": lambda t, y: y[0] - 2} | options
+    with pytest.raises(error, match=message):
+        odeint_event(lambda t, y: y, torch.ones(3).double(), options.pop("t"), options.pop("event"), **options)
+
+
+def test_without_a_tape_and_by_number():
+    with torch.no_grad():
+        time, _ = odeint_event(turn, double(1.0, 0.0), SPAN, height, solver=TIGHT)
+    assert time.item() == pytest.approx(math.pi / 2, rel=1e-9)
+    with torch.inference_mode():
+        time, _ = odeint_event(turn, double(1.0, 0.0), SPAN, height, solver=TIGHT)
+    assert time.item() == pytest.approx(math.pi / 2, rel=1e-9)
