@@ -367,7 +367,7 @@ def _unroll(
         )
 
     solution = solver(step, z0, *args, batch_dims=batch_dims, record=True, compact=compact)
-    idle = solution.steps == 0
+    idle = (solution.steps == 0) & (solution.status != Status.DIVERGED)
     if needs_derivative() and (solution.steps.numel() == 0 or host_flags(idle)[0][0]):
         # A system that met the stop rule at its start has nothing on the tape: it takes one step there.
         value, moved = solution.value, step(solution.value, *args)

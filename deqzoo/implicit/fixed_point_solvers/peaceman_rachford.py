@@ -64,6 +64,6 @@ class PeacemanRachford(Splitting):
 
             start = lerp(z0, f.affine(z0, *args), self.alpha)
             solution = super().__call__(reflect_twice, start, *args, batch_dims=batch_dims)
-            solution.value = f.prox(solution.value, self.alpha)
+            solution.value = solution.replace_failed(f.prox(solution.value, self.alpha), z0)
         solution.nfe += 1
         return solution
