@@ -74,7 +74,8 @@ LAYERS = {  # name: (layer, a batch of three)
         ),
         rows(4, 6, 6),
     ),
-    "DEQClassifier": (lambda: DEQClassifier(**IMAGES, in_channels=1, widths=[8], groups=4, solver=SHARP), rows(1, 8, 8)),
+    "DEQClassifier": (lambda: DEQClassifier(in_channels=1, widths=[8], groups=4, solver=SHARP, **IMAGES),
+                      rows(1, 8, 8)),
     "MDEQClassifier": (
         lambda: MDEQClassifier(**IMAGES, in_channels=1, widths=[8, 8], head_widths=[2, 2], final_width=8, groups=2,
                                solver=SHARP),

@@ -66,10 +66,12 @@ class FixedPointSolver(ABC):
 
         ||g|| <= tol ||f(z)||  for stop="rel"        ||g|| <= tol    for stop="abs"
 
-    with the Euclidean norm over all unknowns of the system. A system that is done is frozen, so that others never
-    change its answer. The best iterate is returned, and its residual with it. A system has diverged at once if its own
-    arguments hold a NaN or Inf: those tensors among `args` that have the batch axes as leading ones. Norms
-    are taken in the state's precision: float32 states should lie between 1e-18 and 1e18.
+    with the Euclidean norm over all unknowns of the system. (With "rel", after the start, ||g|| must also have fallen
+    below half the largest one so far, less eps / 2 ||f(z)||: beside iterates that run away a residual looks small.) A
+    system that is done is frozen, so that others never change its answer. The best iterate is returned, and its
+    residual with it. A system has diverged at once if its own arguments hold a NaN or Inf: those tensors among `args`
+    that have the batch axes as leading ones. Norms are taken in the state's precision: float32 states should lie
+    between 1e-18 and 1e18.
 
     Args:
         tol: tolerance; None: eps^(3/4) of the precision in which f is evaluated (float64 2e-12, float32 6e-6, float16
@@ -220,7 +222,11 @@ def take_all_steps(
         g, image = evaluate(z)
         iterates = [*iterates, z] if options.keep else [z]
     norm, scale = row_norm(g), first if root else row_norm(image)
-    status = torch.where(norm <= tol * scale, Status.CONVERGED, Status.MAX_STEPS)
+    reached = norm <= tol * scale
+    if not root and options.max_steps:  # as `_Judge` has it
+        eps = torch.finfo(evaluate.precision).eps
+        reached = reached & ((norm <= (first - eps * scale) / 2) | (first <= tol * scale))
+    status = torch.where(reached, Status.CONVERGED, Status.MAX_STEPS)
     sound = norm < torch.inf if finite is None else (norm < torch.inf) & finite
     status, z = torch.where(sound, status, Status.DIVERGED), torch.where(sound.unsqueeze(1), z, start)
     steps = torch.full_like(status, options.max_steps)
@@ -289,6 +295,9 @@ class _Judge:
         self.improved_at = torch.zeros_like(self.steps)
         self.all_improved_at = self.looked = 0
         self.nested = in_transform()
+        # Beside iterates that run away a residual looks small, and is lost in rounding: it is to have fallen as well.
+        self.falls = root_scale is None and options.stop == "rel"
+        self.half_of_largest = torch.full_like(like, torch.inf)  # of the residual norms; until the first, no bound
         self.floor: Tensor | None = None
         self.trace: list[Tensor] = []
 
@@ -316,6 +325,8 @@ class _Judge:
         if self.options.trace:
             self.trace.append(_ratio(norm, scale))
         settled, merit = method.settled(), method.merit()
+        if self.falls:
+            target = torch.minimum(target, self.half_of_largest.sub(scale, alpha=self.eps / 2))  # type: ignore[arg-type]
         patient = step - self.all_improved_at < self.options.patience  # none can have stalled
         flags: tuple[bool, bool] | None = None
         self.looked, self.all_converged = step, False
@@ -327,6 +338,8 @@ class _Judge:
                 self.best_z, self.best_scale = z, scale
                 self.best_norm = self.least_norm = norm
                 self.all_improved_at = step
+                if step == 0:
+                    self.half_of_largest = norm / 2
                 return True, True
             flags = possible > done, possible - done == len(norm)
             self.all_converged = done == len(norm)
@@ -343,6 +356,8 @@ class _Judge:
         self.best_scale = torch.where(improves, scale, self.best_scale)
         self.improved_at = improved_at.masked_fill(improves | (norm < self.least_norm), step)
         self.least_norm = torch.minimum(self.least_norm, torch.where(finite, norm, self.least_norm))
+        half = torch.where(finite, norm / 2, 0.0)
+        self.half_of_largest = half if step == 0 else torch.maximum(self.half_of_largest, half)
         code = torch.where(reached, Status.CONVERGED, torch.where(finite, Status.STALLED, Status.DIVERGED))
         self.status = torch.where(self.active & ~active, code, self.status)
         self.steps = self.steps.masked_fill(self.active, step)
