@@ -67,7 +67,7 @@ class EventFunction:
         systems = self._ravel.systems
         if self._each:
             if value.dim() in (1, 2) and len(value) == systems:
-                return value.reshape(systems, -1)
+                return value.reshape(systems, 1) if value.dim() == 1 else value
             raise ValueError(
                 f"with batch_dims=1, event must return a number for each of the {systems} samples, or a row of them, "
                 f"got shape {tuple(value.shape)}"

@@ -195,6 +195,8 @@ class DenseSolution:
 
 def _rows_of_systems(systems: Tensor, count: int) -> Tensor:
     """Rows of each system in their order, (systems, most rows); the last one again where there are fewer."""
+    if not count:
+        return torch.zeros(0, 1, dtype=torch.long)
     of_each = systems.argsort(stable=True).split(systems.bincount(minlength=count).tolist())
     most = max(map(len, of_each))
     return torch.stack([torch.cat([rows, rows[-1:].expand(most - len(rows))]) for rows in of_each])

@@ -231,6 +231,13 @@ def test_what_was_not_reached_is_nan():
     assert bad(0.5).isnan().all()
 
 
+@pytest.mark.parametrize("solver", [Tsit5(), RK4(step_size=0.1)])
+def test_no_samples(solver):
+    y = odeint_dense(linear, torch.zeros(0, 2).double(), [0.0, 1.0], batch_dims=1, solver=solver)
+    assert y(0.5).shape == (0, 2)
+    assert y.derivative(torch.rand(4)).shape == (4, 0, 2)
+
+
 def test_under_inference_mode_and_in_float32():
     with torch.inference_mode():
         y = odeint_dense(linear, START.float(), [0.0, 2.0], torch.tensor([[0.0, 1.0], [-4.0, -0.3]]))

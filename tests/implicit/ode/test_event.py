@@ -331,6 +331,15 @@ def test_transforms():
     second = hessian(time, argnums=1)(starts[0], g)
     assert second.item() == pytest.approx(0.75 * 2.0 * 2**0.5 * 9.81**-2.5 * 2.0**-0.5, rel=1e-7)
 
+    def each(starts, g):
+        return odeint_event(
+            lambda t, y: torch.stack([y[:, 1], -g + 0 * y[:, 1]], dim=1), starts, [0.0, 5.0], lambda t, y: y[:, 0],
+            batch_dims=1,
+        )[0]  # fmt: skip
+
+    torch.testing.assert_close(vmap(each, (None, 0))(starts, g.repeat(2)), exact.expand(2, 3), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(jacrev(each, argnums=1)(starts, g), of_g, rtol=1e-7, atol=1e-9)
+
     def none(start):
         t, y, solution = odeint_event(fall, start, [0.0, 0.5], height, return_solution=True, on_failure="ignore")
         return t, y, solution.status
@@ -436,6 +445,26 @@ def test_a_failure_does_not_change_the_other_samples():
     assert time[1].item() == pytest.approx(5 - 2, rel=1e-6)
     (of_start,) = torch.autograd.grad(time[1], start)
     torch.testing.assert_close(of_start, torch.tensor([[0.0], [-25.0]]).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), RK4()])
+def test_no_samples_and_a_sample_that_is_nan(solver):
+    def run(start, **options):
+        return odeint_event(
+            lambda t, y: torch.stack([y[:, 1], -9.81 + 0 * t], dim=1), start, [0.0, 3.0], lambda t, y: y[:, 0],
+            solver=solver, batch_dims=1, on_failure="ignore", return_solution=True,
+        )  # fmt: skip
+
+    time, y, solution = run(torch.zeros(0, 2).double())
+    assert (time.shape, y.shape, solution.status.shape) == ((0,), (0, 2), (0,))
+    start = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [2.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    time, y, solution = run(start)
+    assert time.isnan().tolist() == [False, True, False]
+    assert y[1].isnan().all()
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED, Status.CONVERGED]
+    (of_start,) = torch.autograd.grad(time[[0, 2]].sum(), start)
+    expected = torch.tensor([[1 / (2 * 9.81) ** 0.5, 1 / 9.81], [0.0, 0.0], [1 / (4 * 9.81) ** 0.5, 1 / 9.81]])
+    torch.testing.assert_close(of_start, expected.double(), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(
