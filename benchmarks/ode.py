@@ -20,7 +20,7 @@ from report import Check, finished, open_console, print_checks, print_table, sta
 from rich.console import Console
 from torch import Tensor, nn
 
-from deqzoo.implicit import Backsolve, Bosh3, Direct, Discrete, Dopri5, Tsit5, odeint
+from deqzoo.implicit import Backsolve, Bosh3, Direct, Discrete, Dopri5, Tsit5, odeint, odeint_event
 
 try:
     import torchode
@@ -39,7 +39,7 @@ Run = Callable[[nn.Module, Tensor, Tensor], Tensor]  # field, start, times -> y 
 class Counted(nn.Module):
     """A field whose calls are counted."""
 
-    def __init__(self, f: nn.Module) -> None:
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.f, self.calls = f, 0
 
@@ -234,6 +234,29 @@ def stiff_check(quick: bool) -> Check:
     )
 
 
+def event_check() -> Check:
+    """Evaluations of f until an event, and at which time it is found, beside torchdiffeq's search."""
+    turn = lambda t, y: torch.stack([y[1], -y[0]])  # noqa: E731
+    problems: list[tuple[Any, list[float], Any]] = [
+        (lambda t, y: torch.stack([y[1], 0 * y[1] - 9.81]), [2.0, 0.0], lambda t, y: y[0]),  # a falling ball
+        (turn, [1.0, 0.0], lambda t, y: y[0]),
+        (turn, [1.0, 0.1], lambda t, y: t + y[0] - 15.0),  # late
+        (lambda t, y: torch.stack([y[1], 5 * (1 - y[0] ** 2) * y[1] - y[0]]), [2.0, 0.0], lambda t, y: y[0]),
+    ]
+    tol, counts, worst = {"rtol": 1e-6, "atol": 1e-6}, [0, 0], 0.0
+    for f, start, event in problems:
+        field, y0 = Counted(f), torch.tensor(start, dtype=torch.float64)
+        time, _ = odeint_event(field, y0, [0.0, 20.0], event, solver=Dopri5(**tol))
+        ours, field.calls = field.calls, 0
+        other, _ = torchdiffeq.odeint_event(field, y0, torch.tensor(0.0).double(), event_fn=event, **tol)
+        counts, worst = [counts[0] + ours, counts[1] + field.calls], max(worst, abs(time / other - 1).item())
+    return Check(
+        "four events: evaluations at most 1.2 of torchdiffeq's, times alike to 1e-5",
+        f"{counts[0] / counts[1]:.2f} ({counts[0]} to {counts[1]}), {worst:.1e}",
+        counts[0] <= 1.2 * counts[1] and worst < 1e-5,
+    )
+
+
 def print_report(console: Console, rows: list[Row], found: list[Check]) -> None:
     """The table and the promises."""
     print_table(
@@ -280,6 +303,7 @@ def main() -> int:
         growth_check(rows, times[0], times[-1]),
         growth_check(rows, counts[0], counts[-1]),
         stiff_check(quick),
+        event_check(),
     ]  # fmt: skip
     print_report(open_console(), rows, found)
     return finished(options, ["deqzoo", "torchdiffeq", "torchode", "zuko"], found, rows=rows)
