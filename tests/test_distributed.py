@@ -1,6 +1,7 @@
 """Several processes, accumulated batches, a limit of time: the same training, cut up in other ways."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,37 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(whole, tmp_pat
     told = json.loads((tmp_path / "metrics.json").read_text())["test"]
     assert told["n"] == 360  # each process has tested its half
     assert told["accuracy"] == pytest.approx(whole[1]["test"]["accuracy"], abs=1e-5)
+
+
+BAD_BATCH = """
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+from deqzoo.models.classifier import Classifier
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    x, labels = torch.randn(48, 4), torch.arange(48) % 3
+    x[17] = torch.nan  # in the batch of one process
+    module = Classifier(torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)), lr=0.1)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(TensorDataset(x, labels), batch_size=8))
+    finite = all(value.isfinite().all() for value in module.state_dict().values())
+    print(f"skipped {module.skips.total} of {trainer.global_step}, finite: {finite}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_step_that_one_process_cannot_take_is_skipped_by_all(tmp_path):
+    (tmp_path / "script.py").write_text(BAD_BATCH)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.count("skipped 1 of 3, finite: True") == 2
 
 
 @pytest.mark.slow
