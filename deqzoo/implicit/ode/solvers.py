@@ -200,7 +200,7 @@ class DiagonallyImplicit(Adaptive):
     Source: Hairer, Wanner, "Solving Ordinary Differential Equations II", IV.8.
     """
 
-    stage_tol: float = 0.03
+    stage_tol: float = 1e-3
     dense_up_to: int = 100
 
 
