@@ -1,7 +1,8 @@
 """Neural ODEs: our solvers and adjoints against torchdiffeq, torchode and zuko.
 
 Same field, start, tolerance and threads. Counts (NFE, bytes held between forward and backward), the error of the
-gradient against a tight float64 solve, and CPU times in interleaved rounds, as ratios to torchdiffeq's.
+gradient against a tight float64 solve, and CPU times in interleaved rounds, as ratios to torchdiffeq's. Stiff problems
+against SciPy: `ode_stiff.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 import torchdiffeq
 from measure import PeakBytes, interleaved, median_ratio
 from ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
+from ode_stiff import print_stiff, stiff_checks, stiff_rows
 from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor, nn
@@ -305,8 +307,12 @@ def main() -> int:
         stiff_check(quick),
         event_check(),
     ]  # fmt: skip
-    print_report(open_console(), rows, found)
-    return finished(options, ["deqzoo", "torchdiffeq", "torchode", "zuko"], found, rows=rows)
+    stiff = stiff_rows(quick)
+    found += stiff_checks(stiff)
+    console = open_console()
+    print_stiff(console, stiff)
+    print_report(console, rows, found)
+    return finished(options, ["deqzoo", "torchdiffeq", "torchode", "zuko", "scipy"], found, rows=rows, stiff=stiff)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from deqzoo.implicit import Discrete, Kvaerno5, Rodas5P, odeint
 
 RTOL = (1e-3, 1e-4, 1e-5, 1e-6)
 OF_RADAU = (1e-3, 1e-4)  # tolerances of Radau at whose errors the promise is judged
-WITH_GRADIENTS = 1e-4
 OURS = {"Rodas5P": Rodas5P, "Kvaerno5": Kvaerno5}
 
 
@@ -108,7 +107,7 @@ def measure_stiff(problem: StiffProblem) -> list[StiffRow]:
             rows.append(
                 StiffRow(problem.name, method, rtol, calls, len(found.t) - 1, error(problem, found.y[:, -1], exact))
             )
-        rows += [by_ours(problem, name, rtol, exact, slope if rtol == WITH_GRADIENTS else None) for name in OURS]
+        rows += [by_ours(problem, name, rtol, exact, slope if rtol == problem.gradient_rtol else None) for name in OURS]
     return rows
 
 

@@ -26,7 +26,7 @@ from ..modes import eager, full_precision, is_grads_batched, needs_derivative
 from ..operator import from_pullback
 from ..pytree import Tensors
 from .field import UserField
-from .integrate import Points, Trajectory, integrate, interpolate
+from .integrate import Points, State, Trajectory, integrate, interpolate
 from .interpolants import Again
 from .plans import Recorded, Step
 from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
@@ -148,6 +148,7 @@ class Sweep:
         self.sums: list[Tensor | None] = [None] * len(self.sources)
         self.of_times = torch.zeros_like(self.t)
         self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
+        self.plain.replays = True
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
         self.by_stages = not (wanted[1] or isinstance(solver, Rodas5P))
 
@@ -175,41 +176,47 @@ class Sweep:
             end = begin
         return u + g[0]
 
-    def _pull_back(self, begin: int, end: int, y: Tensor, u: Tensor, g: Tensor) -> Tensor:
+    def _pull_back(self, begin: int, end: int, state: State, u: Tensor, g: Tensor) -> Tensor:
         """Through the steps from number `begin` (where the state is y) to `end`; recomputes the states between."""
         if end - begin == 1:
-            return self._pull_step(begin, y, u, g)
+            return self._pull_step(begin, state, u, g)
         stride = -(-(end - begin) // self.limit)
-        states, first = {begin: y}, None
+        states = {begin: state}
         for number in range(begin, begin + (end - begin - 1) // stride * stride):
-            y, first = self._advance(self.trajectory.steps[number], y, first)
+            state = self._advance(self.trajectory.steps[number], *state)
             if (number + 1 - begin) % stride == 0:
-                states[number + 1] = y
+                states[number + 1] = state
         for number in sorted(states, reverse=True):
             u = self._pull_back(number, min(number + stride, end), states.pop(number), u, g)
         return u
 
-    def _advance(self, step: Step, y: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _advance(self, step: Step, y: Tensor, first: Tensor | None) -> State:
         """A step taken again: the state after it, and f there, where the method has it."""
         rows = None if step.rows is None else step.rows.to(y.device)
         t, h = self.times.step(step)
         self.plain.limits = self.times.limits(step)
-        before = y if rows is None else y[rows]
-        known = first if rows is None and not self.times.from_jump(step) else None
+        before, known = self._of_rows(step, y, first, rows)
         new, stages = self.plain.step(t, h, before, known, rows)
-        if rows is not None:
-            return y.index_copy(0, rows, new), None
-        return new, stages.get(self.tableau.stages - 1) if self.tableau.last_is_next else None
+        last = stages.get(self.tableau.stages - 1) if self.tableau.last_is_next else None
+        if rows is None:
+            return new, last
+        return y.index_copy(0, rows, new), None if first is None or last is None else first.index_copy(0, rows, last)
 
-    def _pull_step(self, number: int, y: Tensor, u: Tensor, g: Tensor) -> Tensor:
+    def _of_rows(self, step: Step, y: Tensor, first: Tensor | None, rows: Tensor | None) -> State:
+        """The state of the systems that take a step, and f there where it is known."""
+        if self.times.from_jump(step):
+            first = None
+        return (y, first) if rows is None else (y[rows], None if first is None else first[rows])
+
+    def _pull_step(self, number: int, state: State, u: Tensor, g: Tensor) -> Tensor:
         """dL/dy before a step, from u = dL/dy after it, the outputs within it included."""
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
-        rows = None if step.rows is None else step.rows.to(y.device)
+        rows = None if step.rows is None else step.rows.to(u.device)
         pull = self._by_stages if self.by_stages else self._by_tape
-        before = y if rows is None else y[rows]
-        dense = _whole(self.of_kept.pop(number, None), len(before))
+        before = self._of_rows(step, *state, rows)
+        dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if rows is None:
-            return pull(step, points, y, u, g, None, dense)
+            return pull(step, points, before, u, g, None, dense)
         return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense))
 
     def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -224,12 +231,13 @@ class Sweep:
         self,
         step: Step,
         points: list[Points],
-        y: Tensor,
+        before: State,
         u: Tensor,
         g: Tensor,
         rows: Tensor | None,
         dense: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
+        y, first = before
         co, tableau = coefficients(self.tableau, y), self.tableau
         t, h = self.times.step(step)
         self.plain.limits = self.taped.limits = self.times.limits(step)
@@ -240,7 +248,7 @@ class Sweep:
                 u = u + of_value.sum(dim=0, keepdim=True) if position is None else u.index_add(0, position, of_value)
         idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
         count = len(tableau.a) if inside or dense is not None else tableau.stages - idle
-        tapes = self._tape_stages(count, t, h, y, rows, co)
+        tapes = self._tape_stages(count, t, h, y, first, rows, co)
         of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
         if dense is not None:
             of_stages = dense[1] if of_stages is None else of_stages + dense[1]
@@ -254,12 +262,12 @@ class Sweep:
         return mu.total(u if of_y is None else u + of_y)
 
     def _tape_stages(
-        self, count: int, t: Tensor, h: Length, y: Tensor, rows: Tensor | None, co: Coefficients
+        self, count: int, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None, co: Coefficients
     ) -> list[tuple[Tensor, Tensor]]:
         """(Y_i, k_i) of the stages, each with a tape of its own."""
         values, tapes = Buffer(count, y), []
         length = h if isinstance(h, float) else h.reshape(t.shape)
-        solved = self.plain.step(t, h, y, None, rows)[1] if self.tableau.implicit else None
+        solved = self.plain.step(t, h, y, first, rows)[1] if self.tableau.implicit else None
         for i in range(count):
             at = (values.advance(y, h, co.a[i]) if i else y).detach()
             if solved is not None and (diagonal := self.tableau.diagonal(i)):
@@ -310,18 +318,22 @@ class Sweep:
         self,
         step: Step,
         points: list[Points],
-        y: Tensor,
+        before: State,
         u: Tensor,
         g: Tensor,
         rows: Tensor | None,
         dense: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         with torch.enable_grad():
-            y, times = y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
+            y, times = before[0].detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
             moving = Times(times, y, self.jumps, self.time_dtype)
             t, h = moving.step(step)
             self.taped.limits = moving.limits(step)
-            new, stages = self.taped.step(t, h, y, None, rows)
+            first = before[1]
+            if first is not None:  # the value that the step had, with the derivative of f
+                at_begin = self.taped.evaluate(t, y, rows)
+                first = first + (at_begin - at_begin.detach())
+            new, stages = self.taped.step(t, h, y, first, rows)
             values, weights = [new], [u]
             if any(not p.end for p in points) or dense is not None:
                 self.taped.extend(stages, t, h, y)

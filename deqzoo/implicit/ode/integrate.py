@@ -17,6 +17,8 @@ from .start import begin
 from .steps import Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
 
+State = tuple[Tensor, Tensor | None]  # and f there, where it is known
+
 
 @dataclasses.dataclass
 class Points:
@@ -42,7 +44,8 @@ class Trajectory:
         steps: what was done.
         points: the output times of each step.
         missing: (times, systems), true where a failed solve did not get to; there `values` has the last state.
-        checkpoints: states before some of the steps, by the step's number.
+        checkpoints: states before some of the steps, by the step's number; of an implicit method with f there, as its
+            last stage had it: where f is stiff, f of a state that is right within the tolerance is far from it.
         kept: the dense output of some of the steps, where it was asked for.
     """
 
@@ -50,7 +53,7 @@ class Trajectory:
     steps: list[Step]
     points: list[list[Points]]
     missing: Tensor
-    checkpoints: dict[int, Tensor]
+    checkpoints: dict[int, State]
     kept: Kept | None = None
 
     @property
@@ -69,9 +72,9 @@ class Checkpoints:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.stride = limit, 1
-        self.states: dict[int, Tensor] = {}
+        self.states: dict[int, State] = {}
 
-    def offer(self, number: int, state: Tensor) -> None:
+    def offer(self, number: int, state: State) -> None:
         """The state before step `number`."""
         if self.limit and len(self.states) == self.limit and number % self.stride == 0:
             self.stride *= 2
@@ -132,7 +135,7 @@ def integrate(
             if not len(accepted):
                 continue
             step, accepted = step.only(accepted), accepted.to(y.device)
-        kept.offer(len(steps), y)
+        kept.offer(len(steps), (y, first if stepper.tableau.implicit else None))
         steps.append(step)
         outputs.add(stepper, step, t, h, before, new, stages, accepted)
         if keep is not None:

@@ -57,7 +57,7 @@ class StageSolver:
             t, y = t.detach(), y.detach()
             gh = self._stepper.tableau.diagonal(1) * (h if isinstance(h, float) else h.detach())
             self._eta = torch.ones_like(y[:, 0]) if y.shape[1] else y.new_ones(len(y))
-            if self._renew or not self._known(rows):
+            if self._renew or self._stepper.replays or not self._known(rows):
                 self._linearise(t, y)
             self._renew = False
             self._factorise(gh)

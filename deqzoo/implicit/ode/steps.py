@@ -143,6 +143,7 @@ class Stepper:
         self.taped = taped
         self.calls = 0  # of f; a product with its Jacobian counts as one
         self.limits: tuple[Tensor, Tensor] | None = None  # of the times at which f is asked for, see `Times.limits`
+        self.replays = False  # steps of an earlier solve, in any order: a Jacobian that is kept would be of no use
         self._rows: Tensor | None = None
         self._stage_solver = StageSolver(self) if isinstance(solver, DiagonallyImplicit) else None
         self._rosenbrock = Rosenbrock(self) if isinstance(self.tableau, RosenbrockTableau) else None

@@ -74,8 +74,7 @@ def test_discrete_is_direct(solver, batch, end):
     for checkpoints in (1, 2, 16):
         found, solution = run(Discrete(checkpoints), solver, **batch, end=end)
         assert relative(found, expected) < 1e-12
-        # What f reads is found by a call, of which a Rosenbrock method, which wants the Jacobian as well, has no use.
-        assert solution.nfe == forward.nfe + isinstance(solver, Rodas5P)
+        assert solution.nfe == forward.nfe
         assert solution.backward.nfe > 0
 
 

@@ -1,11 +1,11 @@
-"""Stiff problems, solved by the implicit method, with gradients."""
+"""Stiff problems, solved by the implicit methods, with gradients."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from deqzoo.implicit import Discrete, Kvaerno3, Status, odeint
+from deqzoo.implicit import Direct, Discrete, Kvaerno3, Kvaerno5, Rodas5P, Status, odeint
 
 
 def robertson(t, y, k):
@@ -66,3 +66,160 @@ def test_the_shortest_step_is_relative_to_the_time_not_to_the_span():
     assert solution.status == Status.CONVERGED
     expected = np.exp(-1e4 * np.array([0.0, 1e-3, 1.0, 1e11])) + np.exp(-np.array([0.0, 1e-3, 1.0, 1e11]))
     torch.testing.assert_close(y[:, 0], torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
+
+
+METHODS = [Rodas5P, Kvaerno5, Kvaerno3]
+ROBERTSON = [0.04, 3e7, 1e4]
+
+
+def hires(t, y):
+    """The high irradiance response, eight reactants."""
+    a, b, c, d, e, f, g, h = y.unbind(-1)
+    growth = 280 * f * h
+    rates = [
+        -1.71 * a + 0.43 * b + 8.32 * c + 0.0007, 1.71 * a - 8.75 * b, -10.03 * c + 0.43 * d + 0.035 * e,
+        8.32 * b + 1.71 * c - 1.12 * d, -1.745 * e + 0.43 * f + 0.43 * g,
+        -growth + 0.69 * d + 1.71 * e - 0.43 * f + 0.69 * g, growth - 1.81 * g, -growth + 1.81 * g,
+    ]  # fmt: skip
+    return torch.stack(rates, dim=-1)
+
+
+HIRES = [1.0, 0, 0, 0, 0, 0, 0, 0.0057]
+
+
+def scipy_calls(f, y0, end, rtol, atol):
+    """Of f, by Radau; a Jacobian counts as one call for each unknown."""
+    field = lambda t, y: f(None, torch.from_numpy(y)).numpy()  # noqa: E731
+    solution = solve_ivp(field, (0.0, end), y0, "Radau", rtol=rtol, atol=atol)
+    return solution.nfev + len(y0) * solution.njev
+
+
+def test_calls_of_f_against_radau():
+    radau = scipy_calls(hires, HIRES, 321.8122, 1e-4, 1e-7)
+    calls = 0
+
+    def counted(t, y):
+        nonlocal calls
+        calls += 1
+        return hires(t, y)
+
+    y0 = torch.tensor(HIRES, dtype=torch.float64)
+    solver = Rodas5P(rtol=1e-4, atol=1e-7)
+    y, solution = odeint(counted, y0, [0.0, 321.8122], solver=solver, return_solution=True)
+    assert solution.nfe <= 1.2 * radau  # 2 is the promise, at equal error
+    jacobians = (solution.nfe - calls) / len(HIRES)  # their products run f's backward, not f
+    assert jacobians == solution.steps
+    assert y[-1, 0].item() == pytest.approx(0.7371312573325668e-3, rel=1e-4)
+    assert y[-1, 7].item() == pytest.approx(0.2850001604814231e-2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("method", "most"), [(Kvaerno5, 2.0), (Kvaerno3, 4.0)])
+def test_jacobians_are_kept(method, most):
+    """Newton's method with a Jacobian of its own for each iteration took 7,100 calls for this."""
+    solver = method(rtol=1e-4, atol=1e-7)
+    y0 = torch.tensor(HIRES, dtype=torch.float64)
+    y, solution = odeint(hires, y0, [0.0, 321.8122], solver=solver, return_solution=True)
+    assert solution.nfe <= most * scipy_calls(hires, HIRES, 321.8122, 1e-4, 1e-7)
+    assert y[-1, 0].item() == pytest.approx(0.7371312573325668e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_robertson_over_eleven_powers_of_ten(method):
+    rates, y0 = torch.tensor(ROBERTSON, dtype=torch.float64), torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    times = torch.tensor([0.0, 40.0, 1e11], dtype=torch.float64)
+    solver = method(rtol=1e-4, atol=1e-12)
+    y, solution = odeint(robertson, y0, times, rates, solver=solver, return_solution=True)
+    assert solution.status == Status.CONVERGED
+    assert y[1, 0].item() == pytest.approx(0.7158270687193941, rel=1e-4)
+    assert y[2, 0].item() == pytest.approx(0.2083340149701255e-7, rel=5e-3)
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(3).double(), rtol=0, atol=1e-8)  # mass is kept
+
+
+@pytest.mark.parametrize("method", [Rodas5P, Kvaerno5])
+def test_gradients_on_a_slow_manifold(method):
+    """Where f of a state that is right within the tolerance is far from the derivative of the solution."""
+    rates = torch.tensor(ROBERTSON, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    y = odeint(robertson, y0, [0.0, 1e5], rates, solver=method(rtol=1e-5, atol=1e-9), adjoint=Discrete(4))
+    (found,) = torch.autograd.grad(y[-1, 0], rates)
+    for i in range(3):
+        ends = []
+        for sign in (1, -1):
+            moved = rates.detach().clone()
+            moved[i] *= 1 + sign * 1e-3
+            ends.append(reference(robertson, [1.0, 0.0, 0.0], [0.0, 1e5], moved)[-1, 0])
+        assert found[i].item() * ROBERTSON[i] == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rate", [3e3, 2e5, 1e7])
+def test_single_precision(method, rate):
+    """f has a round-off of rate eps: stages and error estimate must not drown in it."""
+
+    def f(t, y):
+        return -rate * (y - torch.sin(2 * t))
+
+    y, solution = odeint(f, torch.ones(1), [0.0, 1.5, 6.0], solver=method(max_steps=500), return_solution=True)
+    assert solution.status == Status.CONVERGED
+    expected = torch.sin(2 * torch.tensor([1.5, 6.0]))
+    torch.testing.assert_close(y[1:, 0], expected, rtol=0, atol=2 / rate + 2e-4)
+
+
+@pytest.mark.parametrize("method", [Rodas5P, Kvaerno5])
+@pytest.mark.parametrize("compact", [False, True])
+def test_stiff_beside_mild_systems(method, compact):
+    mu = torch.tensor([1.0, 500.0, 20.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(3, 1)
+    options = {"solver": method(rtol=1e-6, atol=1e-8), "batch_dims": 1, "return_solution": True}
+    y, solution = odeint(van_der_pol, y0, [0.0, 3.0], mu, compact=compact, **options)
+    (gradient,) = torch.autograd.grad(y[-1, :, 0].sum(), mu)
+    assert (solution.status == Status.CONVERGED).all()
+    assert len(set(solution.steps.tolist())) > 1
+    for i in range(3):
+        alone = mu[i : i + 1].detach().requires_grad_()
+        own = odeint(van_der_pol, y0[:1], [0.0, 3.0], alone, **options)[0]
+        torch.testing.assert_close(y[-1, i], own[-1, 0], rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(gradient[i], torch.autograd.grad(own[-1, 0, 0], alone)[0][0], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [Rodas5P, Kvaerno5])
+def test_dense_output(method):
+    """The solution of y' = -rate (y - cos t) + start: two scales, and output times inside steps."""
+    rate, times = 50.0, torch.linspace(0, 3, 40, dtype=torch.float64)
+
+    def f(t, y):
+        return -rate * (y - torch.cos(t))
+
+    y = odeint(f, torch.zeros(1, dtype=torch.float64), times, solver=method(rtol=1e-7, atol=1e-7))
+    slow = (rate**2 * torch.cos(times) + rate * torch.sin(times)) / (1 + rate**2)
+    expected = slow - slow[0] * torch.exp(-rate * times)
+    torch.testing.assert_close(y[:, 0], expected, rtol=0, atol=2e-5)
+
+
+def test_many_unknowns():
+    """Heat in a rod: Kvaerno5 without a Jacobian, Rodas5P says what to use."""
+    size = 120
+    y0 = torch.sin(torch.linspace(0, torch.pi, size + 2, dtype=torch.float64))[1:-1]
+
+    def f(t, y):
+        padded = torch.nn.functional.pad(y, (1, 1))
+        return (padded[2:] - 2 * y + padded[:-2]) * (size + 1) ** 2 / torch.pi**2
+
+    y, solution = odeint(f, y0, [0.0, 0.5], solver=Kvaerno5(rtol=1e-4, atol=1e-6), return_solution=True)
+    torch.testing.assert_close(y[-1], y0 * torch.exp(torch.tensor(-0.5)), rtol=1e-3, atol=1e-5)
+    assert solution.nfe < 2000  # an explicit method takes some 5,000
+    with pytest.raises(ValueError, match="use Kvaerno5"):
+        odeint(f, y0, [0.0, 0.5], solver=Rodas5P(most_unknowns=100))
+
+
+def test_rosenbrock_gradients_contain_the_derivatives_of_the_jacobian():
+    """One step, of which finite differences are those of the same step."""
+    k = torch.tensor([0.7, 30.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([1.0, 0.2], dtype=torch.float64, requires_grad=True)
+
+    def step(y0, k, adjoint):
+        f = lambda t, y, k: torch.stack([-k[0] * y[0] * y[1], -k[1] * (y[1] ** 2 - torch.cos(t) * y[0])])  # noqa: E731
+        return odeint(f, y0, [0.0, 0.3], k, solver=Rodas5P(rtol=1e6, atol=1e6), adjoint=adjoint)[-1]
+
+    for adjoint in (Discrete(), Direct()):
+        assert torch.autograd.gradcheck(lambda y0, k, adjoint=adjoint: step(y0, k, adjoint), (y0, k), atol=1e-7)
