@@ -50,8 +50,8 @@ def odeint(
         y0: a tensor or a pytree of tensors.
         t: output times, (n,), increasing or decreasing. Those inside a step of an adaptive method come by
             interpolation and cost no evaluation of f.
-        solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` up to some ten unknowns a
-            system, beyond that `Kvaerno5`, or `Kvaerno3` at loose tolerances; with fixed steps `Euler`, `Midpoint`,
+        solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
+            per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
             `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.
         adjoint: `Discrete()` by default; `Backsolve`, `Direct`.
         batch_dims: 0: one sequence of steps for all of y, its error the root mean square over all unknowns: where some

@@ -230,6 +230,10 @@ class Rodas5P(Adaptive):
     `Solution.nfe` counts n calls of f for it in n unknowns (df/dt comes along). Gradients contain derivatives of J: f
     must be differentiable twice. Use batch_dims=1 where the samples do not depend on each other.
 
+    Where the solution follows a forcing, as below, the estimated error falls with the stiffness, as it does for all
+    methods of this kind: the steps become so long that their ends alone are right. For output times in between set
+    `max_step`. Gradients through the jumps of a relaxation oscillation want a finer tolerance than the solution.
+
     Args:
         most_unknowns: a larger system is refused: that is the size of its Jacobian.
 

@@ -170,7 +170,7 @@ def test_held_bytes_do_not_grow_with_the_steps_or_with_the_parameters():
         layer = torch.nn.Sequential(torch.nn.Linear(8, width), torch.nn.Tanh(), torch.nn.Linear(width, 8))
         y0 = torch.randn(32, 8, requires_grad=True)
         y = odeint(lambda t, y: layer(y), y0, [0.0, 1.0], solver=RK4(step_size=1 / steps))
-        return sum(state.numel() for state in _trajectory(y).checkpoints.values()) / y0.numel()
+        return sum(x.numel() for s in _trajectory(y).checkpoints.values() for x in s if x is not None) / y0.numel()
 
     assert held(8, 16) == 8
     assert held(1000, 16) <= 16
