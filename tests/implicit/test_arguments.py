@@ -7,7 +7,20 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from deqzoo.implicit import GMRES, Anderson, Dense, ImplicitFunction, argmin, fixed_point, root
+from deqzoo.implicit import (
+    GMRES,
+    Anderson,
+    Dense,
+    Implicit,
+    ImplicitFunction,
+    OneStep,
+    Phantom,
+    Picard,
+    Unrolled,
+    argmin,
+    fixed_point,
+    root,
+)
 from deqzoo.nn import DEQ
 from tests.implicit import problems
 from tests.implicit.problems import PROBLEMS, Cell, contraction, draw, flat_of, looped, loss, unroll
@@ -246,3 +259,29 @@ def test_no_gradient_flows_to_the_start():
     z.sum().backward()
     assert z0.grad is None
     assert not fixed_point(lambda z, x: 0.5 * torch.cos(z) + x, z0, x.detach()).requires_grad
+
+
+@pytest.mark.parametrize("gradient", [Implicit(), Phantom(steps=30), OneStep(), Unrolled()], ids=repr)
+def test_dictionaries_are_matched_by_key_in_any_order(gradient):
+    """Leaves of one shape in another order, nested too, would else be taken for each other without an error."""
+    a = torch.tensor([0.3, 0.5], dtype=torch.float64, requires_grad=True)
+
+    def f(z, a):
+        inner = {"w": 0.2 * z["v"]["w"] + 2 * a, "s": 0.1 * z["v"]["s"]}
+        return {"v": inner, "u": 0.5 * z["u"] + a}
+
+    zero = torch.zeros(2, dtype=torch.float64)
+    start = {"u": zero, "v": {"s": zero, "w": zero}}
+    z = fixed_point(f, start, a, solver=Picard(), gradient=gradient)
+    assert list(z) == ["u", "v"]
+    torch.testing.assert_close(z["u"], 2 * a, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(z["v"]["w"], 2.5 * a, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(z["v"]["s"], zero, rtol=0, atol=1e-8)
+    (slope,) = torch.autograd.grad(z["u"].sum() - z["v"]["w"].sum(), a)
+    expected = 1.0 - 2.0 if isinstance(gradient, OneStep) else 2.0 - 2.5
+    torch.testing.assert_close(slope, torch.full_like(a, expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_result_with_other_keys_is_an_error():
+    with pytest.raises(ValueError, match="structure and shapes"):
+        fixed_point(lambda z: {"u": z["u"], "w": z["v"]}, {"u": torch.zeros(2), "v": torch.zeros(2)})
