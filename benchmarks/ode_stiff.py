@@ -100,7 +100,7 @@ def measure_stiff(problem: StiffProblem) -> list[StiffRow]:
     """SciPy's methods and ours at all tolerances."""
     exact = np.array(problem.published) if problem.published else tight(problem)
     slope, rows = gradient(problem, exact), []
-    for rtol in RTOL:
+    for rtol in sorted({*RTOL, problem.gradient_rtol}, reverse=True):
         for method in ("Radau", "BDF"):
             found = by_scipy(problem, method, rtol)
             calls = found.nfev + len(exact) * found.njev
