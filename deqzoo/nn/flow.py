@@ -33,7 +33,7 @@ class FlowODE(nn.Module):
             drawn once a solve and stays the same in its backward.
         eval_divergence: likewise in eval mode; there the noise is the same in every call.
         penalties: which of "kinetic" and "jacobian" to integrate in training mode, see `path`.
-        on_failure: "ignore" (the status stands in `ode.solution`), "warn" or "raise".
+        on_failure: "warn", "raise" or "ignore" (the status stands in `ode.solution`), see `NeuralODE`.
 
     Attributes:
         ode: the `NeuralODE`; `ode.solution` tells what the last solve cost.
@@ -59,7 +59,7 @@ class FlowODE(nn.Module):
         divergence: str = "exact",
         eval_divergence: str = "exact",
         penalties: Sequence[str] = (),
-        on_failure: OnFailure = "ignore",
+        on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
         for name, value in (("divergence", divergence), ("eval_divergence", eval_divergence)):

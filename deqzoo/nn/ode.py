@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ..implicit import Adjoint, OdeSolver, Tsit5, odeint
+from ..implicit import Adjoint, OdeSolver, TorchDiffEq, Tsit5, odeint
+from ..implicit.ode.solvers import is_explicit
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
 from .layer import SolverLayer, same_randomness, with_parameters
@@ -30,7 +31,9 @@ class NeuralODE(SolverLayer):
         adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
         augment: so many channels of zeros are appended to y(t_0) along axis 1; they stay in the output.
         penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
-        on_failure: "ignore" (the status stands in `solution`), "warn" or "raise" when the end is not reached.
+        on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a sample does not reach the end:
+            it is NaN then. With explicit methods the samples share the steps alone, and one that fails does not change
+            the others; with implicit ones all of y is one system.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -60,7 +63,7 @@ class NeuralODE(SolverLayer):
         adjoint: Adjoint | None = None,
         augment: int = 0,
         penalties: Sequence[str] = (),
-        on_failure: OnFailure = "ignore",
+        on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
         if len(t) != 2 or t[0] == t[1]:
@@ -94,6 +97,7 @@ class NeuralODE(SolverLayer):
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
             f = same_randomness(f, leaf.device)
+        separate = _are_separate(y0) and not isinstance(self.solver, TorchDiffEq) and is_explicit(self.solver)
         y, self.solution = odeint(
             f,
             y0,
@@ -102,15 +106,18 @@ class NeuralODE(SolverLayer):
             *parameters,
             solver=self.solver,
             adjoint=self.adjoint,
+            batch_dims=int(separate),
+            shared_steps=separate,
             on_failure=self.on_failure,
             return_solution=True,
         )
         if penalties:
             y, integrals = y
+            self.solution.value = self.solution.value[0]
             self.path = {name: integral[-1] for name, integral in integrals.items()}
         else:
             self.path = {}
-        self.solution.value = map_tensors(torch.Tensor.detach, y)
+        self.solution.value = map_tensors(torch.Tensor.detach, self.solution.value)
         return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
 
     def _augmented(self, y0: Any) -> Any:
@@ -122,6 +129,13 @@ class NeuralODE(SolverLayer):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what hangs on the last solve's graph."""
         return {**super().__getstate__(), "path": {}}
+
+
+def _are_separate(y0: Any) -> bool:
+    """Whether the state has samples: all tensors the same leading size, and not a number a sample."""
+    leaves = tensor_leaves(y0)
+    same = all(leaf.dim() and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves)
+    return same and any(leaf.dim() > 1 for leaf in leaves)
 
 
 def _with_penalties(f: Callable[..., Any], y0: Tensor, names: Sequence[str]) -> tuple[Callable[..., Any], Any]:

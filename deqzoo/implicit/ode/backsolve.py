@@ -50,6 +50,10 @@ class BacksolveAdjoint(torch.autograd.Function):
 def _backwards(
     solve: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
 ) -> tuple[Tensor | None, ...]:
+    unreached = [False] * len(t)
+    if solve.missing is not None:
+        unreached = solve.missing.all(dim=1).tolist()
+        values = torch.where(solve.missing.unsqueeze(2), values[:1], values)
     augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
     solver, adjoint = solve.solver, solve.adjoint
     if isinstance(solver, Adaptive):
@@ -61,6 +65,8 @@ def _backwards(
     of_times, length = torch.zeros_like(t), None
     status = Status.CONVERGED
     for i in range(len(t) - 1, 0, -1):
+        if unreached[i]:
+            continue
         u = u + g[i]
         of_times[i] += (g[i] * augmented.plain(t[i], values[i])).sum().to(t.dtype) if wanted[1] else 0.0
         state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
@@ -88,7 +94,7 @@ class _Augmented:
         self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
         self.extra = sum(x.numel() for x in self.sources)
         self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
-        self.time_dtype = field.time_dtype
+        self.time_dtype, self.each_time = field.time_dtype, field.each_time
 
     def plain(self, t: Tensor, y: Tensor) -> Tensor:
         """f(t, y)."""
@@ -117,4 +123,4 @@ class _Augmented:
         return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, self.sources, strict=True)]
 
     def _time(self, t: Tensor) -> Tensor:
-        return t.expand(self.shape[0]) if self.shape[0] > 1 else t
+        return t.expand(self.shape[0]) if self.each_time else t

@@ -168,8 +168,9 @@ class Sweep:
         """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns), and those of the dense output kept."""
         trajectory = self.trajectory
         self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
-        missing = trajectory.missing.to(g.device).unsqueeze(2)
-        u = torch.where(missing, g, 0.0).sum(dim=0) if bool(trajectory.missing.any()) else torch.zeros_like(g[0])
+        self.reached = trajectory.reached
+        self.most_reached = 0 if self.reached is None or not len(self.reached) else int(self.reached.max())
+        u = torch.zeros_like(g[0])  # of the end; the gradient in what was not reached is zero
         end = len(trajectory.steps)
         for begin in sorted(trajectory.checkpoints, reverse=True):
             u = self._pull_back(begin, end, trajectory.checkpoints[begin], u, g)
@@ -204,6 +205,7 @@ class Sweep:
 
     def _of_rows(self, step: Step, y: Tensor, first: Tensor | None, rows: Tensor | None) -> State:
         """The state of the systems that take a step, and f there where it is known."""
+        y, first = step.replaced(y), None if first is None else step.replaced(first)
         if self.times.from_jump(step):
             first = None
         return (y, first) if rows is None else (y[rows], None if first is None else first[rows])
@@ -213,6 +215,13 @@ class Sweep:
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
         rows = None if step.rows is None else step.rows.to(u.device)
         pull = self._by_stages if self.by_stages else self._by_tape
+        if self.reached is not None:
+            passed = self.times.passed(step)
+            if passed >= self.most_reached:
+                return u  # beyond the last output that was
+            behind = self.reached.unsqueeze(1) > passed
+            state = torch.where(behind, state[0], _stand_in(self.trajectory.checkpoints[0][0])), None
+            u = torch.where(behind, u, 0.0)
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if rows is None:
@@ -223,7 +232,7 @@ class Sweep:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
         index = points.index.to(g.device)
         if points.position is None:
-            return g[index, 0], None
+            return g[index], None
         position = points.position.to(g.device)
         return g[index, position if rows is None else rows[position]], position
 
@@ -245,7 +254,7 @@ class Sweep:
         for p in points:
             if p.end:
                 of_value, position = self._cotangent(p, g, rows)
-                u = u + of_value.sum(dim=0, keepdim=True) if position is None else u.index_add(0, position, of_value)
+                u = u + of_value.sum(dim=0) if position is None else u.index_add(0, position, of_value)
         idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
         count = len(tableau.a) if inside or dense is not None else tableau.stages - idle
         tapes = self._tape_stages(count, t, h, y, first, rows, co)
@@ -289,7 +298,7 @@ class Sweep:
         of_value, position = self._cotangent(points, g, rows)
         weights = dense_weights(co, self.times.theta(step, points.index, points.position))
         if position is None:
-            return ((weights * h).T @ of_value).unsqueeze(1), of_value.sum(dim=0, keepdim=True)
+            return torch.einsum("ps,prd->srd", weights * h, of_value), of_value.sum(dim=0)
         each = (weights * (h if isinstance(h, float) else h[position])).T.unsqueeze(2) * of_value
         shape = (weights.shape[1], *u.shape)
         return u.new_zeros(shape).index_add(1, position, each), torch.zeros_like(u).index_add(0, position, of_value)
@@ -366,6 +375,12 @@ class Sweep:
                 known.append((self.sums[i], grad))
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
+
+
+def _stand_in(y: Tensor) -> Tensor:
+    """A finite start for each system: its own, or else that of another."""
+    good = y.isfinite().all(dim=1)
+    return torch.where(good.unsqueeze(1), y, y[good.long().argmax()].nan_to_num()) if len(y) else y
 
 
 def _whole(dense: tuple[Tensor | None, Tensor, Tensor] | None, count: int) -> tuple[Tensor, Tensor] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
 from ..modes import call_unchanged, keep_autocast, not_inference
-from ..pytree import Ravel, Tensors, take_rows, with_tensors
+from ..pytree import Ravel, Tensors, map_tensors, take_rows, with_tensors
 from .steps import Field
 
 
@@ -27,6 +28,7 @@ class UserField:
 
     Attributes:
         time_dtype: of the times that f gets.
+        each_time: as given.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class UserField:
         self._f = keep_autocast(f, self.ravel.device.type)
         self._systems, self._compact = systems, compact
         self._given, leaves = args, _pytree.tree_leaves(args)
+        self.each_time = each_time
         self._each_time = self.ravel.shapes[0][:1] if each_time else None
         self._ravels = {self.ravel.systems: self.ravel}
         self._rows: Tensor | None = None  # those of the call that goes on
@@ -88,9 +91,16 @@ class UserField:
     def _call(self, t: Tensor, y: Any, rows: Tensor | None, args: Any, *state: Tensor) -> Any:
         if self._each_time is not None and t.dim() == 0:
             t = t.expand(self._each_time)
-        if self._compact and rows is not None:
-            args = take_rows(args, rows, self.ravel.systems)
-        return call_unchanged(self._f, state, t, y, *args)
+        if rows is None:
+            return call_unchanged(self._f, state, t, y, *args)
+        if self._compact:
+            return call_unchanged(self._f, state, t, y, *take_rows(args, rows, self.ravel.systems))
+        # A step of some systems, taken again, of an f that wants all: the others are copies of the first of these.
+        others = torch.zeros(self.ravel.systems, dtype=torch.long, device=rows.device)
+        others[rows] = torch.arange(len(rows), device=rows.device)
+        y = map_tensors(lambda leaf: leaf[others], y)
+        value = call_unchanged(self._f, state, t[others] if t.dim() else t, y, *args)
+        return map_tensors(lambda leaf: leaf[rows], value)
 
     def _ravel_of(self, rows: Tensor) -> Ravel:
         systems = len(rows) if self._systems else self.ravel.systems

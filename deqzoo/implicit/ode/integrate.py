@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linear_solvers.base import row_norm
-from ..modes import in_transform, peel
 from ..pytree import Tensors
 from .interpolants import Keep, Kept, Taken
-from .plans import Plan, Step
+from .norms import Norm, on_host
+from .plans import Fault, Plan, Step
 from .solvers import Adaptive
 from .start import begin
 from .steps import Length, Stages, Stepper, coefficients, dense_weights
@@ -26,7 +27,7 @@ class Points:
 
     Attributes:
         index: which output times, (points,).
-        position: at which rows of the step, (points,); None: there is one row, with steps for all.
+        position: at which rows of the step, (points,); None: at all rows, which share their steps.
         end: they lie at the end of the step, where no interpolation is needed.
     """
 
@@ -43,10 +44,13 @@ class Trajectory:
         values: the state at the output times, (times, systems, unknowns).
         steps: what was done.
         points: the output times of each step.
-        missing: (times, systems), true where a failed solve did not get to; there `values` has the last state.
+        missing: (times, systems), true where a failed solve did not get to; there `values` has the last state. On the
+            host, except of fixed steps, which are not watched: there `values` is what they computed.
         checkpoints: states before some of the steps, by the step's number; of an implicit method with f there, as its
             last stage had it: where f is stiff, f of a state that is right within the tolerance is far from it.
         kept: the dense output of some of the steps, where it was asked for.
+        reached: of fixed steps, the number of output times before the first one with a value that is not finite,
+            (systems,).
     """
 
     values: Tensor
@@ -55,6 +59,7 @@ class Trajectory:
     missing: Tensor
     checkpoints: dict[int, State]
     kept: Kept | None = None
+    reached: Tensor | None = None
 
     @property
     def outputs(self) -> Tensors:
@@ -64,7 +69,7 @@ class Trajectory:
     def without_values(self) -> Trajectory:
         """The same, without what a graph would have to hold."""
         kept = None if self.kept is None else self.kept.without_values()
-        return dataclasses.replace(self, values=self.values[:0], kept=kept)
+        return dataclasses.replace(self, values=self.values[:0], missing=self.missing[:0], kept=kept)
 
 
 class Checkpoints:
@@ -108,29 +113,37 @@ def integrate(
     """
     reuses = stepper.tableau.last_is_next
     outputs, kept = _Outputs(times, y), Checkpoints(checkpoints)
-    steps: list[Step] = []
+    norm, steps = Norm(controlled, plan.together), list[Step]()
     begun: Stages | None = None
-    if plan.needs_length:
-        whole = plan.whole()
-        stepper.limits = times.limits(whole)
-        if first is None or times.from_jump(whole):
-            first = stepper.evaluate(times.step(whole)[0], y)
-        begun = begin(stepper, times, plan, y, first, controlled)
-    while (step := plan.next()) is not None:
+    fault: Fault | None = None
+    starting = plan.needs_length
+    while True:
+        if starting:
+            first, begun = begin(stepper, times, plan, y, first, norm)
+            fault = Fault(y, first)
+        if (lost := plan.leave(fault)) is not None:
+            outputs.leave(lost, y)
+            norm.leave(lost, y)
+            y, first, begun = plan.replaced(y), None, None
+            continue
+        starting = False
+        if (step := plan.next()) is None:
+            break
+        y, first = step.replaced(y), None if first is None else step.replaced(first)
         rows = None if step.rows is None else step.rows.to(y.device)
         t, h = times.step(step)
         stepper.limits = times.limits(step)
         before = y if rows is None else y[rows]
-        known = first if rows is None or first is None else first[rows]
-        if times.from_jump(step):
-            known = None
+        known = None if first is None or times.from_jump(step) else first if rows is None else first[rows]
         if known is None and reuses:
             known = stepper.evaluate(t, before, rows)
             first = known if rows is None or first is None else first.index_copy(0, rows, known)
         new, stages = stepper.step(t, h, before, known, rows, begun)
         accepted, begun = None, None
         if plan.needs_error:
-            accepted = plan.judge(step, errors(stepper, stages, h, before, new, controlled))
+            found = errors(stepper, stages, h, before, new, norm)
+            fault = Fault(before, stages.get(0), partial(errors, stepper, stages, h, before, new, norm, each=True))
+            accepted = plan.judge(step, on_host(found, len(before), largest=True))
         if accepted is not None:
             if not len(accepted):
                 continue
@@ -143,17 +156,25 @@ def integrate(
             if len(done):
                 plan.stop(done)
         last = _first_of_next(stepper, stages)
-        if rows is None and accepted is None:
-            y, first = new, last
-            continue
-        rows = accepted if rows is None else rows if accepted is None else rows[accepted]
-        assert rows is not None  # and the method is adaptive
-        chosen = slice(None) if accepted is None else accepted
-        y = y.index_copy(0, rows, new[chosen])
-        first = None if first is None or last is None else first.index_copy(0, rows, last[chosen])
+        y, first = _put(y, new, rows, accepted), None if last is None else _put(first, last, rows, accepted)
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
-    return Trajectory(values, steps, outputs.points, missing, kept.states, dense)
+    reached = None
+    if not plan.needs_error:
+        reached = values.detach().isfinite().all(dim=2).long().cumprod(dim=0).sum(dim=0)
+        missing = torch.arange(len(times), device=y.device).unsqueeze(1) >= reached
+    return Trajectory(values, steps, outputs.points, missing, kept.states, dense, reached)
+
+
+def _put(whole: Tensor | None, new: Tensor, rows: Tensor | None, accepted: Tensor | None) -> Any:
+    """All systems, with new values of those (`rows`, None: all) whose step was `accepted`; None if they are unknown."""
+    if rows is None and accepted is None:
+        return new
+    if whole is None:
+        return None
+    if accepted is None:
+        return whole.index_copy(0, rows, new)  # type: ignore[arg-type]
+    return whole.index_copy(0, accepted if rows is None else rows[accepted], new[accepted])
 
 
 def _first_of_next(stepper: Stepper, stages: Stages) -> Tensor | None:
@@ -165,23 +186,19 @@ def _first_of_next(stepper: Stepper, stages: Stages) -> Tensor | None:
 
 
 def errors(
-    stepper: Stepper, stages: Stages, h: Length, before: Tensor, new: Tensor, controlled: int | None
-) -> list[float]:
-    """Estimated error over tolerance of each row, in one device-to-host copy; under `vmap`, the largest of all."""
+    stepper: Stepper, stages: Stages, h: Length, before: Tensor, new: Tensor, norm: Norm, each: bool = False
+) -> Tensor:
+    """Estimated error over tolerance, as the norm has it; of each row, where that is asked for."""
     options, co = stepper.solver, coefficients(stepper.tableau, before)
     assert isinstance(options, Adaptive)
+    size = norm.rows if each else norm
     with torch.no_grad():
-        count = before.shape[1] if controlled is None else controlled
-        scale = torch.maximum(before.abs(), new.abs())[:, :count] * options.rtol + options.atol
-        norm = row_norm(stages.sum(co.error)[:, :count] * h / scale) / max(count, 1) ** 0.5
+        scale = norm.cut(torch.maximum(before.abs(), new.abs())) * options.rtol + options.atol
+        error = size(norm.cut(stages.sum(co.error)) * h / scale)
         if len(co.error3):
-            other = row_norm(stages.sum(co.error3)[:, :count] * h / scale) / max(count, 1) ** 0.5
-            norm = norm * torch.where(norm > 0, norm / torch.sqrt(norm**2 + 0.01 * other**2), 1.0)
-    if in_transform():
-        norm = peel(norm)
-        return [float(norm.max())] * len(before) if norm.numel() else []
-    result: list[float] = norm.tolist()
-    return result
+            other = size(norm.cut(stages.sum(co.error3)) * h / scale)
+            error = error * torch.where(error > 0, error / torch.sqrt(error**2 + 0.01 * other**2), 1.0)
+    return error
 
 
 class _Outputs:
@@ -191,6 +208,7 @@ class _Outputs:
         self.times, self.systems = times, len(y)
         self.points: list[list[Points]] = []
         self._next = torch.ones(self.systems, dtype=torch.long)  # the output time that each system comes to next
+        self._left: dict[int, tuple[int, Tensor]] = {}  # of systems that left: what they came to, and their last state
         self._found = [torch.arange(self.systems)]  # index * systems + system
         self._values = [y]
 
@@ -210,7 +228,7 @@ class _Outputs:
         for points in self.points[-1]:
             position = points.position
             if position is None:
-                self._found.append(points.index)
+                self._found.append((points.index.unsqueeze(1) * self.systems + torch.arange(self.systems)).reshape(-1))
             else:
                 self._found.append(
                     points.index * self.systems + (position if step.rows is None else step.rows[position])
@@ -223,10 +241,28 @@ class _Outputs:
             if len(stepper.tableau.a) > stepper.tableau.stages:
                 stepper.extend(stages, t, h, before)
             theta = self.times.theta(step, points.index, points.position)
-            self._values.append(interpolate(stepper, stages, h, before, theta, position))
+            self._values.append(interpolate(stepper, stages, h, before, theta, position).view(-1, before.shape[1]))
+
+    def leave(self, systems: Tensor, y: Tensor) -> None:
+        """Systems that failed where they share their steps, at the state y."""
+        for system in systems.tolist():
+            self._left.setdefault(system, (int(self._next[system]), y[system].detach()))
 
     def finish(self, last: Tensor) -> tuple[Tensor, Tensor]:
-        """The states, (times, systems, unknowns), and which are missing: those are `last`."""
+        """The states, (times, systems, unknowns), and which are missing: those are the last ones of their systems."""
+        result, missing = self._in_order(last)
+        if self._left:
+            end = last.index_copy(0, *self._of_those_who_left(last.device))
+            for system, (reached, _) in self._left.items():
+                missing[reached:, system] = True
+            result = torch.where(missing.unsqueeze(2).to(last.device), end, result)
+        return result, missing
+
+    def _of_those_who_left(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        systems = torch.tensor(list(self._left), device=device)
+        return systems, torch.stack([state for _, state in self._left.values()])
+
+    def _in_order(self, last: Tensor) -> tuple[Tensor, Tensor]:
         missing = torch.arange(len(self.times)).unsqueeze(1) >= self._next
         index, system = missing.nonzero(as_tuple=True)
         found = torch.cat([*self._found, index * self.systems + system])
@@ -278,10 +314,13 @@ class _Outputs:
 def interpolate(
     stepper: Stepper, stages: Stages, h: Length, before: Tensor, theta: Tensor, position: Tensor | None
 ) -> Tensor:
-    """Dense output: y at fractions theta (points,) of a step, of its rows `position`; (points, unknowns)."""
+    """Dense output: y at fractions theta (points,) of a step, of its rows `position`: (points, unknowns).
+
+    With None of all rows, (points, rows, unknowns).
+    """
     weights = dense_weights(coefficients(stepper.tableau, before), theta)
     k = stages.rows(weights.shape[1])
     if position is None:
-        return before + h * (weights @ k[:, 0])
+        return before + h * torch.einsum("ps,srd->prd", weights, k)
     length = h if isinstance(h, float) else h[position]
     return before[position] + length * torch.einsum("ps,spd->pd", weights, k[:, position])

@@ -35,6 +35,7 @@ def odeint(
     solver: OdeSolver | None = None,
     adjoint: Adjoint | None = None,
     batch_dims: int = 0,
+    shared_steps: bool = False,
     compact: bool = False,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
@@ -59,13 +60,16 @@ def odeint(
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
             the tolerance; costs more evaluations of f, of which each counts for fewer samples. At loose tolerances the
             batch-wide steps are the more accurate ones on average, by accident: the hardest sample sets them.
+        shared_steps: with batch_dims=1: one sequence of steps for all samples, as with batch_dims=0, t a 0-dim tensor;
+            but a sample that fails is left behind alone, and does not change the others: one that is not finite at the
+            start at once, one with which the step shrinks to nothing then.
         compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
             itself, and tensors among `args` with the batch as leading axis are cut likewise (captured ones are not).
         on_failure: "ignore", "warn" or "raise" when the end of the span is not reached: too many steps (MAX_STEPS), a
-            step too small for the precision of time (STALLED), a value that is not finite (DIVERGED). Output times
-            that were not reached hold the last state.
-        return_solution: also return the `Solution`: its `steps` are those accepted, and `rejected` the others;
-            `residual` is the error of the last step over the tolerance.
+            step too small for the precision of time (STALLED), a value that is not finite (DIVERGED); with fixed steps
+            the last alone. Output times that a system did not reach are NaN, and their gradient is zero.
+        return_solution: also return the `Solution`: its `value` has the last finite state in place of NaN; its `steps`
+            are those accepted, and `rejected` the others; `residual` is the error of the last step over the tolerance.
 
     Returns:
         y at the times t, with leaves (n, *shape), or (y, solution).
@@ -92,7 +96,9 @@ def odeint(
         raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
-    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact)
+    if shared_steps and (batch_dims != 1 or compact):
+        raise ValueError("shared_steps=True needs batch_dims=1 and compact=False: separate systems with the same steps")
+    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, shared_steps=shared_steps)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
@@ -101,6 +107,9 @@ def odeint(
     solution.check(on_failure, "odeint")
     solve.on_failure = on_failure
     solution.value = result = ravel.unflatten_many(values)
+    if solve.missing is not None:
+        result = ravel.unflatten_many(torch.where(solve.missing.unsqueeze(2), torch.nan, values))
+        solution.value = ravel.unflatten_many(_last_finite(values, solve.missing))
     return (result, solution) if return_solution else result
 
 
@@ -122,12 +131,16 @@ class Solve:
         batch_dims: int,
         compact: bool,
         dense: bool = False,
+        shared_steps: bool = False,
     ) -> None:
         self.solver, self.adjoint, self.compact = solver, adjoint, compact
         self.keep: Keep | None = None
         self.kept: Kept | None = None
-        self.each = batch_dims == 1 and (isinstance(solver, Adaptive) or dense)
-        self.field = UserField(f, y0, args, systems=self.each, each_time=batch_dims == 1, compact=compact)
+        separate, self.shared = batch_dims == 1, shared_steps
+        self.each = separate and not shared_steps and (isinstance(solver, Adaptive) or dense)
+        each_time = separate and not shared_steps
+        self.field = UserField(f, y0, args, systems=separate, each_time=each_time, compact=compact)
+        self.missing: Tensor | None = None  # outputs that were not reached, (times, systems)
         self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
         self.first: Tensor | None = None
         self.found = 0  # evaluations of f before the first step
@@ -159,9 +172,16 @@ class Solve:
         kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
         trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept, keep=self.keep)
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
-        status, accepted, rejected = (self._per_system(x, y.device) for x in plan.report())
-        error = self._per_system(plan.error, y.device)
-        self._solution = Solution(None, status, error, accepted, stepper.calls + self.found, rejected=rejected)
+        status, accepted, rejected = plan.report()
+        if trajectory.reached is not None:
+            self.missing = trajectory.missing
+            status = torch.where(trajectory.reached < len(times), int(Status.DIVERGED), int(Status.CONVERGED))
+        elif trajectory.missing.any():
+            self.missing = trajectory.missing.to(y.device)
+        good = None if trajectory.reached is not None else bool((torch.as_tensor(status) == Status.CONVERGED).all())
+        status, accepted, rejected, error = (self._per_system(x, y) for x in (status, accepted, rejected, plan.error))
+        calls = stepper.calls + self.found
+        self._solution = Solution(None, status, error, accepted, calls, rejected=rejected, all_converged=good)
         return trajectory
 
     def hand_over(self) -> Solution:
@@ -178,7 +198,7 @@ class Solve:
         assert isinstance(self.solver, Adaptive)
         if self.each:
             return ControlledEach(self.solver, times, systems, self.compact)
-        return Controlled(self.solver, times)
+        return Controlled(self.solver, times, systems=systems if self.shared else None)
 
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""
@@ -188,12 +208,21 @@ class Solve:
             forward.backward = backward
         backward.check(self.on_failure, "adjoint solve")
 
-    def _per_system(self, value: Any, device: torch.device) -> Tensor:
-        return torch.as_tensor(value, device=device).expand(self.batch_shape)
+    def _per_system(self, value: Any, y: Tensor) -> Tensor:
+        value = torch.as_tensor(value, device=y.device)
+        return value.expand(self.batch_shape) if value.dim() == 0 else value.reshape(self.batch_shape)
 
     def _time(self, t: Tensor) -> Tensor:
         start = t[0].detach().to(self.field.time_dtype)
         return start.expand(self.field.ravel.systems) if self.each else start
+
+
+def _last_finite(values: Tensor, missing: Tensor) -> Tensor:
+    """The values, with the last one that was reached in place of each that is missing (or the start)."""
+    values = values.detach()
+    reached = (~missing).sum(dim=0).sub(1).clamp(min=0)
+    last = values.gather(0, reached.reshape(1, -1, 1).expand(1, -1, values.shape[2]))
+    return torch.where(missing.unsqueeze(2) & ~values.isfinite(), last, values)
 
 
 def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, torch.dtype]:

@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from ..modes import in_transform, peel
 from ..solution import Status
 from .solvers import Adaptive, FixedStep
 
@@ -36,6 +37,8 @@ class Step:
         a, b: numbers of points; of each row, (rows,) on the host, where they differ.
         start, size: as fractions of the segment; a number for all, or (rows,), float64 on the host.
         rows: the systems that take it, on the host; None: all.
+        lost: systems that have failed, on the host, and one that has not, whose state stands in for theirs: so that f
+            and its derivatives are finite there.
     """
 
     a: int | Tensor
@@ -43,6 +46,11 @@ class Step:
     start: float | Tensor
     size: float | Tensor
     rows: Tensor | None = None
+    lost: tuple[Tensor, int] | None = None
+
+    def replaced(self, y: Tensor) -> Tensor:
+        """States before the step, (systems, unknowns), where those of the lost ones are another's."""
+        return replaced(y, self.lost)
 
     def shared(self) -> tuple[float, float]:
         """Start and size, where there is one for all."""
@@ -72,7 +80,29 @@ class Step:
         start, size = self.each()
         rows = chosen if self.rows is None else self.rows[chosen]
         a, b = (x if isinstance(x, int) else x[chosen] for x in (self.a, self.b))
-        return Step(a, b, start[chosen], size[chosen], rows)
+        return Step(a, b, start[chosen], size[chosen], rows, self.lost)
+
+
+@dataclasses.dataclass
+class Fault:
+    """Where to look for the systems that keep the others from going on.
+
+    Attributes:
+        y, first: state and f before the last attempt, (systems, unknowns).
+        errors: error over tolerance of each system in the last attempt; None: there was none.
+    """
+
+    y: Tensor
+    first: Tensor
+    errors: Callable[[], Tensor] | None = None
+
+    def read(self) -> tuple[Tensor, Tensor] | None:
+        """The errors, and where no step can help, as f is not finite before it, on the host; None under `vmap`."""
+        bad = ~(self.y.isfinite().all(dim=1) & self.first.isfinite().all(dim=1))
+        error = torch.where(bad, torch.inf, 0.0 if self.errors is None else self.errors())
+        both = torch.stack([error.detach(), bad.to(error.dtype)])
+        both = (peel(both) if in_transform() else both).double().cpu()
+        return (both[0], both[1] > 0) if both.dim() == 2 else None
 
 
 class Plan(ABC):
@@ -81,10 +111,12 @@ class Plan(ABC):
     Attributes:
         needs_error: `judge` wants the error of each step.
         needs_length: `begin` wants the length of the first step.
+        together: separate systems share their steps, by the error of all.
     """
 
     needs_error = False
     needs_length = False
+    together = False
 
     def begin(self, lengths: list[float]) -> None:
         """Take the length of the first step, of each system, in units of t; NaN: f is not finite there."""
@@ -101,6 +133,14 @@ class Plan(ABC):
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """Rows (positions in the step) that are accepted, given the error of each; None: all."""
         return None
+
+    def leave(self, fault: Fault | None) -> Tensor | None:
+        """Systems that have failed since this was last asked, and that the others leave behind; None: none."""
+        return None
+
+    def replaced(self, y: Tensor) -> Tensor:
+        """As `Step.replaced`, of the next step."""
+        return y
 
     def stop(self, systems: Tensor) -> None:
         """No more steps of these systems."""
@@ -173,11 +213,14 @@ class Controlled(Plan):
         solver: the method.
         times: output times.
         length: of the first step, in units of t; None: as the solver says.
+        systems: how many separate systems share the steps; None: all of y is one.
     """
 
     needs_error = True
 
-    def __init__(self, solver: Adaptive, times: Sequence[float], length: float | None = None) -> None:
+    def __init__(
+        self, solver: Adaptive, times: Sequence[float], length: float | None = None, systems: int | None = None
+    ) -> None:
         self._solver, self._order = solver, solver.tableau.error_order + 1
         self._points, self._span = [*times, *solver.jump_times], abs(times[-1] - times[0])
         inside = [len(times) + j for j in _inside(solver.jump_times, times[0], times[-1])]
@@ -189,6 +232,10 @@ class Controlled(Plan):
         self._last_error = 1.0  # of the last accepted step
         self._rejected_at: tuple[float, float] | None = None  # size and error of the last attempt, if it was rejected
         self._status, self._accepted, self._rejected = Status.CONVERGED, 0, 0
+        self.together = systems is not None
+        self._of_each = torch.full((systems or 0,), int(Status.CONVERGED))  # status of the systems that left
+        self._lost: tuple[Tensor, int] | None = None
+        self._untroubled = self.length  # of the first of the attempts that were rejected
 
     def begin(self, lengths: list[float]) -> None:
         """As `Plan.begin`; the shortest counts."""
@@ -214,7 +261,7 @@ class Controlled(Plan):
         count = max(1, math.ceil(left / size * (1 - stretch)))
         if self._solver.max_step is not None:
             count = max(count, math.ceil(left * self._unit / self._solver.max_step - _ROUNDING))
-        return Step(a, b, self._at, left / count if count <= _ALIKE else size)
+        return Step(a, b, self._at, left / count if count <= _ALIKE else size, lost=self._lost)
 
     @property
     def _unit(self) -> float:
@@ -244,6 +291,7 @@ class Controlled(Plan):
                 self._active = bool(self._segments)
             return None
         factor = 0.0 if e == math.inf else self._solver.safety * (most / e) ** (1 / order)
+        self._untroubled = self.length if self._rejected_at is None else self._untroubled
         self.length = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
         self._rejected += 1
         self._rejected_at = taken, e
@@ -261,6 +309,31 @@ class Controlled(Plan):
         order = math.log(error_before / error) / math.log(length_before / length)
         return min(max(order, _LEAST_ORDER), self._order)
 
+    def leave(self, fault: Fault | None) -> Tensor | None:
+        """As `Plan.leave`: at once where f is not finite before a step, else when the step cannot shrink any more."""
+        stuck = self._status in (Status.STALLED, Status.DIVERGED)
+        troubled = stuck or (self._rejected_at is not None and self._rejected_at[1] == math.inf)
+        if not (self.together and troubled) or fault is None:
+            return None
+        with temporarily_clear_interpreter_stack():
+            found, going = fault.read(), self._of_each == Status.CONVERGED
+            if found is None:
+                return None
+            error, hopeless = found
+            bad = going & (~(error <= 1.0) if stuck else hopeless)
+            if not bad.any() or (bad == going).all():
+                return None
+            self._of_each[bad] = torch.where(error[bad].isfinite(), int(Status.STALLED), int(Status.DIVERGED))
+            lost = (self._of_each != Status.CONVERGED).nonzero().squeeze(1)
+            self._lost = lost, int((going & ~bad).nonzero()[0])
+        self._status, self._active = Status.CONVERGED, True
+        self.length, self._rejected_at = self._untroubled, None
+        return lost
+
+    def replaced(self, y: Tensor) -> Tensor:
+        """As `Plan.replaced`."""
+        return replaced(y, self._lost)
+
     def stop(self, systems: Tensor) -> None:
         """As `Plan.stop`; there is one for all."""
         self._active = False
@@ -272,7 +345,10 @@ class Controlled(Plan):
 
     def report(self) -> tuple[Any, Any, Any]:
         """As `Plan.report`."""
-        return int(self._status), self._accepted, self._rejected
+        status: Any = int(self._status)
+        if self._lost is not None:
+            status = torch.where(self._of_each == Status.CONVERGED, status, self._of_each)
+        return status, self._accepted, self._rejected
 
 
 class ControlledEach(Plan):
@@ -306,6 +382,7 @@ class ControlledEach(Plan):
             self._rejected_error = torch.full_like(self._at, torch.nan)
             self._status = torch.full((systems,), int(Status.CONVERGED))
             self._accepted, self._rejected = torch.zeros_like(self._status), torch.zeros_like(self._status)
+        self._lost: tuple[Tensor, int] | None = None
 
     def begin(self, lengths: list[float]) -> None:
         """As `Plan.begin`."""
@@ -334,7 +411,7 @@ class ControlledEach(Plan):
                 count = torch.maximum(count, (left * unit / self._solver.max_step - _ROUNDING).ceil())
             size = torch.where(count <= _ALIKE, left / count, size)
             segment: tuple[Any, Any] = (a, b) if len(self._knots) > 2 else (int(self._knots[0]), int(self._knots[1]))
-            step = Step(*segment, self._at.clone(), torch.where(self._active, size, 0.0))
+            step = Step(*segment, self._at.clone(), torch.where(self._active, size, 0.0), lost=self._lost)
             return step.only(self._active.nonzero().squeeze(1)) if self._compact else step
 
     def _where(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -398,6 +475,24 @@ class ControlledEach(Plan):
         known = torch.isfinite(error_before) & torch.isfinite(error) & (error > 0)
         return torch.where(known, order.clamp(_LEAST_ORDER, self._order), float(self._order))
 
+    def leave(self, fault: Fault | None) -> Tensor | None:
+        """As `Plan.leave`: those with a value that is not finite, while others go on.
+
+        Where f is called with those alone that are not done, these matter at the start only.
+        """
+        with temporarily_clear_interpreter_stack():
+            bad = self._status == Status.DIVERGED
+            before = 0 if self._lost is None else len(self._lost[0])
+            begun = bool((self._accepted + self._rejected).any())
+            if (self._compact and begun) or not self._active.any() or int(bad.sum()) == before:
+                return None
+            self._lost = bad.nonzero().squeeze(1), int(self._active.nonzero()[0])
+            return self._lost[0]
+
+    def replaced(self, y: Tensor) -> Tensor:
+        """As `Plan.replaced`."""
+        return replaced(y, self._lost)
+
     def stop(self, systems: Tensor) -> None:
         """As `Plan.stop`."""
         with temporarily_clear_interpreter_stack():
@@ -411,6 +506,14 @@ class ControlledEach(Plan):
     def report(self) -> tuple[Any, Any, Any]:
         """As `Plan.report`."""
         return self._status, self._accepted, self._rejected
+
+
+def replaced(y: Tensor, lost: tuple[Tensor, int] | None) -> Tensor:
+    """y (systems, unknowns) with another system's state in place of those of the lost ones."""
+    if lost is None:
+        return y
+    rows, other = lost
+    return y.index_copy(0, rows.to(y.device), y[other].expand(len(rows), -1))
 
 
 def _capped(length: Any, solver: Adaptive) -> Any:

@@ -24,6 +24,11 @@ def jumps_of(solver: OdeSolver) -> tuple[float, ...]:
     return jumps
 
 
+def is_explicit(solver: OdeSolver) -> bool:
+    """Whether a step needs no Jacobian of f."""
+    return not (solver.tableau.implicit or isinstance(solver.tableau, stiff_tableaus.RosenbrockTableau))
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedStep(OdeSolver):
     """Base of the methods with steps of one size, without error control.

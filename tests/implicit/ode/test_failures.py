@@ -8,18 +8,22 @@ import torch
 from deqzoo.implicit import (
     RK4,
     Backsolve,
+    Direct,
     Discrete,
     Dopri5,
     Euler,
+    Heun,
     Kvaerno3,
     NonConvergenceError,
     NonConvergenceWarning,
+    Rodas5P,
     Status,
     Tsit5,
     make_adjoint,
     make_ode_solver,
     odeint,
 )
+from deqzoo.implicit.ode import Dopri8
 
 ONE = torch.ones(1, dtype=torch.float64)
 
@@ -33,32 +37,152 @@ def test_step_size_underflow():
     y, solution = solve(lambda t, y: y**2, [0.0, 0.5, 2.0])
     assert solution.status in (Status.STALLED, Status.DIVERGED)
     assert y[1].item() == pytest.approx(2.0, rel=1e-3)
-    assert torch.isfinite(y).all()
-    assert y[2] > 100  # the last state, near the pole
+    assert y[2].isnan()  # not reached; the last state, near the pole, stands in the solution
+    assert 100 < solution.value[2] < torch.inf
+    torch.testing.assert_close(solution.value[:2], y[:2])
 
 
 def test_max_steps():
     y, solution = solve(lambda t, y: -y, solver=Tsit5(rtol=1e-10, atol=1e-12, max_steps=5))
     assert solution.status == Status.MAX_STEPS
     assert solution.steps + solution.rejected == 5
-    assert math.exp(-2) < y[-1].item() < 1.0
+    assert y[-1].isnan()
+    assert math.exp(-2) < solution.value[-1].item() < 1.0
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_values_that_are_not_finite(bad):
     y, solution = solve(lambda t, y: torch.where(t > 1, bad, -y))
     assert solution.status == Status.DIVERGED
-    assert y[-1].item() == pytest.approx(math.exp(-1), rel=1e-3)
+    assert y[-1].isnan()
+    assert solution.value[-1].item() == pytest.approx(math.exp(-1), rel=1e-3)
     y, solution = solve(lambda t, y: y * bad)
     assert solution.status == Status.DIVERGED
-    assert y[-1].item() == 1.0
+    assert (y[0].item(), solution.value[-1].item()) == (1.0, 1.0)
 
 
-def test_gradients_after_a_failure_are_those_of_the_last_state():
-    y0 = ONE.clone().requires_grad_()
-    y = odeint(lambda t, y: torch.where(t > 1, torch.nan, -y), y0, [0.0, 2.0], on_failure="ignore")
-    y[-1].sum().backward()
-    assert y0.grad.item() == pytest.approx(y[-1].item(), rel=1e-3)
+@pytest.mark.parametrize("solver", [Tsit5(), RK4(step_size=0.05)])
+@pytest.mark.parametrize("adjoint", [Discrete(), Discrete(checkpoints=2), Backsolve()])
+def test_gradients_of_what_was_reached_are_right_and_those_of_the_rest_zero(solver, adjoint):
+    """A NaN that comes after the outputs that count, which the loss of all outputs hands back for the others."""
+    y0, a = ONE.clone().requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def solve(factor):
+        y = odeint(
+            lambda t, y: torch.where(t > 1, torch.nan, -a * y), y0, [0.0, 0.5, 2.0], solver=solver, adjoint=adjoint,
+            on_failure="ignore",
+        )  # fmt: skip
+        return torch.autograd.grad((y[:2] if factor else y).square().sum(), [y0, a])
+
+    for factor in (0, 1):
+        of_y0, of_a = solve(factor)
+        assert of_y0.item() == pytest.approx(2 + 2 * math.exp(-0.7), rel=1e-3)
+        assert of_a.item() == pytest.approx(-math.exp(-0.7), rel=1e-3)
+
+
+SEPARATE = [{}, {"compact": True}, {"shared_steps": True}]
+
+
+@pytest.mark.parametrize("solver", [Tsit5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("options", SEPARATE)
+@pytest.mark.parametrize("adjoint", [Discrete(2), Direct()])
+@pytest.mark.parametrize("first_step", [None, "span"])
+def test_a_sample_that_fails_does_not_change_the_others(solver, options, adjoint, first_step):
+    """y' = s w y^2: y0 / (1 - s w y0 t). One start is not a number, one solution ends at a pole; w is shared by all."""
+    if solver is not Tsit5 and first_step == "span":
+        pytest.skip("one method is enough")
+    times = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
+    y0 = torch.tensor([[1.0], [math.nan], [0.5], [2.0]], dtype=torch.float64, requires_grad=True)
+    sign = torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
+    w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y, solution = odeint(
+        lambda t, y, sign: w * sign * y**2, y0, times, sign, solver=solver(rtol=1e-4, atol=1e-6, first_step=first_step),
+        adjoint=adjoint, batch_dims=1, on_failure="ignore", return_solution=True, **options,
+    )  # fmt: skip
+    for row, start in ((0, 1.0), (2, 0.5)):
+        torch.testing.assert_close(y[:, row, 0].detach(), start / (1 + start * times), rtol=1e-3, atol=0)
+    assert y[:, 1].isnan().all()
+    assert y[1, 3].item() == pytest.approx(5.0, rel=1e-3)
+    assert y[2:, 3].isnan().all()
+    status = solution.status.tolist()
+    assert status[:3] == [Status.CONVERGED, Status.DIVERGED, Status.CONVERGED]
+    assert status[3] in (Status.STALLED, Status.DIVERGED)
+    assert solution.value[:, [0, 2, 3]].isfinite().all()
+    reached = ~y.isnan()
+    of_y0, of_w = torch.autograd.grad(torch.where(reached, y, 0.0).sum(), [y0, w])
+    later = times[1:].tolist()
+    expected = 1.2 / 0.4**2 - sum(t / (1 + t) ** 2 + 0.25 * t / (1 + 0.5 * t) ** 2 for t in later)
+    assert of_w.item() == pytest.approx(expected, rel=1e-2)
+    assert of_y0[0].item() == pytest.approx(1 + sum(1 / (1 + t) ** 2 for t in later), rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"batch_dims": 1}, {"batch_dims": 1, "shared_steps": True}])
+def test_fixed_steps_of_samples_that_blow_up(options):
+    y0 = torch.tensor([[-1.0], [2.0], [math.inf]], dtype=torch.float64, requires_grad=True)
+    w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y, solution = odeint(
+        lambda t, y: w * y**2, y0, [0.0, 0.3, 4.0], solver=RK4(step_size=0.01), on_failure="ignore",
+        return_solution=True, **options,
+    )  # fmt: skip
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED, Status.DIVERGED]
+    assert y[:, 0, 0].tolist() == pytest.approx([-1.0, -1 / 1.3, -0.2], rel=1e-4)
+    assert y[1, 1].item() == pytest.approx(5.0, rel=1e-4)
+    assert y[2, 1].isnan()
+    assert y[:, 2].isnan().all()
+    assert solution.value[2, 1] == solution.value[1, 1] == y[1, 1]
+    of_y0, of_w = torch.autograd.grad(y[:2, :2].sum() + y[2, 0].sum(), [y0, w])
+    assert of_y0[:2, 0].tolist() == pytest.approx([1 + 1 / 1.3**2 + 1 / 25, 1 + 1 / 0.4**2], rel=1e-3)
+    assert of_w.item() == pytest.approx(0.3 / 1.3**2 + 4 / 25 + 1.2 / 0.4**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("solver", [RK4(step_size=0.1), Euler(step_size=0.1), Heun(step_size=0.1)])
+@pytest.mark.parametrize("f", [lambda t, y: y * y, lambda t, y: -1e3 * y**3], ids=["pole", "unstable"])
+def test_fixed_steps_that_blow_up(solver, f):
+    y, solution = solve(f, [0.0, 0.05, 50.0], solver=solver)
+    assert solution.status == Status.DIVERGED
+    assert y[2].isnan()
+    assert y[:2].isfinite().all()
+    torch.testing.assert_close(solution.value, torch.stack([y[0], y[1], y[1]]))
+    with pytest.warns(NonConvergenceWarning, match="diverged"):
+        odeint(f, ONE, [0.0, 50.0], solver=solver)
+
+
+def test_shared_steps_are_those_of_one_system():
+    rates = torch.tensor([[0.5], [30.0]], dtype=torch.float64)
+    seen = []
+
+    def f(t, y):
+        seen.append(t.shape)
+        return -rates * y
+
+    start, found = torch.ones(2, 1, dtype=torch.float64), []
+    for options in ({}, {"batch_dims": 1, "shared_steps": True}):
+        for solver in (Dopri8(), Tsit5(first_step="span"), Kvaerno3(), Heun(step_size=0.01)):
+            y, solution = odeint(f, start, [0.0, 0.3, 1.0], solver=solver, return_solution=True, **options)
+            torch.testing.assert_close(y[-1], torch.exp(-rates), rtol=1e-2, atol=1e-3)
+            found.append((y, int(solution.steps.max()), int(solution.rejected.max())))
+    assert set(seen) == {()}
+    for one, shared in zip(found[:4], found[4:], strict=True):
+        torch.testing.assert_close(one[0], shared[0], rtol=1e-6, atol=1e-9)
+        assert one[1:] == shared[1:]
+    with pytest.raises(ValueError, match="shared_steps"):
+        odeint(f, start, [0.0, 1.0], shared_steps=True)
+
+
+def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_samples_reject():
+    rates = torch.tensor([[0.1], [40.0], [3.0]], dtype=torch.float64, requires_grad=True)
+
+    def f(t, y, rates):
+        return -rates * (y - torch.cos(9 * t).unsqueeze(1))
+
+    grads = []
+    for adjoint in (Discrete(3), Direct()):
+        y, solution = odeint(
+            f, ONE.expand(3, 1), [0.0, 2.0], rates, batch_dims=1, adjoint=adjoint, return_solution=True
+        )
+        assert solution.rejected.any()
+        grads.append(torch.autograd.grad(y[-1].sum(), rates)[0])
+    torch.testing.assert_close(*grads)
 
 
 def test_an_explicit_method_on_a_stiff_problem_ends():
