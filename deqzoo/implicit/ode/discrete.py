@@ -168,7 +168,7 @@ class Sweep:
         """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns), and those of the dense output kept."""
         trajectory = self.trajectory
         self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
-        self.reached = trajectory.reached
+        self.reached = trajectory.reached if trajectory.kept is None else None
         self.most_reached = 0 if self.reached is None or not len(self.reached) else int(self.reached.max())
         u = torch.zeros_like(g[0])  # of the end; the gradient in what was not reached is zero
         end = len(trajectory.steps)

@@ -162,7 +162,8 @@ def integrate(
     reached = None
     if not plan.needs_error:
         reached = values.detach().isfinite().all(dim=2).long().cumprod(dim=0).sum(dim=0)
-        missing = torch.arange(len(times), device=y.device).unsqueeze(1) >= reached
+        if keep is None:
+            missing = torch.arange(len(times), device=y.device).unsqueeze(1) >= reached
     return Trajectory(values, steps, outputs.points, missing, kept.states, dense, reached)
 
 

@@ -174,7 +174,7 @@ class Solve:
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
         status, accepted, rejected = plan.report()
         if trajectory.reached is not None:
-            self.missing = trajectory.missing
+            self.missing = trajectory.missing.to(y.device)
             status = torch.where(trajectory.reached < len(times), int(Status.DIVERGED), int(Status.CONVERGED))
         elif trajectory.missing.any():
             self.missing = trajectory.missing.to(y.device)
