@@ -20,7 +20,7 @@ from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
 from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
-from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
+from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, is_explicit, jumps_of
 from .steps import Stepper
 from .times import Times
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
@@ -60,7 +60,7 @@ def odeint(
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
             the tolerance; costs more evaluations of f, of which each counts for fewer samples. At loose tolerances the
             batch-wide steps are the more accurate ones on average, by accident: the hardest sample sets them.
-        shared_steps: with batch_dims=1: one sequence of steps for all samples, as with batch_dims=0, t a 0-dim tensor;
+        shared_steps: with batch_dims=1 and an explicit method: one sequence of steps for all samples, as with batch_dims=0, t a 0-dim tensor;
             but a sample that fails is left behind alone, and does not change the others: one that is not finite at the
             start at once, one with which the step shrinks to nothing then.
         compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
@@ -96,8 +96,11 @@ def odeint(
         raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
-    if shared_steps and (batch_dims != 1 or compact):
-        raise ValueError("shared_steps=True needs batch_dims=1 and compact=False: separate systems with the same steps")
+    if shared_steps and (batch_dims != 1 or compact or not is_explicit(solver)):
+        raise ValueError(
+            "shared_steps=True needs batch_dims=1, compact=False and an explicit method: separate systems that share "
+            "steps; implicit methods have steps of each sample's own (shared_steps=False)"
+        )
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, shared_steps=shared_steps)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)

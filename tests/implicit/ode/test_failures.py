@@ -89,7 +89,7 @@ SEPARATE = [{}, {"compact": True}, {"shared_steps": True}]
 @pytest.mark.parametrize("first_step", [None, "span"])
 def test_a_sample_that_fails_does_not_change_the_others(solver, options, adjoint, first_step):
     """y' = s w y^2: y0 / (1 - s w y0 t). One start is not a number, one solution ends at a pole; w is shared by all."""
-    if solver is not Tsit5 and first_step == "span":
+    if solver is Rodas5P and (first_step == "span" or "shared_steps" in options):
         pytest.skip("one method is enough")
     times = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
     y0 = torch.tensor([[1.0], [math.nan], [0.5], [2.0]], dtype=torch.float64, requires_grad=True)
@@ -157,16 +157,18 @@ def test_shared_steps_are_those_of_one_system():
 
     start, found = torch.ones(2, 1, dtype=torch.float64), []
     for options in ({}, {"batch_dims": 1, "shared_steps": True}):
-        for solver in (Dopri8(), Tsit5(first_step="span"), Kvaerno3(), Heun(step_size=0.01)):
+        for solver in (Dopri8(), Tsit5(first_step="span"), Heun(step_size=0.01)):
             y, solution = odeint(f, start, [0.0, 0.3, 1.0], solver=solver, return_solution=True, **options)
             torch.testing.assert_close(y[-1], torch.exp(-rates), rtol=1e-2, atol=1e-3)
             found.append((y, int(solution.steps.max()), int(solution.rejected.max())))
     assert set(seen) == {()}
-    for one, shared in zip(found[:4], found[4:], strict=True):
+    for one, shared in zip(found[:3], found[3:], strict=True):
         torch.testing.assert_close(one[0], shared[0], rtol=1e-6, atol=1e-9)
         assert one[1:] == shared[1:]
     with pytest.raises(ValueError, match="shared_steps"):
         odeint(f, start, [0.0, 1.0], shared_steps=True)
+    with pytest.raises(ValueError, match="explicit"):
+        odeint(f, start, [0.0, 1.0], batch_dims=1, shared_steps=True, solver=Kvaerno3())
 
 
 def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_samples_reject():
