@@ -159,12 +159,16 @@ def integrate(
         y, first = _put(y, new, rows, accepted), None if last is None else _put(first, last, rows, accepted)
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
-    reached = None
-    if not plan.needs_error:
-        reached = values.detach().isfinite().all(dim=2).long().cumprod(dim=0).sum(dim=0)
-        if keep is None:
-            missing = torch.arange(len(times), device=y.device).unsqueeze(1) >= reached
-    return Trajectory(values, steps, outputs.points, missing, kept.states, dense, reached)
+    found = Trajectory(values, steps, outputs.points, missing, kept.states, dense)
+    return found if plan.needs_error else _watched(found)
+
+
+def _watched(found: Trajectory) -> Trajectory:
+    """Of fixed steps, with what they did not reach, found from the values, on their device."""
+    finite = found.values.detach().isfinite().all(dim=2)
+    reached = finite.long().cumprod(dim=0).sum(dim=0)
+    missing = torch.arange(len(finite), device=finite.device).unsqueeze(1) >= reached
+    return dataclasses.replace(found, reached=reached, missing=found.missing if found.kept is not None else missing)
 
 
 def _put(whole: Tensor | None, new: Tensor, rows: Tensor | None, accepted: Tensor | None) -> Any:
