@@ -159,8 +159,8 @@ def integrate(
         y, first = _put(y, new, rows, accepted), None if last is None else _put(first, last, rows, accepted)
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
-    found = Trajectory(values, steps, outputs.points, missing, kept.states, dense)
-    return found if plan.needs_error else _watched(found)
+    trajectory = Trajectory(values, steps, outputs.points, missing, kept.states, dense)
+    return trajectory if plan.needs_error else _watched(trajectory)
 
 
 def _watched(found: Trajectory) -> Trajectory:

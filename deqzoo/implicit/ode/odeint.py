@@ -61,8 +61,8 @@ def odeint(
             the tolerance; costs more evaluations of f, of which each counts for fewer samples. At loose tolerances the
             batch-wide steps are the more accurate ones on average, by accident: the hardest sample sets them.
         shared_steps: with batch_dims=1 and an explicit method: one sequence of steps for all samples, as with
-            batch_dims=0, t a 0-dim tensor; but a sample that fails is left behind alone, and does not change the others: one that is not finite at the
-            start at once, one with which the step shrinks to nothing then.
+            batch_dims=0, t a 0-dim tensor; but a sample that fails is left behind alone, and does not change the
+            others: one that is not finite at the start at once, one with which the step shrinks to nothing then.
         compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
             itself, and tensors among `args` with the batch as leading axis are cut likewise (captured ones are not).
         on_failure: "ignore", "warn" or "raise" when the end of the span is not reached: too many steps (MAX_STEPS), a
