@@ -72,7 +72,7 @@ def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
     tol = {"rtol": problem.rtol, "atol": problem.atol}
 
     def ours(solver: Any, adjoint: Any) -> Run:
-        return lambda f, y0, t: odeint(f, y0, t, solver=solver(**tol), adjoint=adjoint)
+        return lambda f, y0, t: odeint(f, y0, t, solver=solver(**tol, first_step="span"), adjoint=adjoint)
 
     def theirs(solve: Any, method: str = "dopri5", **options: Any) -> Run:
         return lambda f, y0, t: solve(f, y0, t, method=method, **tol, **options)
