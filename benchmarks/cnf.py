@@ -2,8 +2,8 @@
 
 The same ConcatSquash network, points, noise and tolerance for all; a training step (negative log-likelihood, backward,
 Adam) and a likelihood evaluation without gradients. NFE, CPU time in interleaved rounds, and errors against a tight
-float64 solve, with the same noise where the divergence is Hutchinson's estimate. Our solves start with first_step="span", as the recipes
-of flows do.
+float64 solve, with the same noise where the divergence is Hutchinson's estimate.
+Our solves start with first_step="span", as the recipes of flows do.
 """
 
 from __future__ import annotations

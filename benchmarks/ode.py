@@ -3,6 +3,7 @@
 Same field, start, tolerance and threads. Counts (NFE, bytes held between forward and backward), the error of the
 gradient against a tight float64 solve, and CPU times in interleaved rounds, as ratios to torchdiffeq's. Stiff problems
 against SciPy: `ode_stiff.py`.
+Our solves start with first_step="span", as the recipes of networks do.
 """
 
 from __future__ import annotations
