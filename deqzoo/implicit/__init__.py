@@ -17,7 +17,7 @@ Reading order
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
-    minimizers/             GradientDescent, LBFGS, NewtonCG
+    minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion
     gradients.py            cheaper gradients of a fixed point
     api.py                  fixed_point, root, argmin
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
@@ -56,7 +56,7 @@ from .fixed_point_solvers import (
 )
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Damped, Dense, LinearSolver, Neumann, NormalCG
-from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
+from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG, TrustRegion
 from .ode import (
     ADJOINTS,
     ODE_SOLVERS,
@@ -147,6 +147,7 @@ __all__ = [
     "Solution",
     "Status",
     "TorchDiffEq",
+    "TrustRegion",
     "Tsit5",
     "Unrolled",
     "argmin",

@@ -17,7 +17,7 @@ from .by_name import make
 from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
 from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Dense, LinearSolver, Neumann, NormalCG
-from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG
+from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG, TrustRegion
 from .minimizers import gradient as gradient_of
 from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
 from .precision import finite_inputs
@@ -40,6 +40,7 @@ MINIMIZERS: dict[str, type[Minimizer]] = {
     "gradient_descent": GradientDescent,
     "lbfgs": LBFGS,
     "newton_cg": NewtonCG,
+    "trust_region": TrustRegion,
 }
 LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "bicgstab": BiCGSTAB,
@@ -232,7 +233,7 @@ def argmin(
     Args:
         objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value a system, shape (systems,).
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
-        solver: `LBFGS()` by default; `NewtonCG`, `GradientDescent`; or any callable
+        solver: `LBFGS()` by default; `TrustRegion`, `NewtonCG`, `GradientDescent`; or any callable
             `solver(objective, y0, *args) -> y`, SciPy inside allowed.
         linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
             where it is not. `MINRES()` and `Dense()` also take an indefinite H, `Damped(CG(), damping)` makes it

@@ -29,6 +29,7 @@ from ..pytree import Ravel, map_tensors, take_rows, tensor_leaves
 from ..rows import select
 from ..solution import Solution, Status
 
+_GOLDEN = (5**0.5 - 1) / 2
 _WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
 
 Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
@@ -37,21 +38,9 @@ Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one sy
 class Method(ABC):
     """The memory of one solve: proposes the next iterate from the present one."""
 
-    backtracks = False  # a non-finite value is met by a shorter step, not by giving up
-    unit_jacobian = True  # takes the Jacobian of a root problem for near I: residuals have the unknown's scale
-    products = 0  # products with the Jacobian so far, counted into the NFE
-
     @abstractmethod
     def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
         """The next iterate, given z, g(z) = f(z) - z and z + g, all (systems, unknowns)."""
-
-    def settled(self) -> Tensor | None:
-        """Systems whose last full step was below the tolerance (Newton), (systems,); None where this says nothing."""
-        return None
-
-    def merit(self) -> Tensor | None:
-        """What falls from step to step where the residual need not: the objective of a minimiser, (systems,)."""
-        return None
 
     def inverse(self) -> Function | None:
         """v -> M v with M near (I - df/dz)^-1, on (systems, unknowns), where the method has built such an M."""
@@ -84,6 +73,9 @@ class FixedPointSolver(ABC):
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
         keep: after so many steps each, keep the iterate, in `Solution.kept`.
+        atol: a system has converged too where each component meets |g_i| <= atol + tol scale_i, with |f(z)_i| for the
+            scale (for a root or a minimiser: that of its own rule).
+        rtol: another name of `tol`.
     """
 
     tol: float | None = None
@@ -93,8 +85,16 @@ class FixedPointSolver(ABC):
     patience: int = 50
     trace: bool = False
     keep: Sequence[int] = ()
+    atol: float = 0.0
+    rtol: float | None = None
 
     def __post_init__(self) -> None:
+        if self.rtol is not None:
+            if self.tol not in (None, self.rtol):
+                raise ValueError(f"tol and rtol are two names of one tolerance, got {self.tol} and {self.rtol}")
+            object.__setattr__(self, "tol", self.rtol)
+        if not self.atol >= 0:
+            raise ValueError(f"atol must be a number >= 0, got {self.atol}")
         object.__setattr__(self, "keep", tuple(self.keep))
         if list(self.keep) != sorted(set(self.keep)) or (self.keep and self.keep[0] < 0):
             raise ValueError(f"keep must be increasing numbers of steps, got {list(self.keep)}")
@@ -121,7 +121,9 @@ class FixedPointSolver(ABC):
     ) -> Solution:
         """Solve z = f(z, *args), or f(z, *args) = 0 with `root`, from z0; no derivatives (see `fixed_point`, `root`).
 
-        For a root, f(z) stands in the stop rule for g, and the first residual for the scale: ||f(z)|| <= tol ||f(z0)||.
+        For a root, f(z) stands in the stop rule for g, each component by itself, and for the scale its largest value
+        so far, up to ||f(z0)||: |f_i(z)| <= tol min(max_k |f_i(z_k)|, ||f(z0)||). A z0 that is a root to within `tol`
+        of the size of the terms that f sums is taken. (Newton's methods have a rule of their own.)
         With `record`, which `Picard` alone allows, the iterations stay on the tape. `compact`: see `fixed_point`.
         """
         solve = self._solve if self.stop == "never" else self._solve_eagerly
@@ -155,8 +157,8 @@ class FixedPointSolver(ABC):
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
             z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
             finite = finite_inputs((z0, args) if root else args, ravel.batch_shape, ravel.device)
-            evaluate = _Evaluate(flat, root, precision, watched=self.tol is None)
-            solution = (take_all_steps if self.stop == "never" else iterate)(self, evaluate, z, finite, compact)
+            evaluate = Evaluate(flat, root, precision, watched=self.tol is None)
+            solution = self.run(evaluate, z, finite, compact)
         solution.value = ravel.unflatten(solution.value)
         solution.status = ravel.per_system(solution.status)
         solution.residual = ravel.per_system(solution.residual)
@@ -166,14 +168,16 @@ class FixedPointSolver(ABC):
             solution.trace = ravel.per_system(solution.trace)
         return solution
 
+    def run(self, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool) -> Solution:
+        """The loop, on matrices (systems, unknowns); `finite` tells which systems have finite inputs, None: all."""
+        return (take_all_steps if self.stop == "never" else iterate)(self, evaluate, z, finite, compact)
+
     @eager
     def _solve_eagerly(self, *arguments: Any) -> Solution:
         return self._solve(*arguments)
 
 
-def iterate(
-    options: FixedPointSolver, evaluate: _Evaluate, z: Tensor, finite: Tensor | None, compact: bool
-) -> Solution:
+def iterate(options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool) -> Solution:
     """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done.
 
     `finite` tells which systems have finite inputs; None: all, as far as can be told.
@@ -184,14 +188,14 @@ def iterate(
     method = options.method(lambda x: evaluate(x)[0], tol)
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
-    judge = _Judge(options, tol, evaluate.precision, z, row_norm(g) if root else None, finite)
+    judge = _Judge(options, tol, evaluate.precision, z, _terms(evaluate, z, g, tol) if root else None, finite)
     kept = []
     for step in range(options.max_steps + 1):
         if step in options.keep:
             kept.append(z)
         last = step == options.max_steps
         host = last or step % options.check_every == 0
-        more, all_active = judge.look(step, z, g, image, method, host)
+        more, all_active = judge.look(step, z, g, image, host)
         if last or not more:
             break
         if compact and host and not (all_active or in_transform()):
@@ -199,22 +203,20 @@ def iterate(
         z_next = method.step(z, g, image)
         z = z_next if all_active else select(judge.active, z_next, z)
         g, image = evaluate(z)
-    solution = judge.solution(evaluate.calls + method.products)
+    solution = judge.solution(evaluate.calls)
     solution.kept = kept + [z] * (len(options.keep) - len(kept))
     solution.inverse = method.inverse()
     return solution
 
 
 def take_all_steps(
-    options: FixedPointSolver, evaluate: _Evaluate, z: Tensor, finite: Tensor | None, compact: bool
+    options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool
 ) -> Solution:
     """The loop without a stop: `max_steps` steps of all systems, and not a look at any."""
     start, root = z, evaluate.root
     g, image = evaluate.first(z)
     tol = default_tolerance(evaluate.precision) if options.tol is None else options.tol
     method = options.method(lambda x: evaluate(x)[0], tol)
-    if method.backtracks:
-        raise ValueError('stop="never" is for solvers whose last iterate stands: a line search must look at each')
     first = row_norm(g)
     iterates = [z]
     for _ in range(options.max_steps):
@@ -231,10 +233,10 @@ def take_all_steps(
     status, z = torch.where(sound, status, Status.DIVERGED), torch.where(sound.unsqueeze(1), z, start)
     steps = torch.full_like(status, options.max_steps)
     kept = [iterates[min(step, options.max_steps)] for step in options.keep]
-    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls + method.products, kept=kept)
+    return Solution(z, status, _ratio(norm, scale), steps, evaluate.calls, kept=kept)
 
 
-class _Evaluate:
+class Evaluate:
     """z -> (g, z + g): g = f(z) - z for a fixed point, g = -f(z) for a root. Counts the calls of f.
 
     Attributes:
@@ -247,6 +249,7 @@ class _Evaluate:
         self.values: Tensor  # of f, for the others
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate f."""
         self.calls += 1
         value = (
             self.f(z) if self.rows is None else self.values.index_copy(0, self.rows, self.f(z[self.rows], self.rows))
@@ -278,15 +281,15 @@ class _Judge:
         tol: float,
         precision: torch.dtype,
         z: Tensor,
-        root_scale: Tensor | None,
+        terms: Tensor | None,
         finite: Tensor | None,
     ) -> None:
-        self.options, self.tol, self.root_scale, self.finite_inputs = options, tol, root_scale, finite
+        self.options, self.tol, self.terms, self.finite_inputs = options, tol, terms, finite
         self.eps = torch.finfo(precision).eps
         like = z[:, :0].sum(dim=1)  # zeros (systems,), batched as z is
         self.best_z = z
         self.best_scale = torch.ones_like(like)  # the residual of best_z is best_norm / best_scale
-        self.best_norm = self.best_merit = self.least_norm = torch.full_like(like, torch.inf)
+        self.best_norm = self.least_norm = torch.full_like(like, torch.inf)
         self.active = torch.ones_like(like, dtype=torch.bool)
         self.all_active = True  # as far as the host knows; likewise the next two
         self.all_converged = False
@@ -296,43 +299,48 @@ class _Judge:
         self.all_improved_at = self.looked = 0
         self.nested = in_transform()
         # Beside iterates that run away a residual looks small, and is lost in rounding: it is to have fallen as well.
-        self.falls = root_scale is None and options.stop == "rel"
+        self.falls = terms is None and options.stop == "rel"
         self.half_of_largest = torch.full_like(like, torch.inf)  # of the residual norms; until the first, no bound
         self.floor: Tensor | None = None
+        self.most: Tensor | None = None  # of the scale of an equation
         self.trace: list[Tensor] = []
 
-    def scale_and_target(self, z: Tensor, image: Tensor, method: Method) -> tuple[Tensor, Tensor | float]:
+    def scale_and_target(self, z: Tensor, g: Tensor, image: Tensor) -> tuple[Tensor, Tensor | float]:
         """What the stop rule divides the norm of g by, (systems,), and the norm at which a system has converged."""
         if self.options.stop == "abs":
             return self.best_scale, self.tol
-        if self.root_scale is None:
+        if self.terms is None:
             scale = row_norm(image)
             # At a fixed point at zero no ratio to ||f(z)|| falls: there the first one, times eps, is the scale.
             self.floor = self.eps * scale if self.floor is None else self.floor
             scale = torch.maximum(scale, self.floor)
             return scale, self.tol * scale
-        target = self.tol * self.root_scale
-        if method.unit_jacobian:  # a root met at the start: below this the residual is round-off
-            target = torch.maximum(target, 10 * self.eps * row_norm(z))
-        return self.root_scale, torch.where(torch.isfinite(target), target, -torch.inf)
+        size = g.abs()
+        self.most = row_norm(self.terms).unsqueeze(1) if self.most is None else self.most
+        self.terms = torch.maximum(self.terms, torch.minimum(size.nan_to_num(nan=0.0), self.most))
+        reached = (size <= self.tol * self.terms).all(dim=1)  # each equation by its own scale
+        return row_norm(self.terms), torch.where(reached, torch.inf, -torch.inf).to(g)
 
-    def look(self, step: int, z: Tensor, g: Tensor, image: Tensor, method: Method, host: bool) -> tuple[bool, bool]:
+    def look(self, step: int, z: Tensor, g: Tensor, image: Tensor, host: bool) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
         norm = row_norm(g.detach())
         if step == 0 and self.finite_inputs is not None:
             norm = torch.where(self.finite_inputs, norm, torch.inf)  # no residual tells of what a tanh has hidden
-        scale, target = self.scale_and_target(z.detach(), image.detach(), method)
+        scale, target = self.scale_and_target(z.detach(), g.detach(), image.detach())
         if self.options.trace:
             self.trace.append(_ratio(norm, scale))
-        settled, merit = method.settled(), method.merit()
         if self.falls:
             target = torch.minimum(target, self.half_of_largest.sub(scale, alpha=self.eps / 2))  # type: ignore[arg-type]
         patient = step - self.all_improved_at < self.options.patience  # none can have stalled
         flags: tuple[bool, bool] | None = None
         self.looked, self.all_converged = step, False
         finite = norm < torch.inf
-        reached = (norm <= target if settled is None else (norm <= target) | settled) & finite
-        if host and patient and self.all_active and settled is merit is None and not (method.backtracks or self.nested):
+        reached = norm <= target
+        if self.options.atol:
+            parts = image.detach().abs() if self.terms is None else self.terms
+            reached = reached | (g.detach().abs() <= self.options.atol + self.tol * parts).all(dim=1)
+        reached = reached & finite
+        if host and patient and self.all_active and not self.nested:
             done, possible, better = host_counts(reached, finite, norm < self.best_norm)
             if done == 0 and possible == better == len(norm) > 0:  # the common step: all go on from a new best
                 self.best_z, self.best_scale = z, scale
@@ -344,9 +352,8 @@ class _Judge:
             flags = possible > done, possible - done == len(norm)
             self.all_converged = done == len(norm)
         # What has converged is frozen at its best; what has diverged or stalled is frozen elsewhere.
-        at_best = reached | (self._better(merit, norm) & finite & self.active)
-        # A line search may step back from where the function is not finite, unless that is its start.
-        active = self.active & ~reached & finite if step == 0 or not method.backtracks else self.active & ~reached
+        at_best = reached | ((norm < self.best_norm) & finite & self.active)
+        active = self.active & ~reached & finite
         improved_at = self.improved_at.clamp(min=self.all_improved_at)
         if not patient:
             active = active & (at_best | (norm < self.least_norm) | (step - improved_at < self.options.patience))
@@ -367,20 +374,36 @@ class _Judge:
         self.all_active = flags is not None and flags[1]
         return flags if flags is not None else (True, False)
 
-    def _better(self, merit: Tensor | None, norm: Tensor) -> Tensor:
-        """Whether an iterate is better than the best so far: by its merit, and by its residual where that is equal."""
-        if merit is None:
-            return norm < self.best_norm
-        slack = 10 * self.eps * self.best_merit.abs().nan_to_num(posinf=0.0)
-        better = (merit < self.best_merit - slack) | ((merit <= self.best_merit + slack) & (norm < self.best_norm))
-        self.best_merit = torch.where(better & self.active & torch.isfinite(norm), merit, self.best_merit)
-        return better
-
     def solution(self, nfe: int) -> Solution:
         trace = torch.stack(self.trace) if self.options.trace else None
         steps = self.steps.masked_fill(self.active, self.looked)
         residual = _ratio(self.best_norm, self.best_scale)
         return Solution(self.best_z, self.status, residual, steps, nfe, trace, all_converged=self.all_converged)
+
+
+def _terms(evaluate: Evaluate, z: Tensor, g: Tensor, tol: float) -> Tensor:
+    """The size of each equation of a root problem, (systems, unknowns): that of g, or near a root that of its terms.
+
+    A start where g is small beside z may be a root: one evaluation close by tells the size of the terms that make up g,
+    which is the Jacobian times the unknowns, up to signs.
+    """
+    size = g.abs().nan_to_num(posinf=0.0)
+    near_root = (g.abs() <= tol**0.5 * z.abs()).all(dim=1) & (size > 0).any(dim=1)
+    if host_flags(near_root)[0][0]:
+        size = torch.where(near_root.unsqueeze(1), torch.maximum(size, probe(evaluate, z, g)), size)
+    return size
+
+
+def probe(evaluate: Evaluate, z: Tensor, g: Tensor) -> Tensor:
+    """The size of the terms that make up each component of g, (systems, unknowns), by a relative step of sqrt(eps)."""
+    step = torch.finfo(evaluate.precision).eps ** 0.5
+    return ((evaluate(z + step * spread(z))[0] - g) / step).abs().nan_to_num(posinf=0.0)
+
+
+def spread(z: Tensor) -> Tensor:
+    """z with signs and weights in [1/2, 1] that no row of a Jacobian is likely to cancel."""
+    place = torch.remainder(torch.arange(1, z.shape[1] + 1, dtype=z.dtype, device=z.device) * _GOLDEN, 1.0)
+    return z * torch.where(place < 0.5, place + 0.5, -place)
 
 
 def _ratio(norm: Tensor, scale: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Minimisers, one a file: `GradientDescent`, `LBFGS`, `NewtonCG`, all with a weak Wolfe line search."""
+"""Minimisers, one a file: `GradientDescent`, `LBFGS` and `NewtonCG` with a line search, and `TrustRegion`."""
 
+from .base import Minimizer, gradient
 from .gradient_descent import GradientDescent
 from .lbfgs import LBFGS
-from .line_search import Minimizer, gradient
 from .newton_cg import NewtonCG
+from .trust_region import TrustRegion
 
-__all__ = ["LBFGS", "GradientDescent", "Minimizer", "NewtonCG", "gradient"]
+__all__ = ["LBFGS", "GradientDescent", "Minimizer", "NewtonCG", "TrustRegion", "gradient"]

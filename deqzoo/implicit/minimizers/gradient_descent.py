@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..fixed_point_solvers.base import Function
 from ..linear_solvers.base import dot, safe_divide
-from .line_search import LineSearch, Minimizer
+from .base import Minimizer
+from .line_search import LineSearch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,8 @@ class GradientDescent(Minimizer):
     tensor([2., 2.])
     """
 
-    def search(self, g: Function, values: list[Tensor]) -> LineSearch:
-        """As `Minimizer.search`."""
+    def descent(self, g: Function, values: list[Tensor]) -> LineSearch:
+        """As `Minimizer.descent`."""
         return _GradientDescent(values)
 
 
@@ -34,13 +35,13 @@ class _GradientDescent(LineSearch):
 
     def direction(self, z: Tensor, descent: Tensor, accepted: Tensor) -> Tensor:
         if self.last is None:
-            self.length = safe_divide(torch.ones_like(descent[:, :1]), dot(descent, descent).sqrt()).clamp(max=1.0)
+            self.spectral = self.first_length
         else:
             s, y = z - self.last[0], self.last[1] - descent
             spectral = safe_divide(dot(s, s), dot(s, y))
-            self.length = torch.where(accepted & (spectral > 0), spectral, self.length)
+            self.spectral = torch.where(accepted & (spectral > 0), spectral, self.spectral)
         self.last = (z, descent)
         return descent
 
-    def first_length(self, descent: Tensor) -> Tensor:
-        return self.length
+    def length(self, descent: Tensor) -> Tensor:
+        return self.spectral

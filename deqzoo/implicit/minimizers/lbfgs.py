@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..fixed_point_solvers.base import Function
 from ..linear_solvers.base import dot, safe_divide
-from .line_search import LineSearch, Minimizer
+from .base import Minimizer
+from .line_search import LineSearch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class LBFGS(Minimizer):
         if self.memory < 1:
             raise ValueError(f"LBFGS needs memory >= 1 pairs, got {self.memory}")
 
-    def search(self, g: Function, values: list[Tensor]) -> LineSearch:
-        """As `Minimizer.search`."""
+    def descent(self, g: Function, values: list[Tensor]) -> LineSearch:
+        """As `Minimizer.descent`."""
         return _LBFGS(values, self.memory)
 
 
@@ -48,8 +49,7 @@ class _LBFGS(LineSearch):
 
     def direction(self, z: Tensor, descent: Tensor, accepted: Tensor) -> Tensor:
         if self.last is None:
-            norm = dot(descent, descent).sqrt()
-            self.scale = safe_divide(torch.ones_like(norm), norm).clamp(max=1.0)
+            self.scale = self.first_length
         else:
             s, y = z - self.last[0], self.last[1] - descent
             sy, yy = dot(s, y), dot(y, y)

@@ -1,154 +1,103 @@
-"""What all minimisers share: the gradient as a root problem, and a line search for each system."""
+"""A line search for each system, along directions that a method proposes."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..fixed_point_solvers.base import FixedPointSolver, Function, Method
-from ..linear_solvers.base import dot
+from ..linear_solvers.base import dot, safe_divide
 from ..modes import host_flags
-from ..operator import pullback
-from ..pytree import Ravel, tensor_leaves
-from ..solution import Solution
+from .base import Descent
 
 _ARMIJO, _CURVATURE = 1e-4, 0.9  # the constants of the Wolfe conditions
 _MOST_TRIALS = 40  # then the step is taken if it does not raise the objective
+_LEAST_CUT, _MOST_CUT = 0.1, 0.9  # of the bracket: where the interpolated trial may lie
+_LEAST_GROWTH, _MOST_GROWTH = 2.0, 10.0
 
 
-def gradient(objective: Callable[..., Any], y: Any, *args: Any, batch_dims: int = 0) -> tuple[Any, Tensor]:
-    """Gradient of `objective(y, *args)` in y, in the structure of y, and the value. Differentiable again.
+class LineSearch(Descent):
+    """Weak Wolfe line search with cubic interpolation, along directions that a subclass proposes.
 
-    With `batch_dims=1` the objective returns one value a system, shape (systems,).
-    """
-    ravel = Ravel(y, batch_dims)
+    Where the objective's differences are round-off, its slopes alone decide (approximate Wolfe conditions).
 
-    def total(leaves: tuple[Tensor, ...]) -> tuple[Tensor]:
-        value = objective(ravel.restore(leaves), *args)
-        if not isinstance(value, Tensor) or value.shape != ravel.batch_shape:
-            shape = tuple(getattr(value, "shape", ()))
-            raise ValueError(
-                f"the objective must return a tensor of shape {tuple(ravel.batch_shape)} (one value a system, "
-                f"batch_dims={batch_dims}), got {type(value).__name__} of shape {shape}"
-            )
-        return (value,)
-
-    value, vjp = pullback(total, tuple(tensor_leaves(y)))
-    return ravel.restore(vjp((torch.ones_like(value[0]),))), value[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Minimizer(FixedPointSolver):
-    """Base of the minimisers, called as `solver(objective, y0, *args, batch_dims=0) -> Solution`.
-
-    A system has converged when ||grad|| <= tol ||grad at y0|| (`stop="abs"`: <= tol). A trial of the line search counts
-    as a step and as an evaluation. Other arguments as for `FixedPointSolver`.
+    Sources: Lewis, Overton, "Nonsmooth optimization via quasi-Newton methods", 2013, algorithm 2.6; Hager, Zhang, "A
+    New Conjugate Gradient Method with Guaranteed Descent and an Efficient Line Search", 2005.
     """
 
-    max_steps: int = 1000
-
-    def __call__(  # type: ignore[override]  # its steps are neither recorded nor compacted
-        self, f: Callable[..., Any], z0: Any, *args: Any, batch_dims: int = 0, root: bool = True
-    ) -> Solution:
-        """Minimise f(z, *args) over z, from z0; no derivatives (see `argmin`)."""
-        values: list[Tensor] = []
-
-        def gradient_of(z: Any, *rest: Any) -> Any:
-            slope, value = gradient(f, z, *rest, batch_dims=batch_dims)
-            values[:] = [value.detach().reshape(-1)]
-            return slope
-
-        solver = _Searching(**_options(self), minimizer=self, values=values)
-        return solver(gradient_of, z0, *args, batch_dims=batch_dims, root=True)
-
-    def method(self, g: Function, tol: float) -> Method:
-        """A minimiser is called on an objective, not on a fixed-point problem."""
-        raise TypeError(f"{type(self).__name__} minimises: pass it to argmin, or call it on an objective")
-
-    @abstractmethod
-    def search(self, g: Function, values: list[Tensor]) -> LineSearch:
-        """The method of one solve; g is minus the gradient, `values` holds the objective at the latest point."""
-
-
-def _options(minimizer: Minimizer) -> dict[str, Any]:
-    return {field.name: getattr(minimizer, field.name) for field in dataclasses.fields(FixedPointSolver)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Searching(FixedPointSolver):
-    minimizer: Minimizer = None  # type: ignore[assignment]  # dataclass order wants a default
-    values: list[Tensor] = dataclasses.field(default_factory=list)
-
-    def method(self, g: Function, tol: float) -> Method:
-        return self.minimizer.search(g, self.values)
-
-
-class LineSearch(Method):
-    """Weak Wolfe line search by bisection and doubling, along directions that a subclass proposes.
-
-    Source: Lewis, Overton, "Nonsmooth optimization via quasi-Newton methods", 2013, algorithm 2.6.
-    """
-
-    backtracks = True
-    unit_jacobian = False
-
-    def __init__(self, values: list[Tensor]) -> None:
-        self.values = values
-        self.base: Tensor | None = None
+    path: Tensor
+    slope: Tensor  # at its beginning, (systems, 1), as the next
+    trials: Tensor
+    low: tuple[Tensor, ...]  # t, value and slope at the lower end of the bracket
+    high: tuple[Tensor, ...]
+    searching = False
 
     @abstractmethod
     def direction(self, z: Tensor, descent: Tensor, accepted: Tensor) -> Tensor:
         """A descent direction at z, where `descent` is minus the gradient; `accepted` marks systems at a new point."""
 
-    def first_length(self, descent: Tensor) -> Tensor:
+    def length(self, descent: Tensor) -> Tensor:
         """The first trial along a direction, (systems, 1)."""
         return torch.ones_like(descent[:, :1])
 
-    def merit(self) -> Tensor:
-        """The objective at the latest point."""
-        return self.values[0]
+    def next_trial(self) -> Tensor:
+        """As `Descent.next_trial`: further along the present path, or the first along a new one."""
+        fresh = self.accepted.unsqueeze(1)
+        if host_flags(self.accepted)[0][0]:
+            self._turn(fresh)
+        self.trials = self.trials + 1
+        self.t = torch.where(fresh, self.length(self.g), self._next())
+        return self.point + self.t * self.path
 
-    def step(self, z: Tensor, g: Tensor, image: Tensor) -> Tensor:
-        """The next trial: further along the present path, or the first along a new one."""
-        value = self.values[0].unsqueeze(1)
-        if self.base is None:
-            self.base, self.base_value, self.descent = z, value, g
-            self.path = torch.zeros_like(z)
-            self.low = self.high = self.t = self.slope = self.trials = torch.zeros_like(value)
-            accept = torch.ones_like(value, dtype=torch.bool)
-        else:
-            accept = self._judge(value, g)
-        self.base = torch.where(accept, z, self.base)
-        self.base_value = torch.where(accept, value, self.base_value)
-        self.descent = torch.where(accept, g, self.descent)
-        if host_flags(accept)[0][0]:
-            path = self.direction(self.base, self.descent, accept)
-            slope = -dot(self.descent, path)
-            downhill = slope < 0
-            path = torch.where(downhill, path, self.descent)
-            slope = torch.where(downhill, slope, -dot(self.descent, self.descent))
-            self.path = torch.where(accept, path, self.path)
-            self.slope = torch.where(accept, slope, self.slope)
-        zero = torch.zeros_like(value)
-        self.low = torch.where(accept, zero, self.low)
-        self.high = torch.where(accept, torch.full_like(value, torch.inf), self.high)
-        self.trials = torch.where(accept, zero, self.trials + 1)
-        between = torch.where(torch.isinf(self.high), 2 * self.low, (self.low + self.high) / 2)
-        self.t = torch.where(accept, self.first_length(self.descent), between)
-        return self.base + self.t * self.path
+    def _turn(self, fresh: Tensor) -> None:
+        """A new path for the systems of the mask, (systems, 1), with its bracket open."""
+        path = self.direction(self.point, self.g, fresh)
+        slope = -dot(self.g, path)
+        downhill = slope < 0
+        path = torch.where(downhill, path, self.g)
+        slope = torch.where(downhill, slope, -dot(self.g, self.g))
+        zero, value = torch.zeros_like(slope), self.value.unsqueeze(1)
+        state = [path, slope, zero, zero, value, slope, torch.full_like(slope, torch.inf), value, slope]
+        if self.searching:
+            before = [self.path, self.slope, self.trials, *self.low, *self.high]
+            state = [torch.where(fresh, new, old) for new, old in zip(state, before, strict=True)]
+        self.searching = True
+        self.path, self.slope, self.trials = state[:3]
+        self.low, self.high = tuple(state[3:6]), tuple(state[6:])
 
-    def _judge(self, value: Tensor, g: Tensor) -> Tensor:
-        """Whether the trial meets both conditions; narrows the bracket where it does not."""
+    def _next(self) -> Tensor:
+        """The minimiser of the cubic through both ends of the bracket, or further out where it is open."""
+        (a, fa, da), (b, fb, db) = self.low, self.high
+        open_end = torch.isinf(b)
+        width = torch.where(open_end, torch.zeros_like(b), b - a)
+        d1 = da + db - 3 * safe_divide(fb - fa, width)
+        d2 = (d1**2 - da * db).clamp(min=0).sqrt()
+        cubic = b - width * safe_divide(db + d2 - d1, db - da + 2 * d2)
+        middle = a + width / 2
+        cubic = torch.where(torch.isfinite(cubic), cubic, middle)
+        inside = torch.minimum(torch.maximum(cubic, a + _LEAST_CUT * width), a + _MOST_CUT * width)
+        # Along an open end the slopes at the start and at `low` tell where it would be zero.
+        secant = a * safe_divide(self.slope, self.slope - da)
+        secant = torch.where(secant > 0, secant, torch.full_like(a, torch.inf))
+        further = torch.minimum(torch.maximum(secant, _LEAST_GROWTH * a), _MOST_GROWTH * a)
+        return torch.where(open_end, further, inside)
+
+    def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
+        """Whether the trial meets both Wolfe conditions; narrows the bracket where it does not."""
+        value, trial_slope = value.unsqueeze(1), -dot(g, self.path)
+        expected = self.t * self.slope
         # Near the minimum differences of the objective are round-off: a rise within it counts as a fall.
-        slack = 10 * torch.finfo(value.dtype).eps * self.base_value.abs()
-        falls = value <= self.base_value + _ARMIJO * self.t * self.slope + slack
-        falls = falls & torch.isfinite(g).all(dim=1, keepdim=True)
-        flatter = -dot(g, self.path) >= _CURVATURE * self.slope
-        self.high = torch.where(falls, self.high, self.t)
-        self.low = torch.where(falls & ~flatter, self.t, self.low)
-        return falls & (flatter | (self.trials >= _MOST_TRIALS))
+        blind = self.blind(-expected.squeeze(1), self.value - value.squeeze(1)).unsqueeze(1)
+        flat = trial_slope <= (2 * _ARMIJO - 1) * self.slope
+        falls = (value <= self.value.unsqueeze(1) + _ARMIJO * expected) | (blind & flat)
+        falls = falls & torch.isfinite(g).all(dim=1, keepdim=True) & (value <= self.first_value.unsqueeze(1))
+        flatter = (trial_slope >= _CURVATURE * self.slope) | (self.trials >= _MOST_TRIALS)
+        self._narrow(falls, flatter, (self.t, value, trial_slope))
+        return (falls & flatter).squeeze(1)
+
+    def _narrow(self, falls: Tensor, flatter: Tensor, trial: tuple[Tensor, Tensor, Tensor]) -> None:
+        (t, value, slope), (a, fa, da), (b, fb, db) = trial, self.low, self.high
+        up = falls & ~flatter
+        self.low = torch.where(up, t, a), torch.where(up, value, fa), torch.where(up, slope, da)
+        self.high = torch.where(falls, b, t), torch.where(falls, fb, value), torch.where(falls, db, slope)

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..fixed_point_solvers.base import Function
 from ..linear_solvers import CG
 from ..operator import jacobian
-from .line_search import LineSearch, Minimizer
+from .base import Minimizer
+from .line_search import LineSearch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +29,19 @@ class NewtonCG(Minimizer):
 
     forcing: float = 1e-2
 
-    def search(self, g: Function, values: list[Tensor]) -> LineSearch:
-        """As `Minimizer.search`."""
+    def descent(self, g: Function, values: list[Tensor]) -> LineSearch:
+        """As `Minimizer.descent`."""
         return _NewtonCG(values, g, self.forcing)
 
 
 class _NewtonCG(LineSearch):
     def __init__(self, values: list[Tensor], g: Function, forcing: float) -> None:
         super().__init__(values)
-        self.g, self.forcing = g, forcing
+        self.function, self.forcing = g, forcing
         self.last: Tensor | None = None
 
     def direction(self, z: Tensor, descent: Tensor, accepted: Tensor) -> Tensor:
-        hessian = jacobian(lambda x: -self.g(x), z, tags=("positive_definite",))
+        hessian = jacobian(lambda x: -self.function(x), z, tags=("positive_definite",))
         solution = CG(tol=self.forcing)(hessian, torch.where(accepted, descent, torch.zeros_like(descent)))
         self.products += solution.nfe
         self.last = solution.value if self.last is None else torch.where(accepted, solution.value, self.last)
