@@ -161,6 +161,7 @@ class Lifted:
     def __init__(self, body: Body, args: Tensors, captured: Sequence[Tensor], reads: Sequence[Tensor] | None) -> None:
         self._body, self._args = body, args
         self.inputs = (*args, *captured)
+        self.found = len(captured)  # those after them may be read elsewhere, see `add`
         self._held = tuple(captured)  # what the closures hold in place of the captured tensors
         self._reads = reads  # all that the closures gave in the forward, in order; None: where its tape ended, likewise
 
@@ -170,6 +171,12 @@ class Lifted:
             return self._body(y, self._args)
         with _no_cached_casts(), compiled_runs_eagerly(), self._replace(inputs):
             return self._body(y, inputs[: len(self._args)])
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Take in further tensors, which the condition may read at another point."""
+        known = {id(t) for t in self.inputs}
+        new = tuple(t for t in tensors if id(t) not in known)
+        self.inputs, self._held = (*self.inputs, *new), (*self._held, *new)
 
     def holds(self, captured: Tensors) -> bool:
         """Whether the closures hold just these, so that there is nothing to replace."""
@@ -185,12 +192,12 @@ class Lifted:
         Raises a RuntimeError if it cannot be told which tensor has taken the place of which.
         """
         watch, value = self._watch(y, inputs)
-        if all(id(t) in watch.held for t in self._held):
+        held, others = self._held[: self.found], self._held[self.found :]
+        if all(id(t) in watch.held for t in held):
             return False
         if self._reads is None:
-            given = {id(t) for t in (*y, *inputs)}
-            before: Sequence[Tensor] = self._held
-            now = [t for key, t in _ends_of_tape(value, 0)[0].items() if key not in given]
+            before: Sequence[Tensor] = held
+            now = list(ends_of_tape(value, 0)[0].values())
         else:
             before, now = self._reads, self._foreign(watch, y, inputs)
         same = len(before) == len(now)
@@ -199,17 +206,17 @@ class Lifted:
                 f"f reads other tensors in the backward than it did in the forward ({len(now)} for {len(before)}), and "
                 "which stands for which cannot be told; pass what changes between the two as an argument"
             )
-        held = {id(old): new for old, new in zip(before, now, strict=True)}
-        self._held = tuple(held.get(id(t), t) for t in self._held)
+        taken = {id(old): new for old, new in zip(before, now, strict=True)}
+        self._held = (*[taken.get(id(t), t) for t in held], *others)
         if self._reads is not None:
             self._reads = now
         return True
 
     def _watch(self, y: Tensors, inputs: Tensors) -> tuple[_Watch, Tensors]:
-        """One evaluation with its tape, watched above the replacement: the watch sees what the closures hold."""
+        """One evaluation with its tape, of what the closures hold."""
         watch = _Watch()
-        with torch.enable_grad(), _no_cached_casts(), compiled_runs_eagerly(), self._replace(inputs), watch:
-            return watch, self._body(y, inputs[: len(self._args)])
+        with torch.enable_grad(), _no_cached_casts(), compiled_runs_eagerly(), watch:
+            return watch, self._body(y, tuple(t.detach() for t in inputs[: len(self._args)]))
 
     @staticmethod
     def _foreign(watch: _Watch, y: Tensors, args: Tensors) -> list[Tensor]:
@@ -242,7 +249,7 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     begun = _get_sequence_nr()
     with compiled_runs_eagerly():
         value = body(y, args)
-    leaves, edges = _ends_of_tape(value, begun)
+    leaves, edges = ends_of_tape(value, begun)
     given = {id(t): (t.grad_fn, t.output_nr) for t in map(_replaced, (*y, *args))}
     leaves = {key: leaf for key, leaf in leaves.items() if key not in given}
     edges -= set(given.values())
@@ -254,15 +261,18 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     return Lifted(body, args, captured, Lifted._foreign(watch, y, args)), value
 
 
-def _ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
-    """Of the part of a tape that was recorded from number `begun` on: the leaves, and the edges to what was before."""
+def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
+    """Of the part of a tape that was recorded from number `begun` on: the leaves, and the edges to what was before.
+
+    Left out: the unknowns of implicit functions inside, which are leaves of their own (`ends_here`).
+    """
     ahead: list[Any] = [(value.grad_fn, value.output_nr) for value in values]
     leaves: dict[int, Tensor] = {id(v): v for v in values if v.requires_grad and v.grad_fn is None}
     edges, seen = set[tuple[Any, int]](), set[Any]()
     while ahead:
         edge = ahead.pop()
         node = edge[0]
-        if node is None or node in seen:
+        if node is None or node in seen or getattr(node, "ends_here", False):
             continue
         if (variable := getattr(node, "variable", None)) is not None:
             leaves[id(variable)] = variable
@@ -289,12 +299,15 @@ def _matters(tensor: Tensor, transformed: bool) -> bool:
     return tensor.requires_grad or (transformed and (is_wrapped(tensor) or carries_derivative(tensor)))
 
 
-def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> None:
-    """Bind a `Lifted` to what its closures hold now. Raise if the condition reads, besides y and `inputs`, a tensor
-    with derivatives.
+def check_complete(
+    condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors, bind: bool = True
+) -> None:
+    """Raise if the condition reads, besides y and `inputs`, a tensor with derivatives.
+
+    `bind`: a `Lifted` first finds out what its closures hold now; (y, inputs) must be those that it was made at.
     """
     y, inputs = tuple(t.detach() for t in y), tuple(t.detach() for t in inputs)
-    if isinstance(condition, Lifted):
+    if bind and isinstance(condition, Lifted):
         condition.bind(y, inputs)
     watch = _Watch()
     with torch.enable_grad(), compiled_runs_eagerly(), watch:
@@ -306,6 +319,6 @@ def check_complete(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors,
     if hidden:
         raise RuntimeError(
             "the condition reads a tensor that needs a derivative in a way that hides it from torch functions "
-            "(as an argument of a custom autograd.Function, say), so derivatives of higher order or inside "
-            "torch.func would miss it; pass that tensor as one of the arguments"
+            "(as an argument of a custom autograd.Function, say) or only at times after the first one, so its "
+            "derivatives would be missed; pass that tensor as one of the arguments"
         )

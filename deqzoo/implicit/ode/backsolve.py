@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting.py
 
 from ..modes import eager, full_precision, is_grads_batched, needs_derivative
 from ..pytree import Tensors
@@ -14,6 +15,7 @@ from ..solution import Status
 from .discrete import derivative_of_the_steps
 from .integrate import integrate
 from .plans import Controlled, equal_steps
+from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import Adaptive, FixedStep, jumps_of
 from .steps import Stepper
 from .times import Times
@@ -29,6 +31,7 @@ class BacksolveAdjoint(torch.autograd.Function):
             raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
         ctx.solve, trajectory = solve, solve.run(y.detach(), t)
         ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
+        ctx.slope = solve.evaluate(t[-1], trajectory.values[-1])
         ctx.save_for_backward(y, t, trajectory.values, *inputs)
         return trajectory.outputs
 
@@ -44,17 +47,20 @@ class BacksolveAdjoint(torch.autograd.Function):
             if needs_derivative():  # the backward solve is not differentiated again
                 return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), (g,), wanted))
             with torch.no_grad():
-                return (None, *_backwards(ctx.solve, values, t, tuple(inputs), g, wanted))
+                return (None, *_backwards(ctx, values, t, tuple(inputs), g, wanted))
 
 
 def _backwards(
-    solve: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
+    ctx: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
 ) -> tuple[Tensor | None, ...]:
+    solve = ctx.solve
+    solve.field.bind(solve.time(t), values[0], inputs)
+    augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
+    check_replay(difference(augmented.plain(t[-1], values[-1]), ctx.slope, ctx.slope), solve.field, solve.solver)
     unreached = [False] * len(t)
     if solve.missing is not None:
         unreached = solve.missing.all(dim=1).tolist()
         values = torch.where(solve.missing.unsqueeze(2), values[:1], values)
-    augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
     solver, adjoint = solve.solver, solve.adjoint
     if isinstance(solver, Adaptive):
         own = {name: x for name in ("rtol", "atol") if (x := getattr(adjoint, name)) is not None}
@@ -93,6 +99,7 @@ class _Augmented:
         own = tuple(x.detach().requires_grad_(needed) for x, needed in zip(inputs, wanted, strict=True))
         self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
         self.extra = sum(x.numel() for x in self.sources)
+        self.user, self.known, self.checked = field, {id(x) for x in own}, False
         self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
         self.time_dtype, self.each_time = field.time_dtype, field.each_time
 
@@ -103,9 +110,16 @@ class _Augmented:
     def __call__(self, t: Tensor, state: Tensor, rows: Tensor | None) -> Tensor:
         """The derivative of the whole."""
         y, u, _ = self.split(state)
+        begun = _get_sequence_nr()
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             value = self.field(self._time(t), y, None)
+        if not self.checked:
+            try:
+                check_tape(value, begun, self.known, (y,), self._time(t), y)
+            except OtherTensorsError:
+                self.user.check_complete(self._time(t), y, bind=False)  # raises, unless f has made that tensor itself
+                self.checked = True
         if not value.requires_grad:
             return torch.cat([value.reshape(-1), state.new_zeros(self.count + self.extra)]).unsqueeze(0)
         grads = torch.autograd.grad(value, [y, *self.sources], u, materialize_grads=True)

@@ -20,15 +20,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting.py
 
 from ..grads_batched import each_alone
-from ..modes import eager, full_precision, is_grads_batched, needs_derivative
+from ..modes import eager, full_precision, in_transform, is_grads_batched, needs_derivative
 from ..operator import from_pullback
 from ..pytree import Tensors
 from .field import UserField
 from .integrate import Points, State, Trajectory, integrate, interpolate
 from .interpolants import Again
 from .plans import Recorded, Step
+from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
 from .stages import linear_solver
 from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
@@ -81,10 +83,20 @@ def _first_order(
     ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensors, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     solve = ctx.solve
-    limit = solve.adjoint.checkpoints
-    sweep = Sweep(solve.solver, solve.field, t, ctx.trajectory, limit, inputs, wanted, y)
+    field, limit = solve.field, solve.adjoint.checkpoints
+
+    def swept(bound: bool) -> tuple[Sweep, Tensor]:
+        sweep = Sweep(solve.solver, field, t, ctx.trajectory, limit, inputs, wanted, y, bound)
+        return sweep, sweep.run(*g)
+
     with torch.no_grad():
-        u = sweep.run(*g)
+        try:
+            sweep, u = swept(bound=False)
+        except OtherTensorsError as error:
+            if not field.bind(solve.time(t), y, inputs) and error.point is not None:
+                field.check_complete(*error.point, bind=False)  # raises, unless f has made that tensor itself
+            sweep, u = swept(bound=True)
+    check_replay(sweep.difference, field, solve.solver)
     solve.report(sweep.calls)
     return (u if wanted[0] else None, *sweep.grads)
 
@@ -94,13 +106,16 @@ def derivative_of_the_steps(
 ) -> tuple[Tensor | None, ...]:
     """By the derivative of the same steps taken again, on the tape."""
     solve = ctx.solve
-    solve.field.check_complete(t[0].detach(), y.detach())
+    solve.field.check_complete(solve.time(t), y.detach(), bind=True)
     # Fresh views: only paths through these arguments count, not those through others that depend on them.
     own = [x.view_as(x) if x.requires_grad else x for x in (y, t, *inputs)]
     stepper = Stepper(solve.solver, solve.field.of(tuple(own[2:])), taped=True)
     times = Times(own[1], own[0], jumps_of(solve.solver), solve.field.time_dtype)
     keep = None if ctx.trajectory.kept is None else Again(ctx.trajectory.kept)
-    outputs = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep).outputs
+    again = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep)
+    if not in_transform():
+        check_replay(difference(again.last.detach(), ctx.trajectory.last, y.detach()), solve.field, solve.solver)
+    outputs = again.outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
     # In one tensor: stages of a field that reads none of the arguments are not on the tape.
     values, of_values = (torch.cat([x.reshape(-1) for x in each]) for each in (outputs, g))
@@ -120,6 +135,7 @@ class Sweep:
         inputs: the tensors that the field reads.
         wanted: whether (y, t, *inputs) need a gradient.
         like: a state.
+        bound: the tensors that f holds have been looked at; then it may leave some out, at some times.
     """
 
     def __init__(
@@ -132,6 +148,7 @@ class Sweep:
         inputs: Tensors,
         wanted: Sequence[bool],
         like: Tensor,
+        bound: bool,
     ) -> None:
         self.tableau, self.trajectory, self.limit = solver.tableau, trajectory, max(limit, 2)
         self.wanted, self.t = wanted, t.detach()
@@ -151,6 +168,11 @@ class Sweep:
         self.plain.replays = True
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
         self.by_stages = not (wanted[1] or isinstance(solver, Rodas5P))
+        self.bound, self.known = bound, {id(x) for x in own}
+        # Of the sources, those that every tape of f should hold.
+        read = range(count, field.found) if not bound else ()
+        self.expected = [i in read for i, needed in enumerate(wanted[2:]) if needed]
+        self.difference = like.new_zeros(())  # the worst one of a state that is computed again
 
     @property
     def calls(self) -> int:
@@ -167,20 +189,24 @@ class Sweep:
     def run(self, g: Tensor, *of_kept: Tensor) -> Tensor:
         """dL/dy at the first time, from dL/dvalues, (times, systems, unknowns), and those of the dense output kept."""
         trajectory = self.trajectory
+        after = trajectory.last
         self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
         self.reached = trajectory.reached if trajectory.kept is None else None
         self.most_reached = 0 if self.reached is None or not len(self.reached) else int(self.reached.max())
         u = torch.zeros_like(g[0])  # of the end; the gradient in what was not reached is zero
         end = len(trajectory.steps)
         for begin in sorted(trajectory.checkpoints, reverse=True):
-            u = self._pull_back(begin, end, trajectory.checkpoints[begin], u, g)
-            end = begin
+            u = self._pull_back(begin, end, trajectory.checkpoints[begin], u, g, after)
+            end, after = begin, trajectory.checkpoints[begin][0]
         return u + g[0]
 
-    def _pull_back(self, begin: int, end: int, state: State, u: Tensor, g: Tensor) -> Tensor:
-        """Through the steps from number `begin` (where the state is y) to `end`; recomputes the states between."""
+    def _pull_back(self, begin: int, end: int, state: State, u: Tensor, g: Tensor, after: Tensor | None) -> Tensor:
+        """Through the steps from number `begin` (where the state is y) to `end`; recomputes the states between.
+
+        `after` is the state at the end, where it is to be compared with what comes out now.
+        """
         if end - begin == 1:
-            return self._pull_step(begin, state, u, g)
+            return self._pull_step(begin, state, u, g, after)
         stride = -(-(end - begin) // self.limit)
         states = {begin: state}
         for number in range(begin, begin + (end - begin - 1) // stride * stride):
@@ -188,7 +214,8 @@ class Sweep:
             if (number + 1 - begin) % stride == 0:
                 states[number + 1] = state
         for number in sorted(states, reverse=True):
-            u = self._pull_back(number, min(number + stride, end), states.pop(number), u, g)
+            upto = min(number + stride, end)
+            u = self._pull_back(number, upto, states.pop(number), u, g, after if upto == end else None)
         return u
 
     def _advance(self, step: Step, y: Tensor, first: Tensor | None) -> State:
@@ -210,7 +237,7 @@ class Sweep:
             first = None
         return (y, first) if rows is None else (y[rows], None if first is None else first[rows])
 
-    def _pull_step(self, number: int, state: State, u: Tensor, g: Tensor) -> Tensor:
+    def _pull_step(self, number: int, state: State, u: Tensor, g: Tensor, after: Tensor | None) -> Tensor:
         """dL/dy before a step, from u = dL/dy after it, the outputs within it included."""
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
         rows = None if step.rows is None else step.rows.to(u.device)
@@ -225,8 +252,13 @@ class Sweep:
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if rows is None:
-            return pull(step, points, before, u, g, None, dense)
-        return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense))
+            return pull(step, points, before, u, g, None, dense, after)
+        after = None if after is None else after[rows]
+        return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense, after))
+
+    def _compare(self, again: Tensor, after: Tensor | None, y: Tensor) -> None:
+        if after is not None:
+            self.difference = torch.fmax(self.difference, difference(again.detach(), after, y.detach()))
 
     def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
@@ -245,6 +277,7 @@ class Sweep:
         g: Tensor,
         rows: Tensor | None,
         dense: tuple[Tensor, Tensor] | None,
+        after: Tensor | None,
     ) -> Tensor:
         y, first = before
         co, tableau = coefficients(self.tableau, y), self.tableau
@@ -257,7 +290,8 @@ class Sweep:
                 u = u + of_value.sum(dim=0) if position is None else u.index_add(0, position, of_value)
         idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
         count = len(tableau.a) if inside or dense is not None else tableau.stages - idle
-        tapes = self._tape_stages(count, t, h, y, first, rows, co)
+        tapes, new = self._tape_stages(count, t, h, y, first, rows, co)
+        self._compare(new, after, y)
         of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
         if dense is not None:
             of_stages = dense[1] if of_stages is None else of_stages + dense[1]
@@ -272,8 +306,8 @@ class Sweep:
 
     def _tape_stages(
         self, count: int, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None, co: Coefficients
-    ) -> list[tuple[Tensor, Tensor]]:
-        """(Y_i, k_i) of the stages, each with a tape of its own."""
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """(Y_i, k_i) of the stages, each with a tape of its own, and the state after the step."""
         values, tapes = Buffer(count, y), []
         length = h if isinstance(h, float) else h.reshape(t.shape)
         solved = self.plain.step(t, h, y, first, rows)[1] if self.tableau.implicit else None
@@ -282,11 +316,14 @@ class Sweep:
             if solved is not None and (diagonal := self.tableau.diagonal(i)):
                 at = at + diagonal * h * solved.get(i)
             at.requires_grad_()
+            begun, time = _get_sequence_nr(), t + self.tableau.c[i] * length
             with torch.enable_grad():
-                k = self.taped.evaluate(t + self.tableau.c[i] * length, at, rows)
+                k = self.taped.evaluate(time, at, rows)
+            if not self.bound:
+                check_tape(k, begun, self.known, (at,), time, at)
             values.put(i, k.detach() if solved is None else solved.get(i))
             tapes.append((at, k))
-        return tapes
+        return tapes, values.advance(y, h, co.b[:count])
 
     def _through_interpolation(
         self, inside: list[Points], step: Step, h: Length, g: Tensor, rows: Tensor | None, co: Coefficients, u: Tensor
@@ -321,6 +358,7 @@ class Sweep:
             v = solution.value
         grads = torch.autograd.grad(k, [at, *self.sources], v, allow_unused=True)
         self._add(grads[1:])
+        self._check_read(grads[1:])
         return torch.zeros_like(at) if grads[0] is None else grads[0]
 
     def _by_tape(
@@ -332,10 +370,11 @@ class Sweep:
         g: Tensor,
         rows: Tensor | None,
         dense: tuple[Tensor, Tensor] | None,
+        after: Tensor | None,
     ) -> Tensor:
         with torch.enable_grad():
             y, times = before[0].detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
-            moving = Times(times, y, self.jumps, self.time_dtype)
+            moving, begun = Times(times, y, self.jumps, self.time_dtype), _get_sequence_nr()
             t, h = moving.step(step)
             self.taped.limits = moving.limits(step)
             first = before[1]
@@ -343,6 +382,9 @@ class Sweep:
                 at_begin = self.taped.evaluate(t, y, rows)
                 first = first + (at_begin - at_begin.detach())
             new, stages = self.taped.step(t, h, y, first, rows)
+            self._compare(new, after, y)
+            if not (self.bound or self.tableau.implicit):  # implicit stages have leaves of their own
+                check_tape(new, begun, self.known, (y, times), t, y)
             values, weights = [new], [u]
             if any(not p.end for p in points) or dense is not None:
                 self.taped.extend(stages, t, h, y)
@@ -364,7 +406,12 @@ class Sweep:
         if self.wanted[1] and (of_times := rest.pop(0)) is not None:
             self.of_times += of_times
         self._add(rest)
+        self._check_read(rest)
         return torch.zeros_like(y) if of_y is None else of_y
+
+    def _check_read(self, grads: Sequence[Tensor | None]) -> None:
+        if any(grad is None and expected for grad, expected in zip(grads, self.expected, strict=True)):
+            raise OtherTensorsError(None)
 
     def _add(self, grads: Sequence[Tensor | None]) -> None:
         known = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
@@ -36,7 +36,10 @@ class UserField:
     ) -> None:
         self.ravel = Ravel(y0, 1 if systems else 0)
         self.time_dtype = self.ravel.dtype
-        self._f = keep_autocast(f, self.ravel.device.type)
+        device = self.ravel.device.type
+        self._user, self._f = f, keep_autocast(f, device)
+        lowest = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.ravel.dtype
+        self.eps = torch.finfo(lowest).eps  # of its values
         self._systems, self._compact = systems, compact
         self._given, leaves = args, _pytree.tree_leaves(args)
         self.each_time = each_time
@@ -45,6 +48,7 @@ class UserField:
         self._rows: Tensor | None = None  # those of the call that goes on
         self.args: Tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         self.inputs: Tensors = self.args
+        self.found = len(self.args)  # of `inputs`, how many f has read where it was lifted
         self._lifted: Lifted | None = None
 
     def __call__(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
@@ -55,19 +59,27 @@ class UserField:
         """Find the tensors that f reads: the arguments, then the captured ones, in `inputs`. Returns f(t, y)."""
         leaves = self.ravel.unflatten_leaves(y.detach())
         self._lifted, value = lift(self._body, leaves, (t.detach(), *self.args))
+        self.found = len(self._lifted.inputs) - 1
+        self._lifted.add(_parameters(self._user))
         self.inputs = self._lifted.inputs[1:]
         return self.ravel.flatten_leaves(value).detach()
 
-    def check_complete(self, t: Tensor, y: Tensor) -> None:
-        """Raise if f reads a tensor with derivatives that is not among `inputs`."""
+    def bind(self, t: Tensor, y: Tensor, inputs: Tensors) -> bool:
+        """Find out what tensors f holds now, see `Lifted.bind`; (t, y) as they were given to `lift`."""
         assert self._lifted is not None
-        check_complete(self._lifted, self.ravel.unflatten_leaves(y), (t, *self.inputs))
+        self._rows = None
+        return self._lifted.bind(self.ravel.unflatten_leaves(y.detach()), (t.detach(), *inputs))
+
+    def check_complete(self, t: Tensor, y: Tensor, bind: bool) -> None:
+        """Raise if f reads a tensor with derivatives that is not among `inputs`; `bind` first, if (t, y) was lifted."""
+        assert self._lifted is not None
+        check_complete(self._lifted, self._ravel_of(y).unflatten_leaves(y), (t, *self.inputs), bind)
 
     def of(self, inputs: Tensors) -> Field:
         """The field, reading other tensors in place of `inputs`."""
         count, lifted = len(self.args), self._lifted
         assert lifted is not None
-        if all(now is own for now, own in zip(inputs[count:], self.inputs[count:], strict=True)):
+        if lifted.holds(inputs[count:]):
             args = with_tensors(self._given, inputs[:count])
             return lambda t, y, rows: self._evaluate(t, y, rows, args)
 
@@ -107,3 +119,20 @@ class UserField:
         if systems not in self._ravels:
             self._ravels[systems] = self.ravel.of(systems)
         return self._ravels[systems]
+
+
+def _parameters(f: Any) -> list[Tensor]:
+    """Parameters of the modules that f is, is a method of, or holds: at other times it may read others of them."""
+    held = [f, getattr(f, "__self__", None)]
+    if (code := getattr(f, "__code__", None)) is not None:
+        held += [f.__globals__.get(name) for name in code.co_names]
+        held += [value for cell in f.__closure__ or () if (value := _content(cell)) is not None]
+    modules = [module for module in held if isinstance(module, nn.Module)]
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None

@@ -48,6 +48,7 @@ class Trajectory:
             host, except of fixed steps, which are not watched: there `values` is what they computed.
         checkpoints: states before some of the steps, by the step's number; of an implicit method with f there, as its
             last stage had it: where f is stiff, f of a state that is right within the tolerance is far from it.
+        last: the state after all steps, (systems, unknowns).
         kept: the dense output of some of the steps, where it was asked for.
         reached: of fixed steps, the number of output times before the first one with a value that is not finite,
             (systems,).
@@ -58,6 +59,7 @@ class Trajectory:
     points: list[list[Points]]
     missing: Tensor
     checkpoints: dict[int, State]
+    last: Tensor
     kept: Kept | None = None
     reached: Tensor | None = None
 
@@ -159,7 +161,7 @@ def integrate(
         y, first = _put(y, new, rows, accepted), None if last is None else _put(first, last, rows, accepted)
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
-    trajectory = Trajectory(values, steps, outputs.points, missing, kept.states, dense)
+    trajectory = Trajectory(values, steps, outputs.points, missing, kept.states, y, dense)
     return trajectory if plan.needs_error else _watched(trajectory)
 
 

@@ -158,7 +158,7 @@ class Solve:
                 return self.run(y, t).outputs
         if in_transform() or isinstance(self.adjoint, Direct):
             return self.run(y, t, taped=True).outputs
-        self.first = self.field.lift(self._time(t), y)
+        self.first = self.field.lift(self.time(t), y)
         self.found = 1
         if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
             with no_derivatives():
@@ -203,10 +203,16 @@ class Solve:
             return ControlledEach(self.solver, times, systems, self.compact)
         return Controlled(self.solver, times, systems=systems if self.shared else None)
 
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        """f(t, y), without derivatives."""
+        with no_derivatives():
+            return self.field(self._at(t), y.detach(), None)
+
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""
         ended = torch.full(self.batch_shape, int(status), device=self.field.ravel.device)
         backward = Solution(None, ended, torch.zeros_like(ended, dtype=torch.float), torch.zeros_like(ended), calls)
+        backward.all_converged = status == Status.CONVERGED
         if (forward := self._reported()) is not None:
             forward.backward = backward
         backward.check(self.on_failure, "adjoint solve")
@@ -215,8 +221,12 @@ class Solve:
         value = torch.as_tensor(value, device=y.device)
         return value.expand(self.batch_shape) if value.dim() == 0 else value.reshape(self.batch_shape)
 
-    def _time(self, t: Tensor) -> Tensor:
-        start = t[0].detach().to(self.field.time_dtype)
+    def time(self, t: Tensor) -> Tensor:
+        """The first time, as f is lifted there."""
+        return self._at(t[0])
+
+    def _at(self, t: Tensor) -> Tensor:
+        start = t.detach().to(self.field.time_dtype)
         return start.expand(self.field.ravel.systems) if self.each else start
 
 

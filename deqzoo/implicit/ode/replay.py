@@ -1,0 +1,55 @@
+"""Whether f, evaluated again in the backward, is what it was in the forward: the tensors it reads, and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import torch
+from torch import Tensor
+
+from ..lifting import ends_of_tape
+from ..pytree import Tensors
+from .field import UserField
+from .solvers import Adaptive, OdeSolver
+
+
+class OtherTensorsError(Exception):
+    """On a tape of f in the backward are other tensors than f read in the forward; the backward is to look why.
+
+    Attributes:
+        point: (t, y) where f read one that was not known; None: where it did not read one that it had read before.
+    """
+
+    def __init__(self, point: tuple[Tensor, Tensor] | None) -> None:
+        super().__init__("f reads other tensors than in the forward")
+        self.point = point
+
+
+def check_tape(value: Tensor, begun: int, known: Container[int], own: Tensors, t: Tensor, y: Tensor) -> None:
+    """Raise if the tape of f(t, y), recorded since `begun`, ends elsewhere than in `own` and the ids of `known`."""
+    leaves, edges = ends_of_tape((value,), begun)
+    if edges or any(key not in known and all(leaf is not x for x in own) for key, leaf in leaves.items()):
+        raise OtherTensorsError((t.detach(), y.detach()))
+
+
+def difference(again: Tensor, before: Tensor, start: Tensor) -> Tensor:
+    """Of a state that is computed again, relative to its size and that of the state at the start of the step."""
+    if not again.numel():
+        return again.new_zeros(())
+    size = before.abs().amax() + start.abs().amax()
+    return (again - before).abs().amax() / torch.where(size > 0, size, 1.0)
+
+
+def check_replay(found: Tensor, field: UserField, solver: OdeSolver) -> None:
+    """Raise if what the backward has computed again differs from the forward by more than rounding; one host read.
+
+    Implicit stages are solved anew, to a part of the tolerance.
+    """
+    implicit = isinstance(solver, Adaptive) and solver.tableau.implicit
+    allowed = max(1e3 * field.eps, float(torch.as_tensor(solver.rtol).max()) if implicit else 0.0)
+    if (worst := float(found)) > allowed:
+        raise RuntimeError(
+            f"f has changed between the forward and the backward: its states differ by {worst:.1e}, relatively. What "
+            "it reads besides tensors (numbers, training mode, random numbers) must stay as it was until the backward "
+            "has run; or pass adjoint=Direct()"
+        )
