@@ -22,12 +22,20 @@ def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """
     if not in_transform():
         return solve(*args)
-    if not any(is_vmapped(t) for t in tensor_leaves(args)):
-        with temporarily_clear_interpreter_stack():
-            return solve(*map_tensors(peel, args))
     tensors, structure = _pytree.tree_flatten(args)
     result = types.SimpleNamespace()
-    found = iter(_LoopOverBatch.apply(solve, structure, result, *tensors))
+    try:
+        if not any(is_vmapped(t) for t in tensor_leaves(args)):
+            with temporarily_clear_interpreter_stack():
+                return solve(*map_tensors(peel, args))
+        found = iter(_LoopOverBatch.apply(solve, structure, result, *tensors))
+    except RuntimeError as error:
+        if "escaped" not in str(error):
+            raise
+        raise RuntimeError(
+            "solve reads a tensor that it captures and that a torch.func transform has wrapped; what a black box "
+            "reads must be among its arguments"
+        ) from error
     leaves = [next(found) if leaf is _STACKED else leaf for leaf in result.leaves]
     return _pytree.tree_unflatten(leaves, result.structure)
 

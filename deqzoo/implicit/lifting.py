@@ -55,7 +55,7 @@ class _Watch(TorchFunctionMode):
         kwargs, wrapped = kwargs or {}, in_transform()
         for leaf in _tensors(args, kwargs):
             if id(leaf) not in self.made:
-                outer = at_level(leaf, self._level) if wrapped else leaf
+                outer = at_level(leaf, self._level) if wrapped and not self._replaced(leaf) else leaf
                 if id(outer) not in self.made:
                     self.read.setdefault(id(outer), outer)
                     self.held.setdefault(id(leaf), leaf)
@@ -68,8 +68,13 @@ class _Watch(TorchFunctionMode):
 
     def __enter__(self) -> _Watch:
         self._level = current_level()
+        self._around = _replacements()
         super().__enter__()
         return self
+
+    def _replaced(self, leaf: Tensor) -> bool:
+        """Whether an implicit function around hands in another tensor: then it is known as the closure holds it."""
+        return any(id(leaf) in mode.replacement for mode in self._around)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> list[Tensor]:
@@ -88,7 +93,7 @@ class _Replace(TorchFunctionMode):
 
     def __init__(self, replacement: dict[int, Tensor]) -> None:
         super().__init__()
-        self._replacement = replacement
+        self.replacement = replacement
         self._level = current_level()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,10 +108,10 @@ class _Replace(TorchFunctionMode):
         """What is handed on in place of an argument."""
         if not isinstance(leaf, Tensor):
             return leaf
-        if id(leaf) in self._replacement:
-            return self._replacement[id(leaf)]
+        if id(leaf) in self.replacement:
+            return self.replacement[id(leaf)]
         outer = at_level(leaf, self._level)  # a transform inside the condition has wrapped it
-        if id(outer) in self._replacement:
+        if id(outer) in self.replacement:
             raise RuntimeError(
                 "the condition hands a tensor that it captures to a torch.func transform; pass that tensor as one of "
                 "the arguments"
@@ -127,10 +132,14 @@ def apply_visibly(function: type[torch.autograd.Function], *args: Any) -> Any:
 
 def _replaced(tensor: Tensor) -> Tensor:
     """What a torch function called now would get in place of a tensor that a closure holds."""
-    for mode in reversed(_get_current_function_mode_stack()):
-        if isinstance(mode, _Replace):
-            tensor = mode.swap(tensor)
+    for mode in _replacements():
+        tensor = mode.replacement.get(id(tensor), tensor)
     return tensor
+
+
+def _replacements() -> list[_Replace]:
+    """Those active now, the innermost first."""
+    return [mode for mode in reversed(_get_current_function_mode_stack()) if isinstance(mode, _Replace)]
 
 
 @contextlib.contextmanager
@@ -196,10 +205,12 @@ class Lifted:
         if all(id(t) in watch.held for t in held):
             return False
         if self._reads is None:
+            given = {id(t) for t in inputs[: len(self._args)]}
             before: Sequence[Tensor] = held
-            now = list(ends_of_tape(value, 0)[0].values())
+            now = [t for key, t in ends_of_tape(value, 0)[0].items() if key not in given]
         else:
-            before, now = self._reads, self._foreign(watch, y, inputs)
+            again = self._watch(y, inputs)[0]  # as in `lift`: without what a transform inside has made
+            before, now = self._reads, [t for t in self._foreign(watch, y, inputs) if id(t) in again.held]
         same = len(before) == len(now)
         if not same or any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(before, now, strict=True)):
             raise RuntimeError(
@@ -213,10 +224,13 @@ class Lifted:
         return True
 
     def _watch(self, y: Tensors, inputs: Tensors) -> tuple[_Watch, Tensors]:
-        """One evaluation with its tape, of what the closures hold."""
-        watch = _Watch()
-        with torch.enable_grad(), _no_cached_casts(), compiled_runs_eagerly(), watch:
-            return watch, self._body(y, tuple(t.detach() for t in inputs[: len(self._args)]))
+        """One evaluation with its tape, watched above the replacement: the watch sees what the closures hold.
+
+        Where the tape alone tells (`_reads` is None), nothing is replaced.
+        """
+        watch, replace = _Watch(), contextlib.nullcontext() if self._reads is None else self._replace(inputs)
+        with torch.enable_grad(), _no_cached_casts(), compiled_runs_eagerly(), replace, watch:
+            return watch, self._body(y, inputs[: len(self._args)])
 
     @staticmethod
     def _foreign(watch: _Watch, y: Tensors, args: Tensors) -> list[Tensor]:
@@ -235,7 +249,7 @@ def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
             # A transform inside the condition makes tensors unseen (the result of a vmap): they differ every time.
             again, found, _ = _read(body, y, args)
             read = {key: t for key, t in read.items() if key in found}
-            reads = [t for t in reads if id(t) in again.read]
+            reads = [t for t in reads if id(t) in again.held]
         return Lifted(body, args, list(read.values()), reads), value
 
 
@@ -253,8 +267,7 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     given = {id(t): (t.grad_fn, t.output_nr) for t in map(_replaced, (*y, *args))}
     leaves = {key: leaf for key, leaf in leaves.items() if key not in given}
     edges -= set(given.values())
-    nested = any(isinstance(mode, _Replace) for mode in _get_current_function_mode_stack())
-    if not edges and not nested and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
+    if not edges and not _replacements() and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
         return Lifted(body, args, list(leaves.values()), None), value
     watch, read, _ = _read(body, y, args)
     captured = [t for t in read.values() if id(r := _replaced(t)) in leaves or (r.grad_fn, r.output_nr) in edges]
