@@ -209,8 +209,7 @@ class Lifted:
             before: Sequence[Tensor] = held
             now = [t for key, t in ends_of_tape(value, 0)[0].items() if key not in given]
         else:
-            again = self._watch(y, inputs)[0]  # as in `lift`: without what a transform inside has made
-            before, now = self._reads, [t for t in self._foreign(watch, y, inputs) if id(t) in again.held]
+            before, now = self._reads, self._foreign(watch, y, inputs)
         same = len(before) == len(now)
         if not same or any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(before, now, strict=True)):
             raise RuntimeError(
@@ -247,9 +246,8 @@ def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
         reads = Lifted._foreign(first, y, args)
         if any(t.grad_fn is not None or is_wrapped(t) for t in read.values()):
             # A transform inside the condition makes tensors unseen (the result of a vmap): they differ every time.
-            again, found, _ = _read(body, y, args)
+            _, found, _ = _read(body, y, args)
             read = {key: t for key, t in read.items() if key in found}
-            reads = [t for t in reads if id(t) in again.held]
         return Lifted(body, args, list(read.values()), reads), value
 
 

@@ -32,6 +32,10 @@ def spectrum(kernel: Tensor, size: Size) -> Tensor:
 
 def to_frequencies(z: Tensor) -> Tensor:
     """Images (batch, channels, height, width) as (frequencies, channels, batch), for a spectrum to multiply."""
+    batch, channels, height, width = z.shape
+    if not z.numel():  # of nothing, some builds of MKL refuse the transform
+        precision = torch.promote_types(z.dtype, torch.complex32 if z.dtype == torch.half else torch.complex64)
+        return z.new_zeros(height * (width // 2 + 1), channels, batch, dtype=precision) + z.sum()
     return torch.fft.rfft2(z).flatten(2).permute(2, 1, 0).contiguous()
 
 
@@ -39,6 +43,8 @@ def from_frequencies(products: Tensor, size: Size) -> Tensor:
     """The images of `to_frequencies`."""
     height, width = size
     _, channels, batch = products.shape
+    if not products.numel():
+        return products.real.new_zeros(batch, channels, height, width) + products.real.sum()
     frequencies = products.permute(2, 1, 0).reshape(batch, channels, height, width // 2 + 1)
     return torch.fft.irfft2(frequencies.contiguous(), s=size)
 
