@@ -24,6 +24,8 @@ from deqzoo.implicit import (
 )
 from deqzoo.nn import DEQ
 
+# ruff: noqa: B023, E731  (functions made in a loop are called in it; short ones read best where they are used)
+
 F64 = torch.float64
 
 
@@ -143,7 +145,7 @@ def test_aux_under_vmap():
     function = ImplicitFunction(solve, lambda y, x: y**2 - x, has_aux=True)
     x = torch.tensor([4.0, 9.0], dtype=F64)
     seen = []
-    y, twice = torch.func.vmap(lambda x: (seen.append(function(x)[1]), function(x))[1][0:1] + (2 * x,))(x)
+    y, twice = torch.func.vmap(lambda x: (*(seen.append(function(x)[1]), function(x)[0])[1:], 2 * x))(x)
     torch.testing.assert_close((y, twice), (x.sqrt(), 2 * x))
     assert seen[0]["steps"] == 3
     assert seen[0]["name"] == "sqrt"
@@ -247,5 +249,5 @@ def test_operation_in_place_on_a_copy_is_right():
 @pytest.mark.parametrize("solve", [fixed_point, root], ids=lambda s: s.__name__)
 def test_linearize_is_refused_by_name(solve):
     function = lambda x: solve(lambda z, x: torch.cos(x * z) - z * (solve is root), ones(), x)
-    with pytest.raises(RuntimeError, match="use torch.func.jvp in place of linearize"):
+    with pytest.raises(RuntimeError, match=r"use torch\.func\.jvp in place of linearize"):
         torch.func.linearize(function, ones())
