@@ -409,7 +409,7 @@ class ImplicitFunction:
         # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
         own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
-        slot = tuple(_Slot.apply(t) for t in own) if taped else leaves
+        slot = tuple(apply_visibly(_Slot, t) for t in own) if taped else leaves
         with Coarsest(ravel.dtype) as seen:
             lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
         if taped and not any(t.requires_grad for t in lifted.inputs):

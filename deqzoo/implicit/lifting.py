@@ -67,10 +67,14 @@ class _Watch(TorchFunctionMode):
         return result
 
     def __enter__(self) -> _Watch:
-        self._level = current_level()
+        self._level, self._begun = current_level(), _get_sequence_nr()
         self._around = _replacements()
         super().__enter__()
         return self
+
+    def recorded(self, tensor: Tensor) -> bool:
+        """Whether the tape has the tensor from within, where a function that hides from the watch made it."""
+        return tensor.grad_fn is not None and tensor.grad_fn._sequence_nr() >= self._begun
 
     def _replaced(self, leaf: Tensor) -> bool:
         """Whether an implicit function around hands in another tensor: then it is known as the closure holds it."""
@@ -234,7 +238,7 @@ class Lifted:
     @staticmethod
     def _foreign(watch: _Watch, y: Tensors, args: Tensors) -> list[Tensor]:
         given = {id(t) for t in (*y, *args)}
-        return [t for key, t in watch.held.items() if key not in given]
+        return [t for key, t in watch.held.items() if key not in given and not watch.recorded(t)]
 
 
 def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:

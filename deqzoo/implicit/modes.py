@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
 
 _functorch = torch._C._functorch  # a private door (another: operator.py): torch.func tells nobody about its levels
 
@@ -200,6 +201,13 @@ def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
             return f(*args)
 
     return as_before
+
+
+def announce(tensors: Sequence[Tensor]) -> None:
+    """Tell the watches of `lifting` that are active of tensors that no torch function has made."""
+    for mode in _get_current_function_mode_stack():
+        if (made := getattr(mode, "made", None)) is not None:
+            made.update({id(t): t for t in tensors})
 
 
 def call_unchanged(f: Callable[..., Any], state: Sequence[Tensor], *args: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from .modes import in_transform
+from .modes import announce, in_transform
 from .pytree import Tensors
 
 Product = Callable[[Tensor], Tensor]
@@ -146,7 +146,9 @@ def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[
         )
         # As `torch.autograd.grad`, without its checks of the arguments: they take a third of a small product's time.
         found = _engine_run_backward(taped, weights, True, graph, slot, True, accumulate_grad=False)
-        return tuple([torch.zeros_like(t) if g is None else g for t, g in zip(slot, found, strict=True)])
+        products = tuple([torch.zeros_like(t) if g is None else g for t, g in zip(slot, found, strict=True)])
+        announce(products)
+        return products
 
     return vjp
 
@@ -208,4 +210,5 @@ def rows_of(rmv: Product, like: Tensor) -> Tensor:
         rows = torch.func.vmap(rmv, chunk_size=ROWS if n > ROWS else None)(units)
     except RuntimeError:  # a backward that cannot be vmapped, that of a user's autograd function for example
         rows = torch.stack([rmv(unit) for unit in units])
+    announce([rows])  # a vmap hands them out
     return rows.transpose(0, 1)

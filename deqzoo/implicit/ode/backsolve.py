@@ -13,7 +13,7 @@ from ..modes import eager, full_precision, is_grads_batched, needs_derivative
 from ..pytree import Tensors
 from ..solution import Status
 from .discrete import derivative_of_the_steps
-from .integrate import integrate
+from .integrate import Trajectory, integrate
 from .plans import Controlled, equal_steps
 from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import Adaptive, FixedStep, jumps_of
@@ -22,16 +22,14 @@ from .times import Times
 
 
 class BacksolveAdjoint(torch.autograd.Function):
-    """(y, t, inputs) -> states at the output times; the solve itself is done by `solve`."""
+    """(y, t, inputs) -> states at the output times; the solve itself is done: `trajectory` is what it left behind."""
 
     @staticmethod
-    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
-        """Solve."""
+    def forward(ctx: Any, solve: Any, trajectory: Trajectory, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
+        """The outputs of the solve."""
         if solve.solver.tableau.implicit:
             raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
-        ctx.solve, trajectory = solve, solve.run(y.detach(), t)
-        ctx.trajectory = dataclasses.replace(trajectory, values=trajectory.values[:0])
-        ctx.slope = solve.evaluate(t[-1], trajectory.values[-1])
+        ctx.solve, ctx.trajectory = solve, trajectory.without_values()
         ctx.save_for_backward(y, t, trajectory.values, *inputs)
         return trajectory.outputs
 
@@ -40,23 +38,22 @@ class BacksolveAdjoint(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         """dL/d(y, t, inputs) from dL/dvalues."""
         y, t, values, *inputs = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
+        wanted = ctx.needs_input_grad[2:]
         if is_grads_batched(g):
             raise RuntimeError("is_grads_batched=True does not work with Backsolve(): use adjoint=Discrete()")
         with full_precision(y.device.type):
             if needs_derivative():  # the backward solve is not differentiated again
-                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), (g,), wanted))
+                return (None, None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), (g,), wanted))
             with torch.no_grad():
-                return (None, *_backwards(ctx, values, t, tuple(inputs), g, wanted))
+                return (None, None, *_backwards(ctx.solve, values, t, tuple(inputs), g, wanted))
 
 
 def _backwards(
-    ctx: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
+    solve: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
 ) -> tuple[Tensor | None, ...]:
-    solve = ctx.solve
     solve.field.bind(solve.time(t), values[0], inputs)
     augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
-    check_replay(difference(augmented.plain(t[-1], values[-1]), ctx.slope, ctx.slope), solve.field, solve.solver)
+    check_replay(difference(augmented.plain(t[-1], values[-1]), solve.slope, solve.slope), solve.field, solve.solver)
     unreached = [False] * len(t)
     if solve.missing is not None:
         unreached = solve.missing.all(dim=1).tolist()

@@ -40,14 +40,13 @@ from .times import Times
 class DiscreteAdjoint(torch.autograd.Function):
     """(y, t, inputs) -> states at the output times, and `Kept.before`, `Kept.stages`, where dense output is kept.
 
-    The solve itself is done by `solve`.
+    The solve itself is done: `trajectory` is what it left behind.
     """
 
     @staticmethod
-    def forward(ctx: Any, solve: Any, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
-        """Solve."""
-        ctx.solve, trajectory = solve, solve.run(y.detach(), t)
-        ctx.trajectory = trajectory.without_values()
+    def forward(ctx: Any, solve: Any, trajectory: Trajectory, y: Tensor, t: Tensor, *inputs: Tensor) -> Tensors:
+        """The outputs of the solve."""
+        ctx.solve, ctx.trajectory = solve, trajectory.without_values()
         ctx.save_for_backward(y, t, *inputs)
         return trajectory.outputs
 
@@ -56,7 +55,7 @@ class DiscreteAdjoint(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
         """dL/d(y, t, inputs) from dL/dvalues, and those of the dense output."""
         y, t, *inputs = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[1:]
+        wanted = ctx.needs_input_grad[2:]
         if any(map(is_grads_batched, g)):
             if needs_derivative():
                 raise RuntimeError(
@@ -72,11 +71,11 @@ class DiscreteAdjoint(torch.autograd.Function):
                 return tuple(torch.zeros_like(x) if grad is None else grad for grad, x in pairs)
 
             found = dict(zip(present, each_alone(one, g, like), strict=True))
-            return (None, *[found.get(i) for i in range(len(wanted))])
+            return (None, None, *[found.get(i) for i in range(len(wanted))])
         with full_precision(y.device.type):
             if needs_derivative():
-                return (None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), g, wanted))
-            return (None, *_first_order(ctx, y, t, tuple(inputs), g, wanted))
+                return (None, None, *derivative_of_the_steps(ctx, y, t, tuple(inputs), g, wanted))
+            return (None, None, *_first_order(ctx, y, t, tuple(inputs), g, wanted))
 
 
 def _first_order(

@@ -146,6 +146,7 @@ class Solve:
         self.missing: Tensor | None = None  # outputs that were not reached, (times, systems)
         self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
         self.first: Tensor | None = None
+        self.slope: Tensor | None = None  # f at the end, which `Backsolve` compares
         self.found = 0  # evaluations of f before the first step
         self.on_failure: OnFailure = "ignore"
         self._solution: Solution | None = None
@@ -163,8 +164,13 @@ class Solve:
         if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
             with no_derivatives():
                 return self.run(y, t).outputs
-        function = BacksolveAdjoint if isinstance(self.adjoint, Backsolve) else DiscreteAdjoint
-        outputs: Tensors = apply_visibly(function, self, y, t, *self.field.inputs)
+        # Solved here, not inside of the function: there the modes of `lifting` that are active around it are off.
+        with no_derivatives():
+            trajectory = self.run(y.detach(), t)
+            if backsolve := isinstance(self.adjoint, Backsolve):
+                self.slope = self.field(self._at(t[-1]), trajectory.values[-1], None)
+        function = BacksolveAdjoint if backsolve else DiscreteAdjoint
+        outputs: Tensors = apply_visibly(function, self, trajectory, y, t, *self.field.inputs)
         return outputs
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
@@ -202,11 +208,6 @@ class Solve:
         if self.each:
             return ControlledEach(self.solver, times, systems, self.compact)
         return Controlled(self.solver, times, systems=systems if self.shared else None)
-
-    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
-        """f(t, y), without derivatives."""
-        with no_derivatives():
-            return self.field(self._at(t), y.detach(), None)
 
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""
