@@ -168,7 +168,7 @@ class DenseSolution:
         values = at(index.reshape(-1), times.reshape(-1)).view(*times.shape, self._interpolants.before.shape[1])
         values = torch.where(missing.unsqueeze(2), torch.nan, values)
         result, outer = self._ravel.unflatten_many(values), shape[:-1] if each else shape
-        return map_tensors(lambda leaf: leaf.reshape(*outer, *leaf.shape[1:]), result)
+        return map_tensors(lambda leaf: leaf.reshape((*outer, *leaf.shape[1:])), result)
 
     def _locate(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """For times (points, systems): the number of the step of each system, and whether it did not get there."""

@@ -261,3 +261,11 @@ def test_under_inference_mode_and_in_float32():
 def test_wrong_input(options, error, message):
     with pytest.raises(error, match=message):
         odeint_dense(linear, START, options.pop("t", [0.0, 1.0]), **options)
+
+
+def test_a_number_at_one_time():
+    """A state without axes at a time without axes."""
+    y = odeint_dense(lambda t, y: -y, torch.tensor(2.0, dtype=torch.float64), [0.0, 2.0], solver=Tsit5(**TIGHT))
+    for value, sign in ((y(1.0), 1), (y.derivative(1.0), -1)):
+        assert value.shape == ()
+        assert math.isclose(value, sign * 2 * math.exp(-1), rel_tol=1e-6)
