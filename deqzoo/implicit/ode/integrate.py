@@ -204,7 +204,7 @@ def errors(
         error = size(norm.cut(stages.sum(co.error)) * h / scale)
         if len(co.error3):
             other = size(norm.cut(stages.sum(co.error3)) * h / scale)
-            error = error * torch.where(error > 0, error / torch.sqrt(error**2 + 0.01 * other**2), 1.0)
+            error = error * torch.where(error > 0, error / torch.hypot(error, 0.1 * other), 1.0)
     return error
 
 

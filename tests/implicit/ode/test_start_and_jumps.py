@@ -210,3 +210,12 @@ def test_wrong_options():
             make()
     assert Tsit5(jump_times=[2, 1, 1]) == Tsit5(jump_times=(1.0, 2.0))
     assert hash(Tsit5(jump_times=[1])) == hash(Tsit5(jump_times=(1.0,)))
+
+
+@pytest.mark.parametrize("solver", ADAPTIVE)
+def test_rest_of_tiny_values(solver):
+    """Errors whose squares underflow are no NaN: y' = s(t) - y with s a late switch, next to nothing at the start."""
+    y = odeint(
+        lambda t, y: torch.sigmoid(200 * (t - 3)) - y, ZERO, [0.0, 3.2, 6.0], solver=solver(), on_failure="raise"
+    )
+    assert y[-1].item() == pytest.approx(1 - math.exp(-3), rel=1e-3)
