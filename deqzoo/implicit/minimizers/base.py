@@ -179,7 +179,10 @@ class Descent(Search):
     def _learn(self, step: Tensor, change: Tensor, near: Tensor) -> None:
         """Learn from a step of the systems `near` what a relative change of the unknowns does to the gradient."""
         change = row_norm(change)
-        here, reach = (change / _largest(safe_divide(step.abs(), size)) for size in (self.point.abs(), self.size))
+        here, reach = (_largest(safe_divide(step.abs(), size)) for size in (self.point.abs(), self.size))
+        if not self.first:  # a tiny step across a kink would tell of a curvature without bounds
+            near = near & (here >= self.eps**0.5)
+        here, reach = change / here, change / reach
         seen = torch.stack([here, reach])
         seen = torch.where(torch.isfinite(seen), seen, torch.zeros_like(seen))
         # The largest of the last ones: a single step may lie along a flat direction.

@@ -381,3 +381,19 @@ def test_an_empty_batch_is_solved_at_once():
     solution = LBFGS()(lambda y: (y**2).sum(dim=1), torch.zeros(0, 3), batch_dims=1)
     assert solution.value.shape == (0, 3)
     assert solution.nfe == 1
+
+
+@pytest.mark.parametrize("name", ["gradient_descent", "lbfgs", "newton_cg", "trust_region"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kinks_are_no_minima(name, dtype):
+    """Tiny steps across a kink tell of no curvature that would excuse a large gradient."""
+
+    def objective(y):
+        return (y - 0.3).abs().sum() + 0.5 * (y[0] - 1) ** 2
+
+    start = torch.tensor([3.0, -2.0], dtype=dtype)
+    _, solution = argmin(objective, start, solver=make_solver(name), on_failure="ignore", return_solution=True)
+    y = solution.value.requires_grad_()
+    (slope,) = torch.autograd.grad(objective(y), y)
+    assert objective(y) < objective(start)
+    assert solution.status != Status.CONVERGED or slope.norm() < 1e-3
