@@ -36,6 +36,7 @@ from .modes import (
     call_unchanged,
     eager,
     full_precision,
+    host_flags,
     in_transform,
     is_grads_batched,
     keep_autocast,
@@ -50,6 +51,7 @@ from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_keywords, w
 from .solution import FAILURES, OnFailure, Solution, Status
 
 _FAR = 1e-3  # of the norm of y
+_ROUNDING = 1e3  # eps, of the norm of y
 Pullback = Callable[[Tensors], Tensors]
 Condition = Callable[[Tensors, Tensors], Tensors]  # (leaves of y, other tensors) -> leaves of the residual
 
@@ -99,20 +101,42 @@ class System:
         """
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives(), full_precision(ravel.device.type):
-            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, ()), y)[1]
-            F, state = ravel.flatten_leaves([t.detach() for t in residual]), ravel.flatten_leaves(y)
-            size = row_norm(F)
-            unit = torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(1)
-            slope = row_norm(ravel.flatten_leaves(vjp(ravel.unflatten_leaves(F / unit))))
-            move = torch.where(size > 0, size / slope, torch.zeros_like(size))
-            norm, eps = row_norm(state), torch.finfo(ravel.dtype).eps
+            move, norm = self._move(ravel, y, (), residual)
+            eps = torch.finfo(ravel.dtype).eps
             far = max(_FAR, default_tolerance(self.precision or ravel.dtype))
-            near = move <= far * norm + (eps * state.shape[1]) ** 0.5
+            near = move <= far * norm + (eps * sum(ravel.sizes)) ** 0.5
             status = torch.where(near, Status.CONVERGED, Status.STALLED)
             distance = move / norm.clamp(min=eps)
         solution = Solution(None, ravel.per_system(status), ravel.per_system(distance), torch.zeros_like(status), 1)
         advice = "What `solve` returned does not meet the conditions, so derivatives by them are not those of `solve`"
         solution.check(self.on_failure, "conditions of an implicit function", advice=advice)
+
+    def check_unchanged(self, y: Tensors, inputs: Tensors, before: Tensors, again: Tensors) -> None:
+        """Raise if F(y, inputs), evaluated again in the backward, differs from the forward by more than rounding."""
+        ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
+        y, inputs = (tuple([t.detach() for t in tensors]) for tensors in (y, inputs))
+        with no_derivatives(), full_precision(ravel.device.type):
+            change = tuple(b - a for a, b in zip(before, again, strict=True))
+            if not host_flags(torch.stack([t.ne(0).any() for t in change]))[0][0]:
+                return
+            move, norm = self._move(ravel, y, inputs, change)
+            eps = torch.finfo(self.precision or ravel.dtype).eps
+            changed = move > _ROUNDING * eps * norm + (eps * sum(ravel.sizes)) ** 0.5
+        if host_flags(changed)[0][0]:
+            raise RuntimeError(
+                "the condition has changed between the forward and the backward: with create_graph=True it is "
+                "evaluated again, so what it reads besides tensors (numbers, training mode, random numbers) must stay as it was "
+                "until the backward has run"
+            )
+
+    def _move(self, ravel: Ravel, y: Tensors, inputs: Tensors, residual: Tensors) -> tuple[Tensor, Tensor]:
+        """How far y must move at least, to first order, to change F by the residual; and the norm of y: (systems,)."""
+        vjp = self.tape or pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
+        F = ravel.flatten_leaves([t.detach() for t in residual])
+        size = row_norm(F)
+        unit = torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(1)
+        slope = row_norm(ravel.flatten_leaves(vjp(ravel.unflatten_leaves(F / unit))))
+        return torch.where(size > 0, size / slope, torch.zeros_like(size)), row_norm(ravel.flatten_leaves(y))
 
     def _operator(self, ravel: Ravel, vjp: Pullback, transpose: bool) -> LinearOperator:
         def rmv(u: Tensor) -> Tensor:
@@ -191,7 +215,8 @@ class _Attach(torch.autograd.Function):
     def forward(ctx: Any, system: System, n: int, m: int, *tensors: Tensor) -> Tensors:
         y = tuple(t.clone() for t in tensors[:n])
         ctx.system, ctx.n, ctx.m = system, n, m
-        ctx.dtypes = [t.dtype for t in tensors[n : n + m]]
+        ctx.residual = tuple(t.detach() for t in tensors[n : n + m])
+        ctx.dtypes = [t.dtype for t in ctx.residual]
         ctx.save_for_backward(*y, *tensors[n + m :])
         return y
 
@@ -212,7 +237,9 @@ class _Attach(torch.autograd.Function):
                 "is_grads_batched=True together with create_graph=True does not work through an implicit function; "
                 "use torch.func.vmap or torch.func.jacrev, which do"
             )
-        check_complete(system.condition, y, inputs)
+        again = check_complete(system.condition, y, inputs)
+        if m and not in_transform():
+            system.check_unchanged(y, inputs, ctx.residual, again)
         u = dataclasses.replace(system, tape=None).solve(y, inputs, minus_g, transpose=True)
         u = attach(system.adjoint(), u, (*y, *g, *inputs))
         wanted = [

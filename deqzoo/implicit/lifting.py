@@ -316,8 +316,8 @@ def _matters(tensor: Tensor, transformed: bool) -> bool:
 
 def check_complete(
     condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors, bind: bool = True
-) -> None:
-    """Raise if the condition reads, besides y and `inputs`, a tensor with derivatives.
+) -> Tensors:
+    """Raise if the condition reads, besides y and `inputs`, a tensor with derivatives. Returns its value.
 
     `bind`: a `Lifted` first finds out what its closures hold now; (y, inputs) must be those that it was made at.
     """
@@ -337,3 +337,4 @@ def check_complete(
             "(as an argument of a custom autograd.Function, say) or only at times after the first one, so its "
             "derivatives would be missed; pass that tensor as one of the arguments"
         )
+    return tuple(t.detach() for t in value)

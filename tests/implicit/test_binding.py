@@ -198,3 +198,29 @@ def test_field_with_a_leaf_of_its_own():
         return torch.autograd.grad(y.sum(), weight)[0]
 
     torch.testing.assert_close(gradient(Discrete()), gradient(Direct()))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", ["fixed_point", "root", "argmin", "implicit stages"])
+def test_number_that_has_changed_in_a_condition(name, create_graph):
+    """What is on the tape of the forward is right; what is evaluated again for `create_graph` is an error."""
+    one, factor = torch.ones((), dtype=torch.float64), [1.0]
+    a = (2 * one).requires_grad_()
+
+    def field(t, y):
+        return -factor[0] * a * y**2
+
+    solves = {
+        "fixed_point": lambda: fixed_point(lambda y: (y + factor[0] * a / y) / 2, one),
+        "root": lambda: root(lambda y: y**3 - factor[0] * a, one),
+        "argmin": lambda: argmin(lambda y: y**4 / 4 - factor[0] * a * y, one),
+        "implicit stages": lambda: odeint(field, one, [0.0, 1.0], solver=Kvaerno3(), adjoint=Direct())[-1],
+    }
+    exact = {"fixed_point": 8**-0.5, "root": 2 ** (-2 / 3) / 3, "argmin": 2 ** (-2 / 3) / 3, "implicit stages": -1 / 9}
+    y = solves[name]()
+    factor[0] = 3.0
+    if create_graph:
+        with pytest.raises(RuntimeError, match="the condition has changed between the forward and the backward"):
+            torch.autograd.grad(y, a, create_graph=True)
+    else:
+        assert torch.autograd.grad(y, a)[0].item() == pytest.approx(exact[name], rel=1e-4)
