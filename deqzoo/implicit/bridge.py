@@ -125,8 +125,8 @@ class System:
         if host_flags(changed)[0][0]:
             raise RuntimeError(
                 "the condition has changed between the forward and the backward: with create_graph=True it is "
-                "evaluated again, so what it reads besides tensors (numbers, training mode, random numbers) must stay as it was "
-                "until the backward has run"
+                "evaluated again, so what it reads besides tensors (numbers, training mode, random numbers) must stay "
+                "as it was until the backward has run"
             )
 
     def _move(self, ravel: Ravel, y: Tensors, inputs: Tensors, residual: Tensors) -> tuple[Tensor, Tensor]:
