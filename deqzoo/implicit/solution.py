@@ -87,8 +87,11 @@ class Solution:
             raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
         if on_failure == "ignore" or self.all_converged:
             return
-        if (truncated or self.all_converged is None) and self._all_good(truncated):
-            return
+        if truncated or self.all_converged is None:
+            good = self._all_good(truncated)
+            self.all_converged = self.all_converged if truncated else good
+            if good:
+                return
         message = f"{what}: {self.describe()}. {advice}"
         if on_failure == "raise":
             raise NonConvergenceError(message)

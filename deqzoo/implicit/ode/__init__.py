@@ -3,6 +3,7 @@
 Reading order
     tableaus.py             Runge-Kutta methods as data
     solvers.py              their options
+    tolerances.py           tolerances of each component
     stiff_tableaus.py       methods for stiff problems as data
     steps.py                one step
     linearise.py            the Jacobian of a field, and linear systems with it

@@ -47,7 +47,8 @@ class Backsolve(Adjoint):
 
     Args:
         seminorm: leave the integrals for the parameters out of the error control: fewer steps.
-        rtol, atol: of the backward solve; None: those of the forward one.
+        rtol, atol: of the backward solve, a number each; None: those of the forward one (where these differ between
+            components, u has those of y, and the integrals for the parameters the smallest).
 
     Source: Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations", 2018; Kidger, Chen, Lyons,
     "Hey, that's not an ODE: Faster ODE Adjoints via Seminorms", 2021.

@@ -60,7 +60,8 @@ def _backwards(
         values = torch.where(solve.missing.unsqueeze(2), values[:1], values)
     solver, adjoint = solve.solver, solve.adjoint
     if isinstance(solver, Adaptive):
-        own = {name: x for name in ("rtol", "atol") if (x := getattr(adjoint, name)) is not None}
+        own = {name: augmented.tolerance(x) for name, x in (("rtol", solver.rtol), ("atol", solver.atol))}
+        own |= {name: x for name in own if (x := getattr(adjoint, name)) is not None}
         start = None if solver.first_step != "span" else solver.first_step
         solver = dataclasses.replace(solver, **own, first_step=start)
     stepper = Stepper(solver, augmented, taped=False)
@@ -127,6 +128,14 @@ class _Augmented:
         """y, u, sums."""
         y, u, sums = state.reshape(-1).split([self.count, self.count, self.extra])
         return y.view(self.shape), u.view(self.shape), sums
+
+    def tolerance(self, given: Any) -> Any:
+        """Of y, as that of the whole: of u the same, component by component, of the sums the least."""
+        if not isinstance(given, Tensor):
+            return given
+        of_y = given.expand(self.shape).reshape(-1)
+        least = of_y.amin() if self.count else given.new_zeros(())
+        return torch.cat([of_y, of_y, least.expand(self.extra)]).unsqueeze(0)
 
     def gradients(self, sums: Tensor) -> list[Tensor]:
         """The sums, in the shapes of the inputs."""

@@ -86,6 +86,7 @@ def _first_order(
 
     def swept(bound: bool) -> tuple[Sweep, Tensor]:
         sweep = Sweep(solve.solver, field, t, ctx.trajectory, limit, inputs, wanted, y, bound)
+        sweep.watched = not solve.whole
         return sweep, sweep.run(*g)
 
     with torch.no_grad():
@@ -172,6 +173,9 @@ class Sweep:
         read = range(count, field.found) if not bound else ()
         self.expected = [i in read for i, needed in enumerate(wanted[2:]) if needed]
         self.difference = like.new_zeros(())  # the worst one of a state that is computed again
+        self.watched = True  # of fixed steps, whether some may not be finite
+        self._behind: Tensor | None = None  # which systems the step that is taken back counts for, (systems, 1)
+        self._other: Tensor | None = None  # which have another's state there, (rows, 1)
 
     @property
     def calls(self) -> int:
@@ -190,8 +194,7 @@ class Sweep:
         trajectory = self.trajectory
         after = trajectory.last
         self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
-        self.reached = trajectory.reached if trajectory.kept is None else None
-        self.most_reached = 0 if self.reached is None or not len(self.reached) else int(self.reached.max())
+        self.reached = trajectory.reached if trajectory.kept is None and self.watched else None
         u = torch.zeros_like(g[0])  # of the end; the gradient in what was not reached is zero
         end = len(trajectory.steps)
         for begin in sorted(trajectory.checkpoints, reverse=True):
@@ -242,22 +245,34 @@ class Sweep:
         rows = None if step.rows is None else step.rows.to(u.device)
         pull = self._by_stages if self.by_stages else self._by_tape
         if self.reached is not None:
-            passed = self.times.passed(step)
-            if passed >= self.most_reached:
-                return u  # beyond the last output that was
-            behind = self.reached.unsqueeze(1) > passed
+            behind = self._behind = self.reached.unsqueeze(1) > self.times.passed(step)
             state = torch.where(behind, state[0], _stand_in(self.trajectory.checkpoints[0][0])), None
             u = torch.where(behind, u, 0.0)
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
+        if after is not None:
+            self._other = self._of_others(number, after, rows)
         if rows is None:
-            return pull(step, points, before, u, g, None, dense, after)
+            result = pull(step, points, before, u, g, None, dense, after)
+            return result if self._behind is None else torch.where(self._behind, result, 0.0)
         after = None if after is None else after[rows]
         return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense, after))
 
+    def _of_others(self, number: int, after: Tensor, rows: Tensor | None) -> Tensor | None:
+        """The rows of a step whose state after it is another's, as they failed or are going to, (rows, 1)."""
+        if self._behind is not None:
+            return ~self._behind
+        lost = self.trajectory.steps[number : number + 2][-1].lost
+        if lost is None:
+            return None
+        other = torch.zeros(len(after), 1, dtype=torch.bool, device=after.device)
+        other[lost[0].to(after.device)] = True
+        return other if rows is None else other[rows]
+
     def _compare(self, again: Tensor, after: Tensor | None, y: Tensor) -> None:
         if after is not None:
-            self.difference = torch.fmax(self.difference, difference(again.detach(), after, y.detach()))
+            found = difference(again.detach(), after, y.detach(), self._other)
+            self.difference = torch.fmax(self.difference, found)
 
     def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
@@ -403,7 +418,7 @@ class Sweep:
             values, weights = ([each[i] for i in recorded] for each in (values, weights))
             of_y, *rest = torch.autograd.grad(values, sources, weights, allow_unused=True)
         if self.wanted[1] and (of_times := rest.pop(0)) is not None:
-            self.of_times += of_times
+            self.of_times += self._counted(of_times)
         self._add(rest)
         self._check_read(rest)
         return torch.zeros_like(y) if of_y is None else of_y
@@ -412,13 +427,17 @@ class Sweep:
         if any(grad is None and expected for grad, expected in zip(grads, self.expected, strict=True)):
             raise OtherTensorsError(None)
 
+    def _counted(self, grad: Tensor) -> Tensor:
+        """The gradient of a step; zero, where it lies beyond what any system reached: f may not be finite there."""
+        return grad if self._behind is None else torch.where(self._behind.any(), grad, 0.0)
+
     def _add(self, grads: Sequence[Tensor | None]) -> None:
         known = []
         for i, grad in enumerate(grads):
             if grad is not None and self.sums[i] is None:
-                self.sums[i] = grad.clone()  # ours alone, so that it may be added to in place
+                self.sums[i] = self._counted(grad.clone())  # ours alone, so that it may be added to in place
             elif grad is not None:
-                known.append((self.sums[i], grad))
+                known.append((self.sums[i], self._counted(grad)))
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
 

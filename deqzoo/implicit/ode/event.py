@@ -114,7 +114,7 @@ def odeint_event(
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     if t.shape != (2,):
         raise ValueError(f"t must be the start and the latest end, shape (2,), got shape {tuple(t.shape)}")
-    solve.solver = _with_step_size(solver, t, scan)
+    solve.solver = _with_step_size(solve.solver, t, scan)
     start, condition = ravel.flatten(y0), EventFunction(event, ravel, solve.each, direction)
     jumps, begin = jumps_of(solve.solver), t[0].to(solve.field.time_dtype)
     begin = begin.expand(len(start)) if solve.each else begin

@@ -17,6 +17,7 @@ from .solvers import Adaptive
 from .start import begin
 from .steps import Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
+from .tolerances import scale
 
 State = tuple[Tensor, Tensor | None]  # and f there, where it is known
 
@@ -143,8 +144,9 @@ def integrate(
         new, stages = stepper.step(t, h, before, known, rows, begun)
         accepted, begun = None, None
         if plan.needs_error:
-            found = errors(stepper, stages, h, before, new, norm)
-            fault = Fault(before, stages.get(0), partial(errors, stepper, stages, h, before, new, norm, each=True))
+            measured = stepper, stages, h, before, new, rows, norm
+            found = errors(*measured)
+            fault = Fault(before, stages.get(0), partial(errors, *measured, each=True))
             accepted = plan.judge(step, on_host(found, len(before), largest=True))
         if accepted is not None:
             if not len(accepted):
@@ -193,17 +195,24 @@ def _first_of_next(stepper: Stepper, stages: Stages) -> Tensor | None:
 
 
 def errors(
-    stepper: Stepper, stages: Stages, h: Length, before: Tensor, new: Tensor, norm: Norm, each: bool = False
+    stepper: Stepper,
+    stages: Stages,
+    h: Length,
+    before: Tensor,
+    new: Tensor,
+    rows: Tensor | None,
+    norm: Norm,
+    each: bool = False,
 ) -> Tensor:
-    """Estimated error over tolerance, as the norm has it; of each row, where that is asked for."""
+    """Estimated error over tolerance of the systems `rows`, as the norm has it; of each row, if `each` asks for it."""
     options, co = stepper.solver, coefficients(stepper.tableau, before)
     assert isinstance(options, Adaptive)
     size = norm.rows if each else norm
     with torch.no_grad():
-        scale = norm.cut(torch.maximum(before.abs(), new.abs())) * options.rtol + options.atol
-        error = size(norm.cut(stages.sum(co.error)) * h / scale)
+        unit = scale(options, norm.cut(torch.maximum(before.abs(), new.abs())), rows)
+        error = size(norm.cut(stages.sum(co.error)) * h / unit)
         if len(co.error3):
-            other = size(norm.cut(stages.sum(co.error3)) * h / scale)
+            other = size(norm.cut(stages.sum(co.error3)) * h / unit)
             error = error * torch.where(error > 0, error / torch.hypot(error, 0.1 * other), 1.0)
     return error
 

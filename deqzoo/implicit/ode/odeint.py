@@ -23,6 +23,7 @@ from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_ea
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, is_explicit, jumps_of
 from .steps import Stepper
 from .times import Times
+from .tolerances import with_matrices
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
 
 
@@ -108,7 +109,7 @@ def odeint(
         (values,) = solve(ravel.flatten(y0), t)
     solution = solve.hand_over()
     solution.check(on_failure, "odeint")
-    solve.on_failure = on_failure
+    solve.on_failure, solve.whole = on_failure, bool(solution.all_converged)
     solution.value = result = ravel.unflatten_many(values)
     if solve.missing is not None:
         result = ravel.unflatten_many(torch.where(solve.missing.unsqueeze(2), torch.nan, values))
@@ -136,19 +137,21 @@ class Solve:
         dense: bool = False,
         shared_steps: bool = False,
     ) -> None:
-        self.solver, self.adjoint, self.compact = solver, adjoint, compact
+        self.adjoint, self.compact = adjoint, compact
         self.keep: Keep | None = None
         self.kept: Kept | None = None
         separate, self.shared = batch_dims == 1, shared_steps
         self.each = separate and not shared_steps and (isinstance(solver, Adaptive) or dense)
         each_time = separate and not shared_steps
         self.field = UserField(f, y0, args, systems=separate, each_time=each_time, compact=compact)
+        self.solver = with_matrices(solver, self.field.ravel)
         self.missing: Tensor | None = None  # outputs that were not reached, (times, systems)
         self.batch_shape = self.field.ravel.shapes[0][:batch_dims]
         self.first: Tensor | None = None
         self.slope: Tensor | None = None  # f at the end, which `Backsolve` compares
         self.found = 0  # evaluations of f before the first step
         self.on_failure: OnFailure = "ignore"
+        self.whole = False  # known to have reached the end of the span
         self._solution: Solution | None = None
         self._reported: Callable[[], Solution | None] = lambda: None
 

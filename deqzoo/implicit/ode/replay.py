@@ -32,10 +32,15 @@ def check_tape(value: Tensor, begun: int, known: Container[int], own: Tensors, t
         raise OtherTensorsError((t.detach(), y.detach()))
 
 
-def difference(again: Tensor, before: Tensor, start: Tensor) -> Tensor:
-    """Of a state that is computed again, relative to its size and that of the state at the start of the step."""
+def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | None = None) -> Tensor:
+    """Of a state that is computed again, relative to its size and that of the state at the start of the step.
+
+    `other` are rows, (systems, 1), that failed, whose state is another's in one of the two: they are left out.
+    """
     if not again.numel():
         return again.new_zeros(())
+    if other is not None:
+        again, before, start = (torch.where(other, 0.0, x) for x in (again, before, start))
     size = before.abs().amax() + start.abs().amax()
     return (again - before).abs().amax() / torch.where(size > 0, size, 1.0)
 

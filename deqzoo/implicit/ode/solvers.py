@@ -9,13 +9,23 @@ from typing import Any, ClassVar, Literal
 from ..by_name import make
 from . import stiff_tableaus, tableaus
 from .tableaus import Tableau
+from .tolerances import check_tolerances, same
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OdeSolver:
-    """Base of the Runge-Kutta methods; see `odeint`."""
+    """Base of the Runge-Kutta methods; see `odeint`. Two are equal if their options are, tensors by their values."""
 
     tableau: ClassVar[Tableau]
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(same(getattr(self, x.name), getattr(other, x.name)) for x in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        options = (getattr(self, x.name) for x in dataclasses.fields(self))
+        return hash((type(self), *(x for x in options if x is None or isinstance(x, (int, float, str)))))
 
 
 def jumps_of(solver: OdeSolver) -> tuple[float, ...]:
@@ -29,7 +39,7 @@ def is_explicit(solver: OdeSolver) -> bool:
     return not (solver.tableau.implicit or isinstance(solver.tableau, stiff_tableaus.RosenbrockTableau))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FixedStep(OdeSolver):
     """Base of the methods with steps of one size, without error control.
 
@@ -48,7 +58,7 @@ class FixedStep(OdeSolver):
             raise ValueError(f"step_size must be positive, got {self.step_size}; time may still run backwards")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Adaptive(OdeSolver):
     """Base of the methods that choose their steps so that the estimated error of each stays below the tolerance:
 
@@ -79,7 +89,9 @@ class Adaptive(OdeSolver):
     is accepted only below a tenth of the tolerance.
 
     Args:
-        rtol, atol: relative and absolute tolerance.
+        rtol, atol: relative and absolute tolerance: a number for all components; or a tensor that broadcasts to the
+            state (with batch_dims=1 with or without the leading batch axis); or a pytree of the state's structure with
+            such leaves. They are constants for gradients. Both parts of a complex component share theirs.
         max_steps: attempts at most, rejected ones included; then the status is MAX_STEPS.
         first_step: length of the first step, in units of t; "span": the whole span; None: estimated.
         max_step: largest step, in units of t: shorter than anything that f does between two times of rest.
@@ -95,8 +107,8 @@ class Adaptive(OdeSolver):
     "Control-theoretic techniques for stepsize selection in implicit Runge-Kutta methods", 1994.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-6
+    rtol: Any = 1e-5
+    atol: Any = 1e-6
     max_steps: int = 10_000
     first_step: float | Literal["span"] | None = None
     safety: float = 0.9
@@ -105,8 +117,7 @@ class Adaptive(OdeSolver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "jump_times", _checked_jumps(self.jump_times))
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
-            raise ValueError(f"rtol and atol must not be negative nor both zero, got {self.rtol} and {self.atol}")
+        check_tolerances(self.rtol, self.atol)
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
         for name in ("first_step", "max_step"):
@@ -183,7 +194,7 @@ class Dopri8(Adaptive):
     tableau = tableaus.DOPRI8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DiagonallyImplicit(Adaptive):
     """Base of the implicit methods for stiff problems, whose stages are solved one after the other:
 
@@ -225,7 +236,7 @@ class Kvaerno5(DiagonallyImplicit):
     tableau = stiff_tableaus.KVAERNO5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rodas5P(Adaptive):
     """Steinebach's Rosenbrock method of order 5 (4), L-stable and stiffly accurate: the first choice for stiff problems
     of up to some ten unknowns a system. Dense output of order 4.

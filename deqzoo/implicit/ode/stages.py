@@ -16,6 +16,7 @@ from ..root_solvers import NewtonKrylov
 from .linearise import Factors, linearise
 from .solvers import DiagonallyImplicit
 from .tableaus import Row, Tableau
+from .tolerances import scale
 
 if TYPE_CHECKING:
     from .steps import Length, Stepper
@@ -66,7 +67,7 @@ class StageSolver:
         """(Y, k) with Y = base + gh k and k = f(t, Y) near `guess`; NaN where the iteration does not converge."""
         options = self.options
         rounding = _ROUNDING * torch.finfo(y.dtype).eps
-        unit = options.atol + max(options.rtol, rounding) * y.detach().abs()
+        unit = scale(options, y.detach().abs(), self._rows, least=rounding)
         if y.shape[1] > options.dense_up_to:
             x = self._by_newton_krylov(t, gh, base, unit, guess)
         else:

@@ -13,6 +13,7 @@ from .plans import Plan
 from .solvers import Adaptive, is_explicit
 from .steps import BEGUN, Length, Stages, Stepper
 from .times import Times
+from .tolerances import scale
 
 _ALIKE = 4  # so many first steps, or fewer, are made equal, where a promise asks for them
 _WORTH = 0.5  # promised share of the whole span with which a step of it goes on
@@ -45,7 +46,7 @@ def _looked(stepper: Stepper, times: Times, plan: Plan, y: Tensor, first: Tensor
     rows, systems = None if step.rows is None else step.rows.to(y.device), len(y)
     y, first = (y, first) if rows is None else (y[rows], first[rows])
     stages = stepper.begin(t, h, y, first, rows)
-    shares = _promised(stepper, stages, h, y, norm)
+    shares = _promised(stepper, stages, h, y, rows, norm)
     if all(share >= _WORTH for share in shares):
         return stages
     taken = torch.as_tensor(times.on_host(step)[1]).abs().expand(len(shares)).tolist()
@@ -66,26 +67,26 @@ def _estimated(stepper: Stepper, t: Tensor, span: Tensor, y: Tensor, first: Tens
     options, order = stepper.solver, stepper.tableau.error_order + 1
     assert isinstance(options, Adaptive)
     with no_derivatives():
-        scale = options.atol + options.rtol * y.abs()
-        size, slope = (norm(norm.cut(x / scale)) for x in (y, first))
+        unit = scale(options, y.abs())
+        size, slope = (norm(norm.cut(x / unit)) for x in (y, first))
         tiny = torch.where((size < 1e-5) | (slope < 1e-5), 1e-6, 0.01 * size / slope).minimum(span.abs())
         step = (tiny * span.sign()).unsqueeze(1)
         ahead = stepper.evaluate(t + step.reshape(t.shape), y + step * first)
-        change = norm(norm.cut((ahead - first) / scale)) / tiny
+        change = norm(norm.cut((ahead - first) / unit)) / tiny
         largest = torch.maximum(slope, change)
         length = torch.where(largest <= 1e-15, (1e-3 * tiny).clamp(min=1e-6), (0.01 / largest) ** (1 / order))
         length = torch.where(change.isfinite(), torch.minimum(100 * tiny, length), tiny).minimum(span.abs())
     return on_host(torch.where(slope.isfinite() & size.isfinite(), length, torch.nan), len(y), largest=False)
 
 
-def _promised(stepper: Stepper, stages: Stages, h: Length, y: Tensor, norm: Norm) -> list[float]:
+def _promised(stepper: Stepper, stages: Stages, h: Length, y: Tensor, rows: Tensor | None, norm: Norm) -> list[float]:
     """The share of a step that its first two stages promise to be within the tolerance, of each row; see `Adaptive`."""
     options, tableau = stepper.solver, stepper.tableau
     assert isinstance(options, Adaptive)
     with torch.no_grad():
         k1, k2 = (k * h for k in stages.rows(BEGUN))
-        scale = torch.maximum(y.abs(), (y + tableau.c[1] * k1).abs()) * options.rtol + options.atol
-        first, second, change = (norm(norm.cut(k / scale)) for k in (k1, k2, k2 - k1))
+        unit = scale(options, torch.maximum(y.abs(), (y + tableau.c[1] * k1).abs()), rows)
+        first, second, change = (norm(norm.cut(k / unit)) for k in (k1, k2, k2 - k1))
         largest, order = torch.maximum(first, second), tableau.error_order + 1
         rate = change / (tableau.c[1] * largest)
         share = 3 * options.safety * (largest * rate ** (order - 1)) ** (-1 / order)

@@ -1,0 +1,125 @@
+"""Tolerances of each component: what users give, and the matrices that errors are measured by."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from ..modes import host_flags
+from ..pytree import Ravel
+
+if TYPE_CHECKING:
+    from .solvers import Adaptive, OdeSolver
+
+
+def check_tolerances(rtol: Any, atol: Any) -> None:
+    """Raise for a tolerance that is negative or not a number, and for two numbers that are both zero."""
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        for leaf in _pytree.tree_leaves(tolerance):
+            if isinstance(leaf, bool) or not isinstance(leaf, (int, float, Tensor)):
+                raise TypeError(
+                    f"{name} must be a number, a tensor that broadcasts to the state, or a pytree of the state's "
+                    f"structure with such leaves, got {type(leaf).__name__}"
+                )
+            if isinstance(leaf, Tensor) and leaf.is_complex():
+                raise TypeError(f"{name} must be real, also of a complex state")
+            good = host_flags(leaf >= 0)[0][1] if isinstance(leaf, Tensor) else leaf >= 0
+            if not good:
+                raise ValueError(f"rtol and atol must not be negative nor both zero, got {name}={tolerance}")
+    if all(isinstance(x, (int, float)) and x == 0 for x in (rtol, atol)):
+        raise ValueError(f"rtol and atol must not be negative nor both zero, got {rtol} and {atol}")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two tolerances are equal: numbers, tensors by their values, and trees of them."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            return False
+        return a is b or (a.shape == b.shape and a.device == b.device and bool((a == b).all()))
+    if type(a) is not type(b):
+        return bool(a == b)
+    if isinstance(a, (dict, list, tuple)):
+        (ours, structure), (theirs, other) = (_pytree.tree_flatten(x) for x in (a, b))
+        return structure == other and all(map(same, ours, theirs))
+    return bool(a == b)
+
+
+def with_matrices(solver: OdeSolver, ravel: Ravel) -> OdeSolver:
+    """The solver, whose tolerances are numbers or matrices, (systems, unknowns), or (1, unknowns) where all share them.
+
+    Raises:
+        ValueError: one has another shape than the state, or both are zero at some component.
+    """
+    given: dict[str, Any] = {name: getattr(solver, name, 0.0) for name in ("rtol", "atol")}
+    if all(isinstance(x, (int, float)) for x in given.values()):
+        return solver
+    found = {name: _matrix(name, x, ravel) for name, x in given.items()}
+    if not host_flags(torch.as_tensor(found["rtol"] + found["atol"] > 0))[0][1]:
+        raise ValueError("rtol and atol must not both be zero at a component of the state: give one of them there")
+    result = copy.copy(solver)
+    for name, x in found.items():
+        object.__setattr__(result, name, x)
+    return result
+
+
+def _matrix(name: str, tolerance: Any, ravel: Ravel) -> float | Tensor:
+    if isinstance(tolerance, (int, float)):
+        return float(tolerance)
+    if isinstance(tolerance, Tensor) and not tolerance.dim():
+        leaves: list[Any] = [tolerance] * len(ravel.shapes)
+    else:
+        try:
+            leaves = ravel.structure.flatten_up_to(tolerance)
+        except ValueError:
+            raise ValueError(
+                f"{name} must be a number, or a pytree of the state's structure, with a number or a tensor for each of "
+                f"its tensors, got a {type(tolerance).__name__}"
+            ) from None
+    each = [_leaf(name, x, shape, ravel) for x, shape in zip(leaves, ravel.shapes, strict=True)]
+    matrix = ravel.flatten_leaves(tuple(leaf for leaf, _ in each))
+    return matrix if any(own for _, own in each) else matrix[:1]
+
+
+def _leaf(name: str, tolerance: Any, shape: torch.Size, ravel: Ravel) -> tuple[Tensor, bool]:
+    """A tolerance of a tensor's shape, and whether samples have tolerances of their own."""
+    if not isinstance(tolerance, (int, float, Tensor)):
+        raise ValueError(
+            f"{name} must be of the structure of the state, whose leaf of shape {tuple(shape)} is one tensor: give a "
+            f"number or a tensor for it, got a {type(tolerance).__name__}"
+        )
+    x = torch.as_tensor(tolerance, dtype=ravel.dtype, device=ravel.device).detach()
+    try:
+        whole = x.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} does not broadcast to a state of shape {tuple(shape)}: give a number, "
+            "or an entry for each component (with batch_dims=1 with or without the leading batch axis)"
+        ) from None
+    return whole, ravel.batch_dims == 1 and x.dim() == len(shape) and x.shape[0] > 1
+
+
+def scale(solver: Adaptive, size: Tensor, rows: Tensor | None = None, least: float = 0.0) -> Tensor:
+    """atol + rtol size: what errors are divided by.
+
+    Args:
+        solver: see `with_matrices`.
+        size: absolute values of states, (rows, unknowns); or of the first so many unknowns.
+        rows: which systems these are; None: all.
+        least: relative tolerance.
+    """
+    rtol, atol = (_of(x, size, rows) for x in (solver.rtol, solver.atol))
+    if least:
+        rtol = rtol.clamp(min=least) if isinstance(rtol, Tensor) else max(rtol, least)
+    result: Tensor = size * rtol + atol
+    return result
+
+
+def _of(tolerance: Any, size: Tensor, rows: Tensor | None) -> Any:
+    if not isinstance(tolerance, Tensor):
+        return tolerance
+    tolerance = tolerance if rows is None or len(tolerance) == 1 else tolerance[rows]
+    return tolerance[:, : size.shape[1]].to(size.dtype)
