@@ -89,11 +89,13 @@ class NeuralODE(SolverLayer):
         """
         y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
         leaf = tensor_leaves(y0)[0]
-        times = (self.times if t is None else t).to(leaf)
+        times = (self.times if t is None else t).to(leaf.device, leaf.real.dtype)
         f, parameters = with_parameters(self.dynamics)
         y0 = self._augmented(y0)
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
         if penalties:
+            if leaf.is_complex():
+                raise ValueError("penalties are for real states: take torch.view_as_real of y0, view_as_complex in f")
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
             f = same_randomness(f, leaf.device)

@@ -12,6 +12,7 @@ Reading order
     plans.py                which steps: equal, controlled by the error, or those of an earlier solve
     times.py                output times, and steps as functions of them
     integrate.py            the loop over steps, and dense output
+    complex_states.py       complex tensors as pairs of real ones
     field.py                the user's function on matrices, and the tensors that it reads
     discrete.py             the gradient: the discrete adjoint
     backsolve.py            the gradient: the continuous adjoint

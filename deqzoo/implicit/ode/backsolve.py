@@ -12,6 +12,7 @@ from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting
 from ..modes import eager, full_precision, is_grads_batched, needs_derivative
 from ..pytree import Tensors
 from ..solution import Status
+from .complex_states import as_complex, as_real
 from .discrete import derivative_of_the_steps
 from .integrate import Trajectory, integrate
 from .plans import Controlled, equal_steps
@@ -96,7 +97,7 @@ class _Augmented:
     def __init__(self, field: Any, inputs: Tensors, wanted: Any, like: Tensor) -> None:
         own = tuple(x.detach().requires_grad_(needed) for x, needed in zip(inputs, wanted, strict=True))
         self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
-        self.extra = sum(x.numel() for x in self.sources)
+        self.extra = sum(as_real(x).numel() for x in self.sources)
         self.user, self.known, self.checked = field, {id(x) for x in own}, False
         self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
         self.time_dtype, self.each_time = field.time_dtype, field.each_time
@@ -121,7 +122,7 @@ class _Augmented:
         if not value.requires_grad:
             return torch.cat([value.reshape(-1), state.new_zeros(self.count + self.extra)]).unsqueeze(0)
         grads = torch.autograd.grad(value, [y, *self.sources], u, materialize_grads=True)
-        parts = [value.detach().reshape(-1), *(-x.reshape(-1).to(value.dtype) for x in grads)]
+        parts = [value.detach().reshape(-1), *(-as_real(x).reshape(-1).to(value.dtype) for x in grads)]
         return torch.cat(parts).unsqueeze(0)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,8 +140,9 @@ class _Augmented:
 
     def gradients(self, sums: Tensor) -> list[Tensor]:
         """The sums, in the shapes of the inputs."""
-        parts = sums.split([x.numel() for x in self.sources]) if self.sources else []
-        return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, self.sources, strict=True)]
+        parts = sums.split([as_real(x).numel() for x in self.sources]) if self.sources else []
+        both = zip(parts, self.sources, strict=True)
+        return [(as_complex(p.view(*x.shape, 2)) if x.is_complex() else p.view(x.shape)).to(x.dtype) for p, x in both]
 
     def _time(self, t: Tensor) -> Tensor:
         return t.expand(self.shape[0]) if self.each_time else t

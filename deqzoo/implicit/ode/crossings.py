@@ -50,7 +50,10 @@ class EventFunction:
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
         """The events' values."""
         state = self._ravel.unflatten(y)
-        values = [self._row(one(t, state, *args)).to(y.dtype) for one in self._events]
+        given = [self._row(one(t, state, *args)) for one in self._events]
+        if any(value.is_complex() for value in given):
+            raise TypeError("event must return real numbers, as its sign counts: take .real, .imag or .abs()")
+        values = [value.to(y.dtype) for value in given]
         return torch.cat(values, dim=1) if len(values) > 1 else values[0]
 
     def allowed(self, rising: Tensor) -> Tensor:

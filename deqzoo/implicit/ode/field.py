@@ -12,6 +12,7 @@ from torch.utils import _pytree
 from ..lifting import Lifted, check_complete, lift
 from ..modes import call_unchanged, keep_autocast, not_inference
 from ..pytree import Ravel, Tensors, map_tensors, take_rows, with_tensors
+from .complex_states import ravel_of
 from .steps import Field
 
 
@@ -34,7 +35,7 @@ class UserField:
     def __init__(
         self, f: Callable[..., Any], y0: Any, args: tuple[Any, ...], *, systems: bool, each_time: bool, compact: bool
     ) -> None:
-        self.ravel = Ravel(y0, 1 if systems else 0)
+        self.ravel = ravel_of(y0, 1 if systems else 0)
         self.time_dtype = self.ravel.dtype
         device = self.ravel.device.type
         self._user, self._f = f, keep_autocast(f, device)

@@ -49,7 +49,9 @@ def odeint(
 
     Args:
         f: `f(t, y, *args)`, of the structure and shapes of y; t is a 0-dim tensor, with batch_dims=1 a vector (batch,).
-        y0: a tensor or a pytree of tensors.
+        y0: a tensor or a pytree of tensors, real or complex. Complex ones are solved for as pairs of real numbers, to
+            each of which the tolerances apply; f gets and returns complex tensors and need not be analytic, and
+            gradients are those of PyTorch's convention, dL/dx + i dL/dy of x + i y.
         t: output times, (n,), increasing or decreasing. Those inside a step of an adaptive method come by
             interpolation and cost no evaluation of f.
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns

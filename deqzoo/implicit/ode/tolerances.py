@@ -79,13 +79,15 @@ def _matrix(name: str, tolerance: Any, ravel: Ravel) -> float | Tensor:
                 f"{name} must be a number, or a pytree of the state's structure, with a number or a tensor for each of "
                 f"its tensors, got a {type(tolerance).__name__}"
             ) from None
-    each = [_leaf(name, x, shape, ravel) for x, shape in zip(leaves, ravel.shapes, strict=True)]
+    pairs = getattr(ravel, "pairs", [False] * len(leaves))
+    each = [_leaf(name, *x, ravel) for x in zip(leaves, ravel.shapes, pairs, strict=True)]
     matrix = ravel.flatten_leaves(tuple(leaf for leaf, _ in each))
     return matrix if any(own for _, own in each) else matrix[:1]
 
 
-def _leaf(name: str, tolerance: Any, shape: torch.Size, ravel: Ravel) -> tuple[Tensor, bool]:
+def _leaf(name: str, tolerance: Any, shape: torch.Size, pair: bool, ravel: Ravel) -> tuple[Tensor, bool]:
     """A tolerance of a tensor's shape, and whether samples have tolerances of their own."""
+    shape = shape[:-1] if pair else shape
     if not isinstance(tolerance, (int, float, Tensor)):
         raise ValueError(
             f"{name} must be of the structure of the state, whose leaf of shape {tuple(shape)} is one tensor: give a "
@@ -99,6 +101,7 @@ def _leaf(name: str, tolerance: Any, shape: torch.Size, ravel: Ravel) -> tuple[T
             f"{name} of shape {tuple(x.shape)} does not broadcast to a state of shape {tuple(shape)}: give a number, "
             "or an entry for each component (with batch_dims=1 with or without the leading batch axis)"
         ) from None
+    whole = whole.unsqueeze(-1).expand(*shape, 2) if pair else whole
     return whole, ravel.batch_dims == 1 and x.dim() == len(shape) and x.shape[0] > 1
 
 

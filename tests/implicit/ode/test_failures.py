@@ -225,7 +225,6 @@ def test_a_failed_backward_solve_is_told_of():
         ({"f": lambda t, y: torch.ones(7)}, "structure and shapes"),
         ({"f": lambda t, y: {"a": y}}, "structure and shapes"),
         ({"y0": torch.ones(2, dtype=torch.long)}, "floating point"),
-        ({"y0": torch.ones(2, dtype=torch.complex64)}, "view_as_real"),
     ],
 )
 def test_wrong_input(options, message):
