@@ -287,7 +287,7 @@ def make_ode_solver(name: str, **options: Any) -> OdeSolver:
     """An ODE solver by name. An error lists what is valid.
 
     >>> make_ode_solver("rk4", step_size=0.1)
-    RK4(step_size=0.1)
+    RK4(step_size=0.1, jump_times=())
     """
     solver: OdeSolver = make("ODE solver", ODE_SOLVERS, name, options)
     return solver
