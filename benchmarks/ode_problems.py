@@ -157,12 +157,12 @@ def stiff_problems(quick: bool = False) -> list[StiffProblem]:
         StiffProblem("Robertson, 40", robertson, start, rates, 40.0, 1e-4),
         StiffProblem("Robertson, 1e5", robertson, start, rates, 1e5, 1e-4),
         StiffProblem(
-            "Robertson, 1e11", robertson, start, rates, 1e11, 1e-8,
+            "Robertson, 1e11", robertson, start, rates, 1e11, 1e-10,
             (0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050),
         ),
         StiffProblem(
             "Oregonator", oregonator, (1.0, 2.0, 3.0), (77.27, 8.375e-6, 0.161), 360.0, 1e-2,
-            (0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3),
+            (0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3), gradient_rtol=1e-5,
         ),
         StiffProblem("van der Pol, 1e3", van_der_pol, (2.0, 0.0), (1e3,), 2000.0, 1e-2, gradient_rtol=1e-7),
         StiffProblem(

@@ -49,7 +49,7 @@ def by_scipy(problem: StiffProblem, method: str, rtol: float, atol: float | None
 
 def tight(problem: StiffProblem, k: Any = None) -> np.ndarray:
     """The end state, by Radau."""
-    end: np.ndarray = by_scipy(problem, "Radau", 1e-10, 1e-10 * min(problem.floor, 1e-2), k).y[:, -1]
+    end: np.ndarray = by_scipy(problem, "Radau", 1e-8, 1e-8 * min(problem.floor, 1e-2), k).y[:, -1]
     return end
 
 

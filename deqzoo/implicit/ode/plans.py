@@ -15,7 +15,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..modes import in_transform, peel
 from ..solution import Status
-from .solvers import Adaptive, FixedStep
+from .solvers import Adaptive, FixedStep, is_explicit
 
 _ROUNDING = 1e-9  # of a number of steps
 _EPS = torch.finfo(torch.float64).eps  # of time, which is kept in float64
@@ -24,6 +24,7 @@ _ALIKE = 4  # so many last steps, or fewer, are of one length: no tiny one is le
 _STRETCH = 0.05  # fraction by which these may be longer than the error allows, rather than one more
 _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
+_GROW_BLIND = 2.0  # of implicit methods, where the error says nothing: lest a bump after a rest be jumped over
 _LEAST_ORDER = 0.5  # that two attempts may show
 _DOUBTFUL = 0.1  # largest error that is accepted from an estimate that does not fall as its order says
 _NO_ROWS = torch.empty(0, dtype=torch.long)
@@ -222,6 +223,7 @@ class Controlled(Plan):
         self, solver: Adaptive, times: Sequence[float], length: float | None = None, systems: int | None = None
     ) -> None:
         self._solver, self._order = solver, solver.tableau.error_order + 1
+        self._blind = _GROW if is_explicit(solver) else _GROW_BLIND
         self._points, self._span = [*times, *solver.jump_times], abs(times[-1] - times[0])
         inside = [len(times) + j for j in _inside(solver.jump_times, times[0], times[-1])]
         self._segments = list(itertools.pairwise([0, *inside, len(times) - 1])) if len(times) > 1 else []
@@ -280,7 +282,8 @@ class Controlled(Plan):
             self._accepted += 1
             e = max(e, _LEAST_ERROR)
             factor = self._solver.safety * e ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
-            length = taken * min(max(factor, _SHRINK), _GROW if self._rejected_at is None else 1.0)
+            most = _GROW if e > _LEAST_ERROR else self._blind
+            length = taken * min(max(factor, _SHRINK), most if self._rejected_at is None else 1.0)
             # The end of a segment may have cut the step, to one whose error says nothing.
             self.length = _capped(max(length, self.length) if e == _LEAST_ERROR else length, self._solver)
             self._last_error, self._rejected_at = e, None
@@ -365,6 +368,7 @@ class ControlledEach(Plan):
 
     def __init__(self, solver: Adaptive, times: Sequence[float], systems: int, compact: bool) -> None:
         self._solver, self._order, self._compact = solver, solver.tableau.error_order + 1, compact
+        self._blind = _GROW if is_explicit(solver) else _GROW_BLIND
         with temporarily_clear_interpreter_stack():
             points = torch.tensor([*times, *solver.jump_times], dtype=torch.float64)
             inside = [len(times) + j for j in _inside(solver.jump_times, times[0], times[-1])]
@@ -440,7 +444,8 @@ class ControlledEach(Plan):
             grown = e ** (-0.85 / self._order) * self._last_error[rows] ** (0.2 / self._order)
             allowed = self._solver.safety * torch.where(good, grown, (accept / e) ** (1 / order))
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
-            most = torch.where(self._rejected_length[rows].isnan(), _GROW, 1.0)
+            most = torch.where(e > _LEAST_ERROR, _GROW, self._blind)
+            most = torch.where(self._rejected_length[rows].isnan(), most, 1.0)
             length = taken * torch.minimum(torch.maximum(allowed, least), most)
             cut = good & (e == _LEAST_ERROR)
             length = _capped(torch.where(cut, torch.maximum(length, self._length[rows]), length), self._solver)
