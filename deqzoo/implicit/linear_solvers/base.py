@@ -149,5 +149,4 @@ def drowned(norm_of_a: Tensor, step: Tensor, residual: Tensor) -> Tensor:
 
 def safe_divide(a: Tensor, b: Tensor) -> Tensor:
     """a / b, and 0 where b is 0."""
-    zero = b == 0
-    return torch.where(zero, torch.zeros_like(a), a / torch.where(zero, torch.ones_like(b), b))
+    return (a / b).masked_fill_(b == 0, 0.0)

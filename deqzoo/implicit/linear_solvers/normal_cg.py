@@ -50,7 +50,7 @@ def _cycle(
     x, steps, products = torch.zeros_like(r), torch.zeros_like(target, dtype=torch.long), 0
     p, gamma = torch.zeros_like(r), torch.zeros_like(target).unsqueeze(1)
     norm = row_norm(r)
-    norm_of_a = stretch = torch.zeros_like(target)  # stretch: of A M^-1
+    norm_of_a = preconditioned = torch.zeros_like(target)  # the norms of A and of A M^-1, from below
     while products + 2 <= limit and host_flags(active)[0][0]:
         z = precondition_back(transposed.mv(r))
         gamma, last = dot(z, z), gamma
@@ -61,13 +61,15 @@ def _cycle(
         square = dot(image, image)
         alpha = safe_divide(gamma, square)
         length, reach = row_norm(direction), square.squeeze(1).sqrt()
-        norm_of_a = torch.maximum(norm_of_a, safe_divide(reach, length))
-        stretch = torch.maximum(stretch, safe_divide(reach, row_norm(p)))
+        stretch = norm_of_a = torch.maximum(norm_of_a, safe_divide(reach, length))
+        if direction is not p:
+            preconditioned = torch.maximum(preconditioned, safe_divide(reach, row_norm(p)))
+            stretch = preconditioned
         # (A M^-1)^T r = 0 up to round-off: a least-squares solution of a singular system, and no more.
         solving = gamma.squeeze(1).sqrt() > ROUND_OFF * torch.finfo(r.dtype).eps * stretch * norm
         active = active & solving & ~drowned(norm_of_a, alpha.squeeze(1) * length, norm)
-        x = torch.where(active.unsqueeze(1), x + alpha * direction, x)
-        r = torch.where(active.unsqueeze(1), r - alpha * image, r)
+        x = torch.where(active.unsqueeze(1), torch.addcmul(x, alpha, direction), x)
+        r = torch.where(active.unsqueeze(1), torch.addcmul(r, alpha, image, value=-1), r)
         steps = steps + active
         norm = row_norm(r)
         active = active & (norm > target) & (square > 0).squeeze(1)
