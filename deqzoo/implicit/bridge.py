@@ -45,6 +45,7 @@ from .modes import (
     revive,
     unpack_tangent,
 )
+from .nearness import far_off
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .precision import Coarsest
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_keywords, with_tensors
@@ -95,19 +96,17 @@ class System:
         return value
 
     def look(self, y: Tensors, residual: Tensors) -> None:
-        """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself.
-
-        To first order, y must move by at least ||F||^2 / ||A^T F|| before F is zero; F has no scale of its own.
-        """
+        """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself; see `far_off`."""
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives(), full_precision(ravel.device.type):
-            move, norm = self._move(ravel, y, (), residual)
-            eps = torch.finfo(ravel.dtype).eps
-            far = max(_FAR, default_tolerance(self.precision or ravel.dtype))
-            near = move <= far * norm + (eps * sum(ravel.sizes)) ** 0.5
-            status = torch.where(near, Status.CONVERGED, Status.STALLED)
-            distance = move / norm.clamp(min=eps)
-        solution = Solution(None, ravel.per_system(status), ravel.per_system(distance), torch.zeros_like(status), 1)
+            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, ()), y)[1]
+            F, state = ravel.flatten_leaves([t.detach() for t in residual]), ravel.flatten_leaves(y)
+            allowed = max(_FAR, default_tolerance(self.precision or ravel.dtype))
+            found = far_off(F, state, lambda u: ravel.flatten_leaves(vjp(ravel.unflatten_leaves(u))), allowed)
+            if found is None:
+                return
+            status = torch.where(found[0], Status.STALLED, Status.CONVERGED)
+        solution = Solution(None, ravel.per_system(status), ravel.per_system(found[1]), torch.zeros_like(status), 1)
         advice = "What `solve` returned does not meet the conditions, so derivatives by them are not those of `solve`"
         solution.check(self.on_failure, "conditions of an implicit function", advice=advice)
 
@@ -423,9 +422,12 @@ class ImplicitFunction:
 
         arg_tensors, conditions = tuple(tensor_leaves(args)), with_keywords(self.conditions, names)
 
+        seen = Coarsest(ravel.dtype)
+        watched = seen.first_call(conditions)
+
         def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
             state = (*leaves, *tensors)
-            residual = call_unchanged(conditions, state, ravel.restore(leaves), *with_tensors(args, tensors))
+            residual = call_unchanged(watched, state, ravel.restore(leaves), *with_tensors(args, tensors))
             return tuple(ravel.leaves(residual))
 
         def precondition(v: Tensors) -> Tensors:
@@ -437,8 +439,7 @@ class ImplicitFunction:
         taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
         own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
         slot = tuple(apply_visibly(_Slot, t) for t in own) if taped else leaves
-        with Coarsest(ravel.dtype) as seen:
-            lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
+        lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
         if taped and not any(t.requires_grad for t in lifted.inputs):
             taped = reaches_leaf([t for t in residual if t.requires_grad], {id(t) for t in own})
             residual = residual if taped else tuple(t.detach() for t in residual)

@@ -212,10 +212,11 @@ def announce(tensors: Sequence[Tensor]) -> None:
 
 def call_unchanged(f: Callable[..., Any], state: Sequence[Tensor], *args: Any) -> Any:
     """`f(*args)`; a RuntimeError if it changes one of the tensors of `state`, which the arguments share, in place."""
-    watched = [] if torch.compiler.is_compiling() else [t for t in state if not t.is_inference()]
-    before = [t._version for t in watched]
+    if torch.compiler.is_compiling():
+        return f(*args)
+    before = [t._version for t in state if not t.is_inference()]
     value = f(*args)
-    if before != [t._version for t in watched]:
+    if before != [t._version for t in state if not t.is_inference()]:
         raise RuntimeError(
             "f changes its argument by an in-place operation (relu_, inplace=True, z[...] = ...), and so what the "
             "solver holds; use the form that is not in-place, or clone the argument first"

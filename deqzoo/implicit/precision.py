@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,9 +34,21 @@ class Coarsest(TorchFunctionMode):
         """Call `func`, and look at what it returns."""
         result = func(*args, **(kwargs or {}))
         for value in (result,) if isinstance(result, Tensor) else result if isinstance(result, tuple | list) else ():
-            if isinstance(value, Tensor) and value.dtype.is_floating_point and value.dtype.itemsize <= 2:
+            if isinstance(value, Tensor) and value.dtype.itemsize <= 2 and value.dtype.is_floating_point:
                 self.dtype = max(self.dtype, value.dtype, key=_rounding)
         return result
+
+    def first_call(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """`f`, whose first call is watched: what is around it takes no longer for that, nor do later calls."""
+        watches = [self]
+
+        def call(*args: Any) -> Any:
+            if not watches:
+                return f(*args)
+            with watches.pop():
+                return f(*args)
+
+        return call
 
 
 def expected_precision(state: torch.dtype, leaves: Sequence[torch.dtype], device: str) -> torch.dtype:

@@ -1,0 +1,44 @@
+"""Whether a condition holds at a point, of which a solver that we cannot see into says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .linear_solvers.base import row_norm, safe_divide
+from .modes import host_flags, in_transform
+
+
+def far_off(
+    F: Tensor, y: Tensor, transposed: Callable[[Tensor], Tensor], allowed: float
+) -> tuple[Tensor, Tensor] | None:
+    """The systems that are far from F = 0, and how far relative to ||y||, both (systems,); None: all are near.
+
+    To first order, y must move by at least ||F||^2 / ||A^T F|| before F is zero; F has no scale of its own. Near is
+    `allowed` times ||y||, or the square root of the round-off.
+
+    Args:
+        F: the residuals, (systems, unknowns).
+        y: the unknowns, likewise.
+        transposed: u -> A^T u, A = dF/dy.
+        allowed: relative to ||y||.
+    """
+    info = torch.finfo(y.dtype)
+    floor = (info.eps * y.shape[1]) ** 0.5
+    if len(y) == 1 and y.device.type == "cpu" and not in_transform():  # the short way, in Python's numbers
+        size, norm = (torch.linalg.vector_norm(x).item() for x in (F, y))
+        if info.tiny**0.4 < size < info.max**0.4:  # squares of its size do as they are
+            slope = torch.linalg.vector_norm(transposed(F)).item()
+            if size * size <= (allowed * norm + floor) * slope:
+                return None
+        elif size == 0:
+            return None
+    size, norm = row_norm(F), row_norm(y)
+    slope = row_norm(transposed(safe_divide(F, size.unsqueeze(1))))
+    move = torch.where(size == 0, size, size / slope)
+    near = move <= allowed * norm + floor
+    if host_flags(near)[0][1]:
+        return None
+    return ~near, move / norm.clamp(min=info.eps)
