@@ -305,7 +305,7 @@ class _Judge:
         self.most: Tensor | None = None  # of the scale of an equation
         self.trace: list[Tensor] = []
 
-    def scale_and_target(self, z: Tensor, g: Tensor, image: Tensor) -> tuple[Tensor, Tensor | float]:
+    def scale_and_target(self, g: Tensor, image: Tensor) -> tuple[Tensor, Tensor | float]:
         """What the stop rule divides the norm of g by, (systems,), and the norm at which a system has converged."""
         if self.options.stop == "abs":
             return self.best_scale, self.tol
@@ -323,10 +323,11 @@ class _Judge:
 
     def look(self, step: int, z: Tensor, g: Tensor, image: Tensor, host: bool) -> tuple[bool, bool]:
         """Judge iterate number `step`. Returns (some system is active, all are), as far as the host looks."""
-        norm = row_norm(g.detach())
+        values, images = (x.detach() if x.requires_grad else x for x in (g, image))
+        norm = row_norm(values)
         if step == 0 and self.finite_inputs is not None:
             norm = torch.where(self.finite_inputs, norm, torch.inf)  # no residual tells of what a tanh has hidden
-        scale, target = self.scale_and_target(z.detach(), g.detach(), image.detach())
+        scale, target = self.scale_and_target(values, images)
         if self.options.trace:
             self.trace.append(_ratio(norm, scale))
         if self.falls:
@@ -337,8 +338,8 @@ class _Judge:
         finite = norm < torch.inf
         reached = norm <= target
         if self.options.atol:
-            parts = image.detach().abs() if self.terms is None else self.terms
-            reached = reached | (g.detach().abs() <= self.options.atol + self.tol * parts).all(dim=1)
+            parts = images.abs() if self.terms is None else self.terms
+            reached = reached | (values.abs() <= self.options.atol + self.tol * parts).all(dim=1)
         reached = reached & finite
         if host and patient and self.all_active and not self.nested:
             done, possible, better = host_counts(reached, finite, norm < self.best_norm)
@@ -394,10 +395,14 @@ def _terms(evaluate: Evaluate, z: Tensor, g: Tensor, tol: float) -> Tensor:
     return size
 
 
-def probe(evaluate: Evaluate, z: Tensor, g: Tensor) -> Tensor:
-    """The size of the terms that make up each component of g, (systems, unknowns), by a relative step of sqrt(eps)."""
+def probe(evaluate: Evaluate, z: Tensor, g: Tensor, size: Tensor | None = None) -> Tensor:
+    """The size of the terms that make up each component of g, (systems, unknowns), by a step of sqrt(eps) `size`.
+
+    None: of the size of z.
+    """
     step = torch.finfo(evaluate.precision).eps ** 0.5
-    return ((evaluate(z + step * spread(z))[0] - g) / step).abs().nan_to_num(posinf=0.0)
+    along = spread(z if size is None else size)
+    return ((evaluate(z + step * along)[0] - g) / step).abs().nan_to_num(posinf=0.0)
 
 
 def spread(z: Tensor) -> Tensor:

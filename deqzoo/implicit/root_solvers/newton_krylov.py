@@ -7,13 +7,13 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..fixed_point_solvers.base import Evaluate, spread
+from ..fixed_point_solvers.base import Evaluate, probe
 from ..fixed_point_solvers.search import Search, SearchingSolver
 from ..linear_solvers import GMRES
 from ..linear_solvers.base import dot, row_norm, safe_divide
 from ..operator import LinearOperator, jacobian
 from .newton_method import NewtonMethod
-from .trust_region import dogleg
+from .trust_region import dogleg, dogleg_shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ class NewtonKrylov(SearchingSolver):
     """Inexact Newton: J(z) s = -g(z) by GMRES on products with J, to a relative residual of `forcing`.
 
     A step that is longer than the trust region is bent towards the steepest descent of ||g|| (Powell's dogleg). A root
-    has converged as with `Newton`; two products with J estimate the size of the terms of each equation. Each product
-    with J or J^T counts as one function evaluation.
+    has converged as with `Newton`; an evaluation close by estimates the size of the terms of each equation. Each
+    product with J or J^T counts as one function evaluation.
 
     Args:
         forcing: relative residual of the inner solve; 1e-2 loses little of Newton's speed and saves most products.
@@ -60,13 +60,9 @@ class _Krylov(NewtonMethod):
         model = solution.residual * self.norm
         self.newton = solution.value if fresh else torch.where(keep, solution.value, self.newton)
         self.newton_model = model if fresh else torch.where(self.accepted, model, self.newton_model)
-        if self.root:
-            self.products += 2
-            size = self.size
-            seen = [self.operator.mv(v).abs().nan_to_num(posinf=0.0) for v in (spread(size), size)]
-            terms = torch.maximum(*seen)
+        if self.root and not fresh:  # at the start they are known
             # Signs may cancel in a row: half of what was there before stands.
-            self.terms = torch.maximum(terms, self.terms / 2)
+            self.terms = torch.maximum(probe(self.evaluate, self.point, self.g, self.size), self.terms / 2)
 
     def step_within(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         assert self.operator is not None
@@ -74,10 +70,12 @@ class _Krylov(NewtonMethod):
             steepest = self.operator.T.mv(-self.g)
             image = self.operator.mv(steepest)
             self.products += 2
-            self.descent = safe_divide(dot(steepest, steepest), dot(image, image)) * steepest
-        step = dogleg(self.newton, self.descent, radius)
-        self.products += 1
-        return step, row_norm(self.g + self.operator.mv(step))
+            length = safe_divide(dot(steepest, steepest), dot(image, image))
+            self.descent, self.image_of_descent = length * steepest, length * image
+        of_newton, of_descent = dogleg_shares(self.newton, self.descent, radius)
+        # ||g + J s|| from above: what is left of g along the descent, and the share of Newton's step in its own.
+        left = row_norm((1 - of_newton) * self.g + of_descent * self.image_of_descent)
+        return dogleg(self.newton, self.descent, radius), left + of_newton.squeeze(1) * self.newton_model
 
     def norm_of(self, step: Tensor) -> Tensor:
         return row_norm(step)

@@ -88,12 +88,20 @@ def dogleg(newton: Tensor, steepest: Tensor, radius: Tensor) -> Tensor:
     >>> dogleg(torch.tensor([[4.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([3.0]))
     tensor([[3., 0.]])
     """
+    of_newton, of_steepest = dogleg_shares(newton, steepest, radius)
+    short = of_steepest * steepest
+    return torch.where(of_newton > 0, short + of_newton * newton, short)
+
+
+def dogleg_shares(newton: Tensor, steepest: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """The shares of `newton` and `steepest` in that point, (systems, 1) each."""
     limit = radius.unsqueeze(1)
     length = dot(steepest, steepest).sqrt()
-    cut = steepest * safe_divide(limit, length).clamp(max=1.0)
+    cut = safe_divide(limit, length).clamp(max=1.0)
     across = newton - steepest
     a, b, c = dot(across, across), dot(steepest, across), dot(steepest, steepest) - limit**2
     # The root of a t^2 + 2 b t + c = 0 in [0, 1], without cancellation.
     root = (b**2 - a * c).clamp(min=0).sqrt()
     t = torch.where(b > 0, safe_divide(-c, b + root), safe_divide(root - b, a)).clamp(0, 1)
-    return torch.where(length < limit, steepest + t * across, cut)
+    inside = length < limit
+    return torch.where(inside, t, torch.zeros_like(t)), torch.where(inside, 1 - t, cut)

@@ -291,3 +291,10 @@ def test_root_differentiates_the_answer_of_any_solver():
 def test_a_minimiser_in_place_of_a_root_solver_is_an_error_that_names_argmin():
     with pytest.raises(TypeError, match="argmin"):
         root(lambda y: y, torch.zeros(1), solver=GradientDescent())
+
+
+def test_newton_krylov_spends_one_evaluation_a_step_on_the_size_of_the_terms():
+    solution = NewtonKrylov()(lambda y: y**3 - 8, torch.tensor(5.0, dtype=torch.float64), root=True)
+    # At each point: f at the trial, its Jacobian, one product for one unknown, the terms. And f at the start.
+    assert solution.converged
+    assert solution.nfe == 4 * solution.steps + 1
