@@ -118,11 +118,12 @@ class Descent(Search):
         value, first_value: the objective at the accepted point and at the start, (systems,).
         curvature, most: B of `Minimizer`, of its lower and its upper bound, (systems,); None before the first trial.
         first_length: of a step along minus the first gradient, (systems, 1).
+        first_size, promised: of the first value, and of a fall that the start lets expect, (systems,).
     """
 
     curvature: Tensor | None
     most: Tensor
-    seen: list[Tensor]
+    seen: Tensor  # the last values of both, (steps, 2, systems)
 
     def __init__(self, values: list[Tensor]) -> None:
         self.values = values
@@ -131,7 +132,8 @@ class Descent(Search):
         """As `Search.begin`."""
         super().begin(z, g, image)
         self.value = self.first_value = self.values[0]
-        self.first_norm = row_norm(g)
+        self.first_norm, self.first_size = row_norm(g), self.first_value.abs()
+        self.promised = self.first_size + self.first_norm * row_norm(z)
         self.curvature = None
         self.first = True  # the next trial is the first
         self.warm = torch.zeros_like(self.accepted)  # the start is a minimum
@@ -164,6 +166,8 @@ class Descent(Search):
             length = safe_divide(dot(z - self.point, change), dot(change, change))
             plain = safe_divide(torch.ones_like(length), self.first_norm.unsqueeze(1)).clamp(max=1.0)
             self.first_length = torch.where((length > 0) & torch.isfinite(length), length, plain)
+            extent = torch.maximum(row_norm(self.start), self.first_norm * self.first_length.squeeze(1))
+            self.promised = self.first_size + self.first_norm * extent
             accepted = value < self.value - self.slack  # else the start stands, which may be a minimum
         else:
             accepted = self.judge(z, value, g)
@@ -186,9 +190,9 @@ class Descent(Search):
         seen = torch.stack([here, reach])
         seen = torch.where(torch.isfinite(seen), seen, torch.zeros_like(seen))
         # The largest of the last ones: a single step may lie along a flat direction.
-        before = [torch.zeros_like(seen)] * _STEPS if self.first else self.seen
-        self.seen = [torch.where(near, new, old) for new, old in zip([seen, *before[:-1]], before, strict=True)]
-        self.curvature, self.most = torch.stack(self.seen).amax(dim=0).unbind(0)
+        before = torch.zeros_like(seen).expand(_STEPS, *seen.shape) if self.first else self.seen
+        self.seen = torch.where(near, torch.cat([seen.unsqueeze(0), before[:-1]]), before)
+        self.curvature, self.most = self.seen.amax(dim=0).unbind(0)
 
     @abstractmethod
     def next_trial(self) -> Tensor:
@@ -226,14 +230,10 @@ class Descent(Search):
     def lost(self) -> Tensor:
         """As `Search.lost`: also where the objective fell, or its slope grew, beyond all measure."""
         fall, slope = self.first_value - self.value, row_norm(self.g)
-        extent = row_norm(self.start)
-        if self.curvature is not None:
-            extent = torch.maximum(extent, self.first_norm * self.first_length.squeeze(1))
-        promised = self.first_value.abs() + self.first_norm * extent
         way = row_norm(self.point - self.start)
-        endless = fall > _FAR * promised
-        cusp = slope * way > _FAR * (fall + self.first_value.abs())
-        return super().lost() | ~torch.isfinite(self.value) | endless | cusp
+        endless = fall > _FAR * self.promised
+        cusp = slope * way > _FAR * (fall + self.first_size)
+        return ~(slope < torch.inf) | ~torch.isfinite(self.value) | endless | cusp
 
 
 def _largest(x: Tensor) -> Tensor:
