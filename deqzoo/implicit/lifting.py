@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._autograd import _get_sequence_nr  # a private door (others: modes.py, operator.py)
+from torch.autograd.function import BackwardCFunction
 from torch.nn import Parameter
 from torch.overrides import (
     TorchFunctionMode,
@@ -39,6 +40,7 @@ from .modes import (
 from .operator import reaches_leaf
 from .pytree import Tensors, tensor_leaves
 
+_Leaf = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]  # where a tape ends
 _LEAVES = (Tensor, int, float, str, type(None), torch.dtype)  # most arguments: asking what trees they are takes long
 
 
@@ -287,10 +289,10 @@ def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tu
     while ahead:
         edge = ahead.pop()
         node = edge[0]
-        if node is None or node in seen or getattr(node, "ends_here", False):
+        if node is None or node in seen or (isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)):
             continue
-        if (variable := getattr(node, "variable", None)) is not None:
-            leaves[id(variable)] = variable
+        if isinstance(node, _Leaf):
+            leaves[id(node.variable)] = node.variable
         elif node._sequence_nr() < begun:
             edges.add(edge)  # and its node may have other edges
             continue

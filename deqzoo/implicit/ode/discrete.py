@@ -171,7 +171,8 @@ class Sweep:
         self.bound, self.known = bound, {id(x) for x in own}
         # Of the sources, those that every tape of f should hold.
         read = range(count, field.found) if not bound else ()
-        self.expected = [i in read for i, needed in enumerate(wanted[2:]) if needed]
+        chosen = [i for i, needed in enumerate(wanted[2:]) if needed]
+        self.expected = [place for place, i in enumerate(chosen) if i in read]
         self.difference = like.new_zeros(())  # the worst one of a state that is computed again
         self.watched = True  # of fixed steps, whether some may not be finite
         self._behind: Tensor | None = None  # which systems the step that is taken back counts for, (systems, 1)
@@ -424,7 +425,7 @@ class Sweep:
         return torch.zeros_like(y) if of_y is None else of_y
 
     def _check_read(self, grads: Sequence[Tensor | None]) -> None:
-        if any(grad is None and expected for grad, expected in zip(grads, self.expected, strict=True)):
+        if [place for place in self.expected if grads[place] is None]:
             raise OtherTensorsError(None)
 
     def _counted(self, grad: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Set
 
 import torch
 from torch import Tensor
@@ -25,10 +25,10 @@ class OtherTensorsError(Exception):
         self.point = point
 
 
-def check_tape(value: Tensor, begun: int, known: Container[int], own: Tensors, t: Tensor, y: Tensor) -> None:
+def check_tape(value: Tensor, begun: int, known: Set[int], own: Tensors, t: Tensor, y: Tensor) -> None:
     """Raise if the tape of f(t, y), recorded since `begun`, ends elsewhere than in `own` and the ids of `known`."""
     leaves, edges = ends_of_tape((value,), begun)
-    if edges or any(key not in known and all(leaf is not x for x in own) for key, leaf in leaves.items()):
+    if edges or leaves.keys() - known - {id(x) for x in own}:
         raise OtherTensorsError((t.detach(), y.detach()))
 
 
