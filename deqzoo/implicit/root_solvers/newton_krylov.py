@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..fixed_point_solvers.base import Evaluate, probe
+from ..fixed_point_solvers.base import Evaluate, probe, spread
 from ..fixed_point_solvers.search import Search, SearchingSolver
 from ..linear_solvers import GMRES
 from ..linear_solvers.base import dot, row_norm, safe_divide
@@ -21,8 +21,8 @@ class NewtonKrylov(SearchingSolver):
     """Inexact Newton: J(z) s = -g(z) by GMRES on products with J, to a relative residual of `forcing`.
 
     A step that is longer than the trust region is bent towards the steepest descent of ||g|| (Powell's dogleg). A root
-    has converged as with `Newton`; an evaluation close by estimates the size of the terms of each equation. Each
-    product with J or J^T counts as one function evaluation.
+    has converged as with `Newton`; an evaluation close by (in half precision two products with J) estimates the size of
+    the terms of each equation. Each product with J or J^T counts as one function evaluation.
 
     Args:
         forcing: relative residual of the inner solve; 1e-2 loses little of Newton's speed and saves most products.
@@ -62,7 +62,16 @@ class _Krylov(NewtonMethod):
         self.newton_model = model if fresh else torch.where(self.accepted, model, self.newton_model)
         if self.root and not fresh:  # at the start they are known
             # Signs may cancel in a row: half of what was there before stands.
-            self.terms = torch.maximum(probe(self.evaluate, self.point, self.g, self.size), self.terms / 2)
+            self.terms = torch.maximum(self._sizes_of_terms(self.operator), self.terms / 2)
+
+    def _sizes_of_terms(self, operator: LinearOperator) -> Tensor:
+        """About sum_j |J_ij| size_j for each i, by differences, or in half precision by two products."""
+        size = self.size
+        if self.evaluate.precision.itemsize > 2:
+            return probe(self.evaluate, self.point, self.g, size)
+        self.products += 2
+        seen = [operator.mv(v).abs().nan_to_num(posinf=0.0) for v in (spread(size), size)]
+        return torch.maximum(*seen)
 
     def step_within(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         assert self.operator is not None
