@@ -32,8 +32,9 @@ class NeuralODE(SolverLayer):
         augment: so many channels of zeros are appended to y(t_0) along axis 1; they stay in the output.
         penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a sample does not reach the end:
-            it is NaN then. With explicit methods the samples share the steps alone, and one that fails does not change
-            the others; with implicit ones all of y is one system.
+            it is NaN then. The samples share the steps alone, and one that fails does not change the others. With
+            implicit methods each sample has a Jacobian of its own, so that samples must not depend on each other; a
+            state of one axis, which may be a batch of numbers or one vector, is one system for them.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -99,7 +100,7 @@ class NeuralODE(SolverLayer):
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
             f = same_randomness(f, leaf.device)
-        separate = _are_separate(y0) and not isinstance(self.solver, TorchDiffEq) and is_explicit(self.solver)
+        separate = not isinstance(self.solver, TorchDiffEq) and _are_separate(y0, is_explicit(self.solver))
         y, self.solution = odeint(
             f,
             y0,
@@ -133,11 +134,11 @@ class NeuralODE(SolverLayer):
         return {**super().__getstate__(), "path": {}}
 
 
-def _are_separate(y0: Any) -> bool:
-    """Whether the state has samples: all tensors the same leading size, and not a number a sample."""
+def _are_separate(y0: Any, explicit: bool) -> bool:
+    """Whether the state has samples: all tensors the same leading size; for implicit methods, not a number a sample."""
     leaves = tensor_leaves(y0)
     same = all(leaf.dim() and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves)
-    return same and any(leaf.dim() > 1 for leaf in leaves)
+    return same and (explicit or any(leaf.dim() > 1 for leaf in leaves))
 
 
 def _with_penalties(f: Callable[..., Any], y0: Tensor, names: Sequence[str]) -> tuple[Callable[..., Any], Any]:

@@ -14,32 +14,41 @@ import deqzoo.nn
 from deqzoo.implicit import (
     GRADIENTS,
     LBFGS,
+    RK4,
     Anderson,
     ForwardBackward,
+    Kvaerno5,
     PeacemanRachford,
     Picard,
+    Rodas5P,
     Status,
+    Tsit5,
     make_gradient,
 )
 from deqzoo.nn import (
     DEQ,
     IMAML,
     MAML,
+    ContinuousFlow,
     DataCleaner,
     DEQClassifier,
     FirstOrderMAML,
+    FlowODE,
     ImplicitGraphNetwork,
     LanguageModel,
     MDEQCell,
     MDEQClassifier,
     MetaLearner,
+    MLPDynamics,
     MonDEQ,
     MonotoneConv2d,
     MonotoneLinear,
+    NeuralODE,
     TransformerCell,
     Vocabulary,
     mondeq_conv,
     mondeq_fc,
+    squash_mlp,
     use_solver,
 )
 from tests.implicit.failures import INF, NAN, outcomes, told, with_bad, with_nan
@@ -99,9 +108,18 @@ NO_SOLVER = {
     "TransformerCell", "UNet", "Vocabulary", "conv_net", "normalized_adjacency", "perron_frobenius", "propagate",
     "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip
-ODES = {  # tests/nn/test_ode.py and test_flow.py have theirs
-    "ContinuousFlow", "FlatFlow", "FlowODE", "ImageFlow", "LatentODE", "MultiscaleFlow", "NeuralODE", "ODEClassifier",
-    "PendulumODE", "UNetFlow", "anode_net", "ode_net", "point_classifier",
+SQUASH = MLPDynamics(2, 8)
+ODE_LAYERS = {
+    "NeuralODE": lambda solver: NeuralODE(SQUASH, solver=solver),
+    "FlowODE": lambda solver: lambda x: FlowODE(squash_mlp(2, (8,)), solver=solver).eval().to_base(x)[0],
+    "ContinuousFlow": lambda solver: (
+        lambda x: ContinuousFlow(squash_mlp(2, (8,)), (2,), solver=solver).eval().log_prob(x).unsqueeze(1)
+    ),
+}
+ODE_SOLVERS = {"Tsit5": Tsit5, "RK4": lambda **_: RK4(step_size=0.1), "Kvaerno5": Kvaerno5, "Rodas5P": Rodas5P}
+ODES = {  # built of those that are tried; tests/nn/test_ode.py and test_flow.py have theirs
+    "FlatFlow", "ImageFlow", "LatentODE", "MultiscaleFlow", "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net",
+    "ode_net", "point_classifier",
 }  # fmt: skip
 
 each_layer = pytest.mark.parametrize("name", LAYERS)
@@ -121,7 +139,7 @@ def joined(output):
 
 def test_all_that_is_offered_is_tried():
     tried = {name.partition(" ")[0].strip(",") for name in LAYERS} | set(METHODS) | OWN_TEST
-    assert set(deqzoo.nn.__all__) == tried | NO_SOLVER | ODES
+    assert set(deqzoo.nn.__all__) == tried | NO_SOLVER | ODES | set(ODE_LAYERS)
 
 
 @each_layer
@@ -238,3 +256,28 @@ def test_weighted_examples_are_one_problem(bad):
     assert found.warned
     few = DataCleaner(6, features=3, classes=2, solver=LBFGS(max_steps=1))
     assert told(lambda: few.fit(inputs, labels)).warned
+
+
+@pytest.mark.parametrize("solver", ODE_SOLVERS)
+@pytest.mark.parametrize("name", ODE_LAYERS)
+def test_layers_that_solve_differential_equations(name, solver):
+    """A bad sample is lost alone, with a warning; so are all without a budget. Zeros and nothing are fine."""
+
+    def layer(**options):
+        torch.manual_seed(0)
+        return ODE_LAYERS[name](ODE_SOLVERS[solver](**options))
+
+    x = rows(2)
+    right = layer()(x).detach()
+    for bad in (NAN, INF, -INF):
+        found = told(lambda: layer()(with_bad(x, bad)))  # noqa: B023
+        counts = outcomes(found, with_nan(right))
+        show(f"{name}, {solver}, {bad}", counts)
+        assert counts == {"right": 2, "not a number": 1}
+        assert found.warned
+    assert outcomes(told(lambda: layer()(0 * x)), layer()(0 * x[:1]).expand(3, -1)) == {"right": 3}
+    assert layer()(x[:0]).shape == (0, right.shape[1])
+    if solver != "RK4":
+        found = told(lambda: layer(max_steps=1, rtol=1e-9, atol=1e-9)(x))
+        assert found.warned
+        assert found.value.isnan().all()

@@ -114,7 +114,9 @@ def derivative_of_the_steps(
     keep = None if ctx.trajectory.kept is None else Again(ctx.trajectory.kept)
     again = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep)
     if not in_transform():
-        check_replay(difference(again.last.detach(), ctx.trajectory.last, y.detach()), solve.field, solve.solver)
+        others = ctx.trajectory.others(len(y), y.device)
+        found = difference(again.last.detach(), ctx.trajectory.last, y.detach(), others)
+        check_replay(found, solve.field, solve.solver)
     outputs = again.outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
     # In one tensor: stages of a field that reads none of the arguments are not on the tape.
@@ -176,7 +178,7 @@ class Sweep:
         self.difference = like.new_zeros(())  # the worst one of a state that is computed again
         self.watched = True  # of fixed steps, whether some may not be finite
         self._behind: Tensor | None = None  # which systems the step that is taken back counts for, (systems, 1)
-        self._other: Tensor | None = None  # which have another's state there, (rows, 1)
+        self._other: Tensor | None = None  # which of its rows are not compared, (rows, 1)
 
     @property
     def calls(self) -> int:
@@ -252,23 +254,19 @@ class Sweep:
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if after is not None:
-            self._other = self._of_others(number, after, rows)
+            self._other = self._of_others(after, rows)
         if rows is None:
             result = pull(step, points, before, u, g, None, dense, after)
             return result if self._behind is None else torch.where(self._behind, result, 0.0)
         after = None if after is None else after[rows]
         return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense, after))
 
-    def _of_others(self, number: int, after: Tensor, rows: Tensor | None) -> Tensor | None:
-        """The rows of a step whose state after it is another's, as they failed or are going to, (rows, 1)."""
+    def _of_others(self, after: Tensor, rows: Tensor | None) -> Tensor | None:
+        """The rows of a step that failed or are going to, whose states do not matter, (rows, 1)."""
         if self._behind is not None:
             return ~self._behind
-        lost = self.trajectory.steps[number : number + 2][-1].lost
-        if lost is None:
-            return None
-        other = torch.zeros(len(after), 1, dtype=torch.bool, device=after.device)
-        other[lost[0].to(after.device)] = True
-        return other if rows is None else other[rows]
+        other = self.trajectory.others(len(after), after.device)
+        return other if rows is None or other is None else other[rows]
 
     def _compare(self, again: Tensor, after: Tensor | None, y: Tensor) -> None:
         if after is not None:

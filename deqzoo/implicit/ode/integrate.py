@@ -53,6 +53,7 @@ class Trajectory:
         kept: the dense output of some of the steps, where it was asked for.
         reached: of fixed steps, the number of output times before the first one with a value that is not finite,
             (systems,).
+        failed: of adaptive steps, the systems that did not get to the end, on the host; None: all did.
     """
 
     values: Tensor
@@ -63,6 +64,18 @@ class Trajectory:
     last: Tensor
     kept: Kept | None = None
     reached: Tensor | None = None
+    failed: Tensor | None = None
+
+    def others(self, systems: int, device: torch.device) -> Tensor | None:
+        """Which systems have failed, (systems, 1); None: none. Near a pole nothing that is computed again is the same.
+
+        From fixed steps it is not known on the host.
+        """
+        if self.failed is None:
+            return None
+        mask = torch.zeros(systems, 1, dtype=torch.bool)
+        mask[self.failed] = True
+        return mask.to(device)
 
     @property
     def outputs(self) -> Tensors:
@@ -164,7 +177,10 @@ def integrate(
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
     trajectory = Trajectory(values, steps, outputs.points, missing, kept.states, y, dense)
-    return trajectory if plan.needs_error else _watched(trajectory)
+    if not plan.needs_error:
+        return _watched(trajectory)
+    failed = missing.any(dim=0)
+    return dataclasses.replace(trajectory, failed=failed.nonzero().squeeze(1)) if failed.any() else trajectory
 
 
 def _watched(found: Trajectory) -> Trajectory:

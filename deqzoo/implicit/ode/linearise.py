@@ -22,9 +22,17 @@ class Linearised(NamedTuple):
 
 
 def linearise(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Linearised:
-    """f and its derivatives at (t, y), differentiable where autograd records: a call of f, and one per unknown."""
+    """f and its derivatives at (t, y), differentiable where autograd records: a call of f, and one per unknown.
+
+    Systems that share the time have a slope each all the same.
+    """
     n = y.shape[1]
     (value,), vjp = pullback(lambda point: (stepper.evaluate(point[0], point[1], rows),), (t, y))
+    if not t.dim() and len(y) > 1 and n:
+        stepper.calls += n
+        with torch.enable_grad():  # u -> u df/dt is linear, and its derivative is the slope
+            (_, back) = pullback(lambda u: (vjp((u[0],))[0],), (torch.zeros_like(y),))
+        return Linearised(value, back((torch.ones_like(t),))[0], rows_of(lambda u: vjp((u,))[1], y))
 
     def both(u: Tensor) -> Tensor:
         of_t, of_y = vjp((u,))
@@ -35,6 +43,13 @@ def linearise(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Li
     if not n:
         return Linearised(value, torch.zeros_like(y), derivatives)
     return Linearised(value, derivatives[:, :, 0], derivatives[:, :, 1:])
+
+
+def jacobian(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+    """df/dy alone, (systems, unknowns, unknowns), at the same cost."""
+    _, vjp = pullback(lambda point: (stepper.evaluate(t, point[0], rows),), (y,))
+    stepper.calls += y.shape[1]
+    return rows_of(lambda u: vjp((u,))[0], y)
 
 
 class Factors:

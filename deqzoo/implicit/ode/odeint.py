@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..lifting import apply_visibly
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
-from ..pytree import Tensors
+from ..pytree import Tensors, tensor_leaves
 from ..solution import FAILURES, OnFailure, Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct, Discrete
 from .backsolve import BacksolveAdjoint
@@ -20,7 +20,7 @@ from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
 from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
-from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, is_explicit, jumps_of
+from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
 from .steps import Stepper
 from .times import Times
 from .tolerances import with_matrices
@@ -64,9 +64,11 @@ def odeint(
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
             the tolerance; costs more evaluations of f, of which each counts for fewer samples. At loose tolerances the
             batch-wide steps are the more accurate ones on average, by accident: the hardest sample sets them.
-        shared_steps: with batch_dims=1 and an explicit method: one sequence of steps for all samples, as with
-            batch_dims=0, t a 0-dim tensor; but a sample that fails is left behind alone, and does not change the
-            others: one that is not finite at the start at once, one with which the step shrinks to nothing then.
+        shared_steps: with batch_dims=1: one sequence of steps for all samples, as with batch_dims=0, t a 0-dim tensor;
+            but a sample that fails is left behind alone, and does not change the others: one that is not finite at the
+            start at once, one with which the step shrinks to nothing then. Where max_steps is used up, those that keep
+            the step below a tenth of what the others need are left behind, and the others go on with as many again.
+            Implicit methods have a Jacobian of each sample's own.
         compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
             itself, and tensors among `args` with the batch as leading axis are cut likewise (captured ones are not).
         on_failure: "ignore", "warn" or "raise" when the end of the span is not reached: too many steps (MAX_STEPS), a
@@ -100,11 +102,10 @@ def odeint(
         raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
-    if shared_steps and (batch_dims != 1 or compact or not is_explicit(solver)):
-        raise ValueError(
-            "shared_steps=True needs batch_dims=1, compact=False and an explicit method: separate systems that share "
-            "steps; implicit methods have steps of each sample's own (shared_steps=False)"
-        )
+    if shared_steps and (batch_dims != 1 or compact):
+        raise ValueError("shared_steps=True needs batch_dims=1 and compact=False: separate systems that share steps")
+    if shared_steps and not any(leaf.numel() for leaf in tensor_leaves(y0)):
+        batch_dims, shared_steps = 0, False  # nothing to solve for, and nobody to fail
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, shared_steps=shared_steps)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)

@@ -26,6 +26,7 @@ _LEAST_ERROR = 1e-4  # below this the error says nothing of the next step
 _SHRINK_FIRST, _SHRINK, _GROW = 0.1, 0.2, 10.0  # bounds of the change from step to step
 _GROW_BLIND = 2.0  # of implicit methods, where the error says nothing: lest a bump after a rest be jumped over
 _LEAST_ORDER = 0.5  # that two attempts may show
+_LEFT_BEHIND = 0.1  # share of the others' steps, or less, that those need who are left behind without budget
 _DOUBTFUL = 0.1  # largest error that is accepted from an estimate that does not fall as its order says
 _NO_ROWS = torch.empty(0, dtype=torch.long)
 
@@ -238,6 +239,7 @@ class Controlled(Plan):
         self._of_each = torch.full((systems or 0,), int(Status.CONVERGED))  # status of the systems that left
         self._lost: tuple[Tensor, int] | None = None
         self._untroubled = self.length  # of the first of the attempts that were rejected
+        self._budget = solver.max_steps
 
     def begin(self, lengths: list[float]) -> None:
         """As `Plan.begin`; the shortest counts."""
@@ -254,7 +256,7 @@ class Controlled(Plan):
         """As `Plan.next`."""
         if not self._active:
             return None
-        if self._accepted + self._rejected == self._solver.max_steps:
+        if self._exhausted:
             self._status = Status.MAX_STEPS
             return None
         (a, b), left = self._segments[0], 1.0 - self._at
@@ -264,6 +266,10 @@ class Controlled(Plan):
         if self._solver.max_step is not None:
             count = max(count, math.ceil(left * self._unit / self._solver.max_step - _ROUNDING))
         return Step(a, b, self._at, left / count if count <= _ALIKE else size, lost=self._lost)
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._accepted + self._rejected >= self._budget
 
     @property
     def _unit(self) -> float:
@@ -292,17 +298,21 @@ class Controlled(Plan):
                 self._at = 0.0
                 del self._segments[0]
                 self._active = bool(self._segments)
+            elif self.length < min(taken, _least(self._now(step), self._span)):
+                self._active, self._status = False, Status.STALLED
             return None
         factor = 0.0 if e == math.inf else self._solver.safety * (most / e) ** (1 / order)
         self._untroubled = self.length if self._rejected_at is None else self._untroubled
         self.length = taken * max(factor, _SHRINK if self._accepted else _SHRINK_FIRST)
         self._rejected += 1
         self._rejected_at = taken, e
-        a, b = step.segment()
-        now = self._points[a] + start * (self._points[b] - self._points[a])
-        if self.length < _least(now, self._span):
+        if self.length < _least(self._now(step), self._span):
             self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
         return _NO_ROWS
+
+    def _now(self, step: Step) -> float:
+        (a, b), (start, _) = step.segment(), step.shared()
+        return self._points[a] + start * (self._points[b] - self._points[a])
 
     def _shown_order(self, length: float, error: float) -> float:
         """The order that the errors of this attempt and of a rejected one before it show, at most the method's."""
@@ -313,9 +323,13 @@ class Controlled(Plan):
         return min(max(order, _LEAST_ORDER), self._order)
 
     def leave(self, fault: Fault | None) -> Tensor | None:
-        """As `Plan.leave`: at once where f is not finite before a step, else when the step cannot shrink any more."""
-        stuck = self._status in (Status.STALLED, Status.DIVERGED)
-        troubled = stuck or (self._rejected_at is not None and self._rejected_at[1] == math.inf)
+        """As `Plan.leave`: at once where f is not finite before a step, else when the step cannot shrink any more.
+
+        Without budget those are left whose error keeps the step below a tenth of what the others need; these go on with
+        as many attempts again.
+        """
+        stuck, exhausted = self._status in (Status.STALLED, Status.DIVERGED), self._active and self._exhausted
+        troubled = stuck or exhausted or (self._rejected_at is not None and self._rejected_at[1] == math.inf)
         if not (self.together and troubled) or fault is None:
             return None
         with temporarily_clear_interpreter_stack():
@@ -323,14 +337,23 @@ class Controlled(Plan):
             if found is None:
                 return None
             error, hopeless = found
-            bad = going & (~(error <= 1.0) if stuck else hopeless)
+            if (stuck or exhausted) and not (going & hopeless).any():
+                worst = error[going].nan_to_num(math.inf).max()
+                least = 1.0 if stuck and worst > 1 else worst * _LEFT_BEHIND**self._order
+                hopeless = ~(error <= least) if worst < math.inf else ~error.isfinite()
+            bad = going & hopeless
             if not bad.any() or (bad == going).all():
                 return None
-            self._of_each[bad] = torch.where(error[bad].isfinite(), int(Status.STALLED), int(Status.DIVERGED))
+            failure = Status.MAX_STEPS if exhausted else Status.STALLED
+            self._of_each[bad] = torch.where(error[bad].isfinite(), int(failure), int(Status.DIVERGED))
             lost = (self._of_each != Status.CONVERGED).nonzero().squeeze(1)
             self._lost = lost, int((going & ~bad).nonzero()[0])
         self._status, self._active = Status.CONVERGED, True
-        self.length, self._rejected_at = self._untroubled, None
+        if exhausted:
+            self._budget += self._solver.max_steps
+        else:
+            self.length = self._untroubled
+        self._rejected_at = None
         return lost
 
     def replaced(self, y: Tensor) -> Tensor:
@@ -450,7 +473,7 @@ class ControlledEach(Plan):
             cut = good & (e == _LEAST_ERROR)
             length = _capped(torch.where(cut, torch.maximum(length, self._length[rows]), length), self._solver)
             now = self._points[a] + self._at[rows] * (self._points[b] - self._points[a])
-            stuck = bad & (length < _least(now, self._span))
+            stuck = active & (length < torch.where(bad, torch.inf, taken)) & (length < _least(now, self._span))
 
             self._last_error[rows] = torch.where(good, e, self._last_error[rows])
             self._length[rows] = torch.where(active, length, self._length[rows])
@@ -460,6 +483,7 @@ class ControlledEach(Plan):
             self._rejected[rows] += bad
             self._advance(rows, good, size)
             failure = torch.where(finite, int(Status.STALLED), int(Status.DIVERGED))
+            stuck &= self._active[rows]  # not those that have just come to the end
             self._status[rows] = torch.where(stuck, failure, self._status[rows])
             self._active[rows] &= ~stuck
             return None if bool(good.all()) else good.nonzero().squeeze(1)

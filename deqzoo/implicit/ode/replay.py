@@ -35,7 +35,7 @@ def check_tape(value: Tensor, begun: int, known: Set[int], own: Tensors, t: Tens
 def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | None = None) -> Tensor:
     """Of a state that is computed again, relative to its size and that of the state at the start of the step.
 
-    `other` are rows, (systems, 1), that failed, whose state is another's in one of the two: they are left out.
+    `other` are rows, (systems, 1), that failed: they are left out.
     """
     if not again.numel():
         return again.new_zeros(())

@@ -13,7 +13,7 @@ from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
 from ..modes import host_flags, no_derivatives
 from ..root_solvers import NewtonKrylov
-from .linearise import Factors, linearise
+from .linearise import Factors, jacobian
 from .solvers import DiagonallyImplicit
 from .tableaus import Row, Tableau
 from .tolerances import scale
@@ -152,7 +152,7 @@ class StageSolver:
         return rows is None or not len(rows) or len(self._matrix) > int(rows.max())
 
     def _linearise(self, t: Tensor, y: Tensor) -> None:
-        matrix, rows = linearise(self._stepper, t, y, self._rows).matrix, self._rows
+        matrix, rows = jacobian(self._stepper, t, y, self._rows), self._rows
         if rows is None:
             self._matrix = matrix
             return

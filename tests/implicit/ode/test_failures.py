@@ -14,6 +14,7 @@ from deqzoo.implicit import (
     Euler,
     Heun,
     Kvaerno3,
+    Kvaerno5,
     NonConvergenceError,
     NonConvergenceWarning,
     Rodas5P,
@@ -83,13 +84,13 @@ def test_gradients_of_what_was_reached_are_right_and_those_of_the_rest_zero(solv
 SEPARATE = [{}, {"compact": True}, {"shared_steps": True}]
 
 
-@pytest.mark.parametrize("solver", [Tsit5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("solver", [Tsit5, Kvaerno5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", SEPARATE)
 @pytest.mark.parametrize("adjoint", [Discrete(2), Direct()])
 @pytest.mark.parametrize("first_step", [None, "span"])
 def test_a_sample_that_fails_does_not_change_the_others(solver, options, adjoint, first_step):
     """y' = s w y^2: y0 / (1 - s w y0 t). One start is not a number, one solution ends at a pole; w is shared by all."""
-    if solver is Rodas5P and (first_step == "span" or "shared_steps" in options):
+    if solver is not Tsit5 and first_step == "span":
         pytest.skip("one method is enough")
     times = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
     y0 = torch.tensor([[1.0], [math.nan], [0.5], [2.0]], dtype=torch.float64, requires_grad=True)
@@ -167,11 +168,82 @@ def test_shared_steps_are_those_of_one_system():
         assert one[1:] == shared[1:]
     with pytest.raises(ValueError, match="shared_steps"):
         odeint(f, start, [0.0, 1.0], shared_steps=True)
-    with pytest.raises(ValueError, match="explicit"):
-        odeint(f, start, [0.0, 1.0], batch_dims=1, shared_steps=True, solver=Kvaerno3())
+    with pytest.raises(ValueError, match="compact"):
+        odeint(f, start, [0.0, 1.0], batch_dims=1, shared_steps=True, compact=True)
 
 
-def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_samples_reject():
+@pytest.mark.parametrize("solver", [Kvaerno5, Rodas5P])
+@pytest.mark.parametrize("adjoint", [Discrete(2), Direct()])
+def test_implicit_methods_share_steps(solver, adjoint):
+    """y' = -r (y - t): t - 1/r + exp(-r t) / r from 0; one time for all, but the slopes df/dt = r differ."""
+    rates = torch.tensor([[3.0], [500.0]], dtype=torch.float64, requires_grad=True)
+    seen = []
+
+    def f(t, y):
+        seen.append(t.shape)
+        return -rates * (y - t)
+
+    start = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    y, solution = odeint(
+        f, start, [0.0, 0.4, 1.0], solver=solver(rtol=1e-7, atol=1e-9), adjoint=adjoint, batch_dims=1,
+        shared_steps=True, return_solution=True,
+    )  # fmt: skip
+    right = 1 - (1 - torch.exp(-rates)) / rates
+    torch.testing.assert_close(y[-1], right, rtol=1e-5, atol=1e-6)
+    assert set(seen) == {()}
+    assert solution.steps[0] == solution.steps[1]
+    found, expected = (torch.autograd.grad(x.sum(), rates)[0] for x in (y[-1], right))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", [Tsit5(max_steps=60), Kvaerno5(max_steps=60), Rodas5P(max_steps=60)])
+def test_a_sample_that_uses_up_the_steps_that_are_shared_is_left_behind(solver):
+    """y' = r (1 + y^2): tan(r t), whose pole one sample comes near to; or is too stiff for an explicit method."""
+    rates = torch.tensor([[0.5], [1.0], [1.7]], dtype=torch.float64)
+    stiff = torch.tensor([[1.0], [1e7], [2.0]], dtype=torch.float64)
+    problems = [(lambda t, y: rates * (1 + y**2), torch.tan(rates), 2)]
+    if isinstance(solver, Tsit5):
+        problems.append((lambda t, y: -stiff * (y - 1), 1 - torch.exp(-stiff), 1))
+    for f, right, lost in problems:
+        y, solution = odeint(
+            f, torch.zeros(3, 1, dtype=torch.float64), [0.0, 1.0], solver=solver, batch_dims=1, shared_steps=True,
+            on_failure="ignore", return_solution=True,
+        )  # fmt: skip
+        others = [row for row in range(3) if row != lost]
+        torch.testing.assert_close(y[-1, others], right[others], rtol=1e-3, atol=1e-4)
+        assert y[-1, lost].isnan()
+        assert solution.value[-1, lost].isfinite()
+        assert solution.status[others].tolist() == [Status.CONVERGED] * 2
+        assert solution.status[lost] in (Status.MAX_STEPS, Status.STALLED)
+
+
+def test_a_batch_that_is_too_hard_ends_as_a_whole():
+    """Samples alike: none is worse than the others by much."""
+    rates = torch.tensor([[1.0], [1.1]], dtype=torch.float64)
+    _, solution = odeint(
+        lambda t, y: rates * torch.cos(300 * t) * y, torch.ones(2, 1, dtype=torch.float64), [0.0, 9.0],
+        solver=Tsit5(max_steps=30), batch_dims=1, shared_steps=True, on_failure="ignore", return_solution=True,
+    )  # fmt: skip
+    assert solution.status.tolist() == [Status.MAX_STEPS] * 2
+    assert (solution.steps + solution.rejected).tolist() == [30] * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_steps": True}])
+def test_steps_that_shrink_to_nothing_while_all_are_accepted_stall(options):
+    """Kvaerno3 never rejects a step on the way into the pole of y' = y^2."""
+    y0 = torch.tensor([[2.0], [-1.0]], dtype=torch.float64)
+    y, solution = odeint(
+        lambda t, y: y**2, y0, [0.0, 0.25, 2.0], solver=Kvaerno3(rtol=1e-3), batch_dims=1, on_failure="ignore",
+        return_solution=True, **options,
+    )  # fmt: skip
+    assert solution.status.tolist() == [Status.STALLED, Status.CONVERGED]
+    torch.testing.assert_close(y[:, 1, 0], torch.tensor([-1.0, -0.8, -1 / 3], dtype=torch.float64), rtol=1e-2, atol=0)
+    assert y[1, 0].item() == pytest.approx(4.0, rel=1e-2)
+    assert y[2, 0].isnan()
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), Kvaerno5(), Rodas5P()])
+def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_samples_reject(solver):
     rates = torch.tensor([[0.1], [40.0], [3.0]], dtype=torch.float64, requires_grad=True)
 
     def f(t, y, rates):
@@ -180,7 +252,7 @@ def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_sampl
     grads = []
     for adjoint in (Discrete(3), Direct()):
         y, solution = odeint(
-            f, ONE.expand(3, 1), [0.0, 2.0], rates, batch_dims=1, adjoint=adjoint, return_solution=True
+            f, ONE.expand(3, 1), [0.0, 2.0], rates, batch_dims=1, adjoint=adjoint, solver=solver, return_solution=True
         )
         assert solution.rejected.any()
         grads.append(torch.autograd.grad(y[-1].sum(), rates)[0])
