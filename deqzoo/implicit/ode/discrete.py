@@ -115,8 +115,8 @@ def derivative_of_the_steps(
     again = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep)
     if not in_transform():
         others = ctx.trajectory.others(len(y), y.device)
-        found = difference(again.last.detach(), ctx.trajectory.last, y.detach(), others)
-        check_replay(found, solve.field, solve.solver)
+        worst = difference(again.last.detach(), ctx.trajectory.last, y.detach(), others)
+        check_replay(worst, solve.field, solve.solver)
     outputs = again.outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
     # In one tensor: stages of a field that reads none of the arguments are not on the tape.

@@ -84,13 +84,13 @@ def test_gradients_of_what_was_reached_are_right_and_those_of_the_rest_zero(solv
 SEPARATE = [{}, {"compact": True}, {"shared_steps": True}]
 
 
-@pytest.mark.parametrize("solver", [Tsit5, Kvaerno5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("solver", [Tsit5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", SEPARATE)
 @pytest.mark.parametrize("adjoint", [Discrete(2), Direct()])
 @pytest.mark.parametrize("first_step", [None, "span"])
 def test_a_sample_that_fails_does_not_change_the_others(solver, options, adjoint, first_step):
     """y' = s w y^2: y0 / (1 - s w y0 t). One start is not a number, one solution ends at a pole; w is shared by all."""
-    if solver is not Tsit5 and first_step == "span":
+    if solver is Rodas5P and (first_step == "span" or "shared_steps" in options):
         pytest.skip("one method is enough")
     times = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
     y0 = torch.tensor([[1.0], [math.nan], [0.5], [2.0]], dtype=torch.float64, requires_grad=True)

@@ -98,11 +98,11 @@ def test_first_step_is_near_to_the_one_that_the_tolerance_allows(solver, name):
 
     def error(h):
         new, stages = stepper.step(torch.zeros(()), h, y.unsqueeze(0), first.unsqueeze(0))
-        return errors(stepper, stages, h, y.unsqueeze(0), new, Norm()).item()
+        return errors(stepper, stages, h, y.unsqueeze(0), new, None, Norm()).item()
 
     allowed = next(h for h in (span * 0.95**i for i in range(200)) if error(h) <= 1)
     begun = stepper.begin(torch.zeros(()), allowed, y.unsqueeze(0), first.unsqueeze(0))
-    (share,) = _promised(stepper, begun, allowed, y.unsqueeze(0), Norm())
+    (share,) = _promised(stepper, begun, allowed, y.unsqueeze(0), None, Norm())
     assert 0.4 < share < 2
 
 
