@@ -274,7 +274,9 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     if not edges and not _replacements() and all(isinstance(leaf, Parameter) for leaf in leaves.values()):
         return Lifted(body, args, list(leaves.values()), None), value
     watch, read, _ = _read(body, y, args)
-    captured = [t for t in read.values() if id(r := _replaced(t)) in leaves or (r.grad_fn, r.output_nr) in edges]
+    captured = [
+        t for t in read.values() if (r := _replaced(t)) is not t or id(r) in leaves or (r.grad_fn, r.output_nr) in edges
+    ]
     return Lifted(body, args, captured, Lifted._foreign(watch, y, args)), value
 
 
@@ -289,14 +291,14 @@ def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tu
     while ahead:
         edge = ahead.pop()
         node = edge[0]
-        if node is None or node in seen or (isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)):
+        if node is None or node in seen:
             continue
         if isinstance(node, _Leaf):
             leaves[id(node.variable)] = node.variable
         elif node._sequence_nr() < begun:
             edges.add(edge)  # and its node may have other edges
             continue
-        else:
+        elif not (isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)):
             ahead += node.next_functions
         seen.add(node)
     return leaves, edges
@@ -308,11 +310,15 @@ def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tens
     with compiled_runs_eagerly(), watch:
         value = body(y, args)
     given, transformed = {id(t) for t in (*y, *args)}, in_transform()
-    read = {key: t for key, t in watch.read.items() if key not in given and _matters(_replaced(t), transformed)}
+    read = {key: t for key, t in watch.read.items() if key not in given and _matters(t, transformed)}
     return watch, read, value
 
 
-def _matters(tensor: Tensor, transformed: bool) -> bool:
+def _matters(held: Tensor, transformed: bool) -> bool:
+    """Whether a tensor has derivatives, or stands for one that an implicit function around has handed in."""
+    tensor = _replaced(held)
+    if tensor is not held:
+        return True
     return tensor.requires_grad or (transformed and (is_wrapped(tensor) or carries_derivative(tensor)))
 
 

@@ -160,6 +160,32 @@ def test_nested(mode, way, outer, inner):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("inner", [inner for inner in EXACT if inner is not by_flow], ids=lambda f: f.__name__[3:])
+@pytest.mark.parametrize("way", ["captured", "argument"])
+def test_inner_function_of_the_unknown(inner, way):
+    """y with inner(y) = a: the inner function captures the unknown of the outer one, or has it as its argument."""
+
+    def function(a):
+        def f(y, a):
+            inside = black_box_of_its_argument if inner is by_black_box else inner
+            return (inside(lambda: y) if way == "captured" else inner(lambda y: y, y)) - a
+
+        return root(f, a.new_full((2,), 0.7), a)
+
+    a = torch.tensor([0.6, 0.8], dtype=F64)
+    y = function(a).requires_grad_()
+    slope, bend = first_and_second_of(EXACT[inner], y)
+    found = first(lambda a: function(a).sum(), a)[0]
+    torch.testing.assert_close(found, 1 / slope, rtol=1e-6, atol=1e-7)
+    (found,) = torch.autograd.grad((b := a.clone().requires_grad_(), function(b).sum())[1], b, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), b)[0], -bend / slope**3, rtol=1e-6, atol=1e-7)
+
+
+def first_and_second_of(exact, y):
+    (slope,) = torch.autograd.grad(exact(y).sum(), y, create_graph=True)
+    return slope.detach(), torch.autograd.grad(slope.sum(), y)[0]
+
+
 def test_black_box_that_captures_a_traced_tensor_raises():
     def function(a):
         return ImplicitFunction(lambda b: (a * b).sqrt(), lambda y, b: y**2 - a * b)(torch.tensor(2.0, dtype=F64))
