@@ -83,6 +83,20 @@ def test_mode_that_has_changed_is_an_error(solver):
         y.sum().backward()
 
 
+def test_change_that_makes_the_steps_impossible_is_an_error():
+    class Rate(nn.Module):
+        rate = 1.0
+
+        def forward(self, t, y):
+            return -self.rate * y
+
+    f, y0 = Rate(), torch.ones(3, requires_grad=True)
+    y = odeint(f, y0, [0.0, 1.0], solver=RK4(step_size=0.1))[-1]
+    f.rate = math.inf
+    with pytest.raises(RuntimeError, match="f has changed"):
+        y.sum().backward()
+
+
 def test_random_numbers_that_are_drawn_anew_are_an_error():
     y0 = torch.ones(50, requires_grad=True)
     y = odeint(lambda t, y: -y * torch.rand_like(y), y0, [0.0, 1.0], solver=RK4(step_size=0.25))[-1]

@@ -39,10 +39,10 @@ def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | Non
     """
     if not again.numel():
         return again.new_zeros(())
-    if other is not None:
-        again, before, start = (torch.where(other, 0.0, x) for x in (again, before, start))
+    left_out = ~before.isfinite() if other is None else other | ~before.isfinite()
+    change, before, start = (torch.where(left_out, 0.0, x) for x in (again - before, before, start))
     size = before.abs().amax() + start.abs().amax()
-    return (again - before).abs().amax() / torch.where(size > 0, size, 1.0)
+    return torch.nan_to_num(change.abs().amax() / torch.where(size > 0, size, 1.0), nan=torch.inf)
 
 
 def check_replay(found: Tensor, field: UserField, solver: OdeSolver) -> None:
