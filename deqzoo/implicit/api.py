@@ -106,7 +106,7 @@ def fixed_point(
     >>> z, a.grad
     (tensor(0.9004, dtype=torch.float64, grad_fn=<_AttachBackward>), tensor(-0.3218, dtype=torch.float64))
     """
-    f, args = _named(f, args, kwargs, fixed_point)
+    f, args = named(f, args, kwargs, fixed_point)
     solver = Anderson() if solver is None else solver
     gradient = Implicit() if gradient is None else gradient
     # `torch.compile` takes the solve as a whole where nothing in it asks the host.
@@ -196,7 +196,7 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
-    f, args = _named(f, args, kwargs, root)
+    f, args = named(f, args, kwargs, root)
     solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
     solution.inverse = None
     _check(solution, on_failure, "root", solver)
@@ -248,7 +248,7 @@ def argmin(
     >>> torch.autograd.grad(mean, x)[0]
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    both, args = _named(objective, args, kwargs, argmin)
+    both, args = named(objective, args, kwargs, argmin)
     objective = (lambda *given: both(*given)[0]) if has_aux else both
     solution = _solve("argmin", LBFGS() if solver is None else solver, objective, y0, args, batch_dims)
     _check(solution, on_failure, "argmin", solver)
@@ -288,7 +288,7 @@ def make_gradient(name: str, **options: Any) -> Gradient:
     return made
 
 
-def _named(
+def named(
     f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], function: Callable[..., Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """`f` and its arguments, those given by name last; an error where `f` takes no such name."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..api import named
 from ..lifting import apply_visibly
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
 from ..pytree import Tensors, tensor_leaves
@@ -20,6 +21,7 @@ from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
 from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
+from .sample_times import in_shared_time
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
 from .steps import Stepper
 from .times import Times
@@ -40,6 +42,7 @@ def odeint(
     compact: bool = False,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """The solution of dy/dt = f(t, y, *args), y(t[0]) = y0, at the times t.
 
@@ -53,8 +56,9 @@ def odeint(
             each of which the tolerances apply; f gets and returns complex tensors and need not be analytic, and
             gradients are those of PyTorch's convention, dL/dx + i dL/dy of x + i y.
         t: output times, (n,), increasing or decreasing. Those inside a step of an adaptive method come by
-            interpolation and cost no evaluation of f. (Of a stiff problem with a forcing, set the solver's `max_step`
-            to a part of the forcing's period: see `Rodas5P`.)
+            interpolation and cost no evaluation of f. With batch_dims=1 they may be those of each sample, (n, batch),
+            each in its own direction; then steps end at each of them. (Of a stiff problem with a forcing, set the
+            solver's `max_step` to a part of the forcing's period: see `Rodas5P`.)
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
             per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
             `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.
@@ -76,6 +80,7 @@ def odeint(
             the last alone. Output times that a system did not reach are NaN, and their gradient is zero.
         return_solution: also return the `Solution`: its `value` has the last finite state in place of NaN; its `steps`
             are those accepted, and `rejected` the others; `residual` is the error of the last step over the tolerance.
+        kwargs: go to f by name; tensors among them get gradients, as those among `args` do.
 
     Returns:
         y at the times t, with leaves (n, *shape), or (y, solution).
@@ -89,6 +94,7 @@ def odeint(
     >>> y.detach(), a.grad  # exp(a), exp(a)
     (tensor([1.0000, 0.3679], dtype=torch.float64), tensor(0.3679, dtype=torch.float64))
     """
+    f, args = named(f, args, kwargs, odeint)
     solver = Tsit5() if solver is None else solver
     if on_failure not in FAILURES:
         raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
@@ -106,6 +112,10 @@ def odeint(
         raise ValueError("shared_steps=True needs batch_dims=1 and compact=False: separate systems that share steps")
     if shared_steps and not any(leaf.numel() for leaf in tensor_leaves(y0)):
         batch_dims, shared_steps = 0, False  # nothing to solve for, and nobody to fail
+    if isinstance(t, Tensor) and t.dim() == 2 and batch_dims == 1 and not shared_steps:
+        systems = len(tensor_leaves(y0)[0])
+        f, t, table, solver = in_shared_time(f, t.to(tensor_leaves(y0)[0].device), solver, systems)
+        args = (*args, table)
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, shared_steps=shared_steps)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
@@ -251,7 +261,10 @@ def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.devi
     given = isinstance(t, Tensor) and t.is_floating_point()
     t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if t.dim() != 1 or not len(t):
-        raise ValueError(f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}")
+        raise ValueError(
+            f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}; those of each sample, "
+            "(n, batch), are for odeint with batch_dims=1 and shared_steps=False"
+        )
     if given:
         return t.to(device), torch.promote_types(t.dtype, dtype)
     return t.double().to(device), dtype

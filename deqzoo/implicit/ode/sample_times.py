@@ -1,0 +1,65 @@
+"""Output times of each sample's own: the equation in a time that all samples share.
+
+Let sample i have the output times t_0i, ..., t_ni. In s, which is k at the k-th of them and linear in between,
+
+    dy_i/ds = (t_(k+1)i - t_ki) f(t_i(s), y_i),    t_i(s) = t_ki + (s - k) (t_(k+1)i - t_ki)    for k <= s <= k + 1
+
+so that all have the output times 0, ..., n. The factor jumps at these, where steps end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from ..modes import peel
+from .solvers import Adaptive, FixedStep, OdeSolver
+
+
+def in_shared_time(
+    f: Callable[..., Any], t: Tensor, solver: OdeSolver, systems: int
+) -> tuple[Callable[..., Any], Tensor, Tensor, OdeSolver]:
+    """`f` in the shared time, with the table of the samples' times (batch, times) as its last argument; the shared
+    output times, the table, and the solver with its lengths in the shared time.
+    """
+    _check(t, systems)
+    table = t.mT
+    longest = float(peel(t.detach()).diff(dim=0).abs().max()) if len(t) > 1 and systems else 1.0
+
+    def of_shared(s: Tensor, y: Any, *args: Any) -> Any:
+        *rest, times = args
+        k = s.detach().floor().clamp(0, times.shape[1] - 2).long().unsqueeze(1)
+        begin, end = (times.gather(1, index).squeeze(1) for index in (k, k + 1))
+        slope = end - begin
+        value = f(begin + (s - k.squeeze(1)) * slope, y, *rest)
+        return _pytree.tree_map(lambda leaf: leaf * slope.to(leaf).reshape(-1, *[1] * (leaf.dim() - 1)), value)
+
+    shared = torch.arange(len(t), dtype=t.dtype, device=t.device)
+    return of_shared, shared, table, _scaled(solver, 1 / longest, range(1, len(t) - 1))
+
+
+def _check(t: Tensor, systems: int) -> None:
+    if t.shape[1] != systems:
+        raise ValueError(f"times of each sample have the shape (n, batch), here (n, {systems}), got {tuple(t.shape)}")
+    if len(t) < 2:
+        raise ValueError("times of each sample must be two or more")
+    steps = peel(t.detach()).diff(dim=0).reshape(len(t) - 1, -1)
+    good = ((steps > 0).all(dim=0) | (steps < 0).all(dim=0)) & steps.isfinite().all(dim=0)
+    if not bool(good.all()):
+        bad = int((~good).nonzero()[0]) % max(systems, 1)
+        raise ValueError(f"the output times of sample {bad} must be finite and strictly increasing, or decreasing")
+
+
+def _scaled(solver: OdeSolver, factor: float, jumps: range) -> OdeSolver:
+    """The solver with lengths that are safe in the shared time: no sample's steps are longer than it was asked for."""
+    assert isinstance(solver, FixedStep | Adaptive)
+    if solver.jump_times:
+        raise ValueError("jump_times do not go with times of each sample: solve the samples one by one")
+    given = {name: getattr(solver, name, None) for name in ("step_size", "first_step", "max_step")}
+    options: dict[str, Any] = {name: x * factor for name, x in given.items() if isinstance(x, int | float)}
+    return dataclasses.replace(solver, **options, jump_times=tuple(map(float, jumps)))
