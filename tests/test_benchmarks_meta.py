@@ -70,7 +70,7 @@ def test_three_methods_of_meta_learning_over_the_inner_steps(tmp_path):
     assert found["first-order MAML", 40].error > 0.01
     assert found["iMAML", 40].error < 1e-6 < found["iMAML", 2].error
     assert found["MAML", 40].saved_bytes > 5 * found["MAML", 2].saved_bytes
-    assert found["iMAML", 40].saved_bytes == found["iMAML", 2].saved_bytes
+    assert found["iMAML", 40].saved_bytes <= found["iMAML", 2].saved_bytes
     assert found["MAML", 40].query_loss == found["first-order MAML", 40].query_loss
     unrolling.plot(rows, "title", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

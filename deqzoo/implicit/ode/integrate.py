@@ -273,7 +273,7 @@ class _Outputs:
             if len(stepper.tableau.a) > stepper.tableau.stages:
                 stepper.extend(stages, t, h, before)
             theta = self.times.theta(step, points.index, points.position)
-            self._values.append(interpolate(stepper, stages, h, before, theta, position).view(-1, before.shape[1]))
+            self._values.append(interpolate(stepper, stages, h, before, theta, position).flatten(0, -2))
 
     def leave(self, systems: Tensor, y: Tensor) -> None:
         """Systems that failed where they share their steps, at the state y."""

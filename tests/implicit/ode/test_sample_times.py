@@ -61,7 +61,9 @@ def test_gradcheck_of_a_network():
     times = TIMES.clone().requires_grad_()
 
     def solve(y0, times):
-        return odeint(lambda t, y: f(torch.cat([t[:, None], y], 1)), y0, times, solver=RK4(step_size=0.45), batch_dims=1)
+        return odeint(
+            lambda t, y: f(torch.cat([t[:, None], y], 1)), y0, times, solver=RK4(step_size=0.45), batch_dims=1
+        )
 
     assert gradcheck(solve, (y0, times))
 
