@@ -19,6 +19,7 @@ from ..solution import Solution
 
 _LEAST = 50  # eps of B: what the round-off of a gradient may come to
 _MOST = 2.0  # times B: the largest scale
+_TIGHT = 1e-4  # tolerances up to this one are for the minimum itself
 _AT_REST = 10.0  # times the tolerance: a start that another search may have ended at
 _STEPS = 5  # of which the largest B counts
 _FAR = 1e16  # times what the start promised: then the objective has no minimum in reach
@@ -61,7 +62,7 @@ class Minimizer(SearchingSolver):
         B = ||change of the gradient|| / max_i |step_i / y_i|,    the largest over the last steps:
 
     at most 2 B, with max(|y_i|, |y_i - y0_i|) for |y_i|, so that a start far out, where the gradient is huge, loosens
-    nothing; at least 50 eps B / tol, which round-off lets reach. A start where ||grad|| <= 10 min(tol, eps^(3/4)) B is
+    nothing (a tolerance above 1e-4 has no such bound: it asks for that part of the first gradient); at least 50 eps B / tol, which round-off lets reach. A start where ||grad|| <= 10 min(tol, eps^(3/4)) B is
     a minimum already and has converged at once, and so has such a point from which no step brings anything more. No
     scale of the objective matters. A system has diverged where its start is not finite or the objective falls without
     end.
@@ -212,7 +213,8 @@ class Descent(Search):
         if self.curvature is not None:
             least = min(_LEAST * self.eps / self.tol, 1.0) if self.tol else 1.0  # of B is what round-off lets reach
             scale = torch.maximum(scale, least * self.curvature)
-            scale = torch.where(self.most > 0, torch.minimum(scale, _MOST * self.most), scale)
+            if self.tol <= _TIGHT:
+                scale = torch.where(self.most > 0, torch.minimum(scale, _MOST * self.most), scale)
             scale = torch.where(self.warm, _AT_REST * self.curvature, scale)
         return scale.unsqueeze(1)
 
