@@ -62,10 +62,10 @@ class Minimizer(SearchingSolver):
         B = ||change of the gradient|| / max_i |step_i / y_i|,    the largest over the last steps:
 
     at most 2 B, with max(|y_i|, |y_i - y0_i|) for |y_i|, so that a start far out, where the gradient is huge, loosens
-    nothing (a tolerance above 1e-4 has no such bound: it asks for that part of the first gradient); at least 50 eps B / tol, which round-off lets reach. A start where ||grad|| <= 10 min(tol, eps^(3/4)) B is
-    a minimum already and has converged at once, and so has such a point from which no step brings anything more. No
-    scale of the objective matters. A system has diverged where its start is not finite or the objective falls without
-    end.
+    nothing (a tolerance above 1e-4 has no such bound: it asks for that part of the first gradient); at least 50 eps B /
+    tol, which round-off lets reach. A start where ||grad|| <= 10 min(tol, eps^(3/4)) B is a minimum already and has
+    converged at once, and so has such a point from which no step brings anything more. No scale of the objective
+    matters. A system has diverged where its start is not finite or the objective falls without end.
 
     A trial counts as a step and as an evaluation; the first is a short one, for B. Other arguments as for
     `FixedPointSolver`.
