@@ -36,7 +36,7 @@ def unet(size=(1, 4, 4), **options):
     return flow
 
 
-@pytest.mark.parametrize("make", [multiscale, flat, unet])
+@pytest.mark.parametrize("make", [multiscale, flat, pytest.param(unet, marks=pytest.mark.slow)])
 def test_body_is_invertible_and_knows_its_determinant(make):
     body = make().eval()
     if make is flat:
