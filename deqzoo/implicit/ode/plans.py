@@ -121,12 +121,15 @@ class Plan(ABC):
     together = False
 
     def begin(self, lengths: list[float]) -> None:
-        """Take the length of the first step, of each system, in units of t; NaN: f is not finite there."""
-        raise NotImplementedError
+        """Take the length of the first step, of each system, in units of t; NaN: f is not finite there.
+
+        Asked, as `whole` is, of plans that need that length alone; `stop` of all whose steps may end early.
+        """
+        raise TypeError(f"{type(self).__name__} needs no length of a first step")
 
     def whole(self) -> Step:
         """A step of the whole span, of all systems."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} needs no length of a first step")
 
     @abstractmethod
     def next(self) -> Step | None:
@@ -146,7 +149,7 @@ class Plan(ABC):
 
     def stop(self, systems: Tensor) -> None:
         """No more steps of these systems."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} cannot end early")
 
     @property
     def error(self) -> Any:
