@@ -51,7 +51,6 @@ LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "neumann": Neumann,
     "normal_cg": NormalCG,
 }
-_ANDERSON, _EXACT = Anderson(), Implicit()  # made once: torch.compile of 2.11 cannot trace that
 GRADIENTS: dict[str, type[Gradient]] = {
     "implicit": Implicit,
     "one_step": OneStep,
@@ -108,8 +107,8 @@ def fixed_point(
     (tensor(0.9004, dtype=torch.float64, grad_fn=<_AttachBackward>), tensor(-0.3218, dtype=torch.float64))
     """
     f, args = named(f, args, kwargs, fixed_point)
-    solver = _ANDERSON if solver is None else solver
-    gradient = _EXACT if gradient is None else gradient
+    solver = Anderson() if solver is None else solver
+    gradient = Implicit() if gradient is None else gradient
     # `torch.compile` takes the solve as a whole where nothing in it asks the host.
     plain = isinstance(gradient, Phantom | OneStep) or not needs_derivative()
     traceable = plain and getattr(solver, "stop", None) == "never"

@@ -121,11 +121,6 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
     second-order graph; `torch.func.vjp` serves inside transforms and under `inference_mode`, where no tape exists.
     """
     if in_transform() or torch.is_inference_mode_enabled():
-        if not in_transform() and not _func_records_in_inference_mode():
-            raise RuntimeError(
-                f"under inference_mode, torch {torch.__version__} takes every derivative of torch.func for zero: use "
-                "torch.no_grad() here, or a newer torch"
-            )
         value, vjp = torch.func.vjp(lambda *leaves: function(leaves), *point)  # type: ignore[misc]
         return value, lambda cotangent: vjp(tuple(cotangent))
     create_graph = torch.is_grad_enabled()
@@ -134,14 +129,6 @@ def pullback(function: Callable[[Tensors], Tensors], point: Tensors) -> tuple[Te
         slot = tuple(t.view_as(t) if create_graph and t.requires_grad else t.detach().requires_grad_() for t in point)
         value = function(slot)
     return value, pullback_on_tape(value, slot, point)
-
-
-@functools.cache
-def _func_records_in_inference_mode() -> bool:
-    """torch 2.11 does not, without a word."""
-    with torch.inference_mode():
-        one = torch.ones(())
-        return bool(torch.func.vjp(torch.neg, one)[1](one)[0] != 0)
 
 
 def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[[Tensors], Tensors]:
