@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .base import LinearSolver, begin, dot, row_norm, safe_divide
@@ -28,6 +29,7 @@ class Neumann(LinearSolver):
 
     Args:
         k: products with A.
+        tol: if given, k is the most: a system that meets it takes no further terms, and one that never does has failed.
         damping: d in (0, 1]; below 1 it also tames eigenvalues of I - A left of -1.
 
     Source: Lorraine, Vicol, Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation", 2020;
@@ -40,7 +42,11 @@ class Neumann(LinearSolver):
 
     k: int = 10
     damping: float = 1.0
-    truncated = True
+
+    @property
+    def truncated(self) -> bool:  # type: ignore[override]  # a class attribute of the others
+        """Whether it stops on purpose: not where it is to meet a tolerance."""
+        return self.tol is None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,10 +61,20 @@ class Neumann(LinearSolver):
         start = begin(operator, b, x0)
         x, residual = start.x, start.r
         term = self.damping * precondition(residual)
+        steps, nfe = torch.zeros_like(start.norm, dtype=torch.long), 0
+        done = torch.zeros_like(start.norm, dtype=torch.bool)
         for _ in range(self.k):
             x = x + term
             residual = start.b - operator.mv(x)
+            steps, nfe = steps + ~done, nfe + 1
             term = self.damping * precondition(residual)
+            if self.tol is not None:
+                done = row_norm(residual) <= tol * start.size
+                some, all_of_them = host_flags(done)[0]
+                if all_of_them:
+                    break
+                if some:
+                    term = term.masked_fill(done.unsqueeze(1), 0.0)
         norm = row_norm(residual)
         reached, grown = norm <= tol * start.size, norm > start.norm
         finite = torch.isfinite(norm) & torch.isfinite(start.norm)
@@ -74,4 +90,4 @@ class Neumann(LinearSolver):
         relative = safe_divide(torch.where(grown, least, norm), start.size)
         status = torch.where(reached, Status.CONVERGED, torch.where(grown, Status.STALLED, Status.MAX_STEPS))
         status = torch.where(finite, status, Status.DIVERGED)
-        return Solution(x, status, relative, torch.full_like(status, self.k), nfe=self.k + start.nfe)
+        return Solution(x, status, relative, steps, nfe=nfe + start.nfe)

@@ -281,6 +281,29 @@ def test_neumann_is_the_truncated_series(k):
     assert (solution.value - exact).norm(dim=1).max() <= 0.6 ** (k + 1) / 0.4 * b.norm(dim=1).max()
 
 
+def test_with_a_tolerance_the_series_ends_where_each_system_meets_it():
+    slopes = torch.tensor([0.09, 0.5, 0.0], dtype=F64)
+    matrices = (1 - slopes).view(3, 1, 1) * torch.eye(2, dtype=F64)
+    b = randn(3, 2, seed=1)
+    operator = operator_of(matrices)
+    solution = Neumann(k=50, tol=1e-3)(operator, b)
+    # After n products the residual is slope^n ||b||.
+    assert solution.steps.tolist() == [3, 10, 1]
+    assert solution.nfe == operator.mv.calls == 10
+    assert solution.converged.all()
+    assert_close(solution.residual, slopes ** torch.tensor([3, 10, 1]), 1e-12)
+    assert_close(solution.value, b * ((1 - slopes**solution.steps) / (1 - slopes)).unsqueeze(1), 1e-12)
+    for i in range(3):
+        alone = Neumann(k=50, tol=1e-3)(operator_of(matrices[i : i + 1]), b[i : i + 1])
+        assert_close(alone.value[0], solution.value[i], 1e-15)
+    assert not Neumann(k=50, tol=1e-3).truncated
+    assert Neumann(k=9, tol=1e-3)(operator_of(matrices), b).status.tolist() == [
+        Status.CONVERGED,
+        Status.MAX_STEPS,
+        Status.CONVERGED,
+    ]
+
+
 def test_damping_tames_eigenvalues_below_minus_one():
     matrix, b = torch.diag(torch.tensor([2.5, 1.0, 0.2], dtype=F64)), randn(2, 3, seed=1)  # I - A has -1.5
     expected = sum(0.5 * b * (1 - 0.5 * matrix.diagonal()) ** i for i in range(7))
