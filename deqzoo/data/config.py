@@ -14,6 +14,7 @@ class Augment:
         translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
         crop: pad by so many pixels on each side, by reflection, then cut a window of the old size at random.
         flip: mirror left and right with probability 1/2.
+        alternating_flip: mirror left and right in every second epoch, half of the images in the first.
         cutout: side, in pixels, of a square painted in the set's mean colour (arXiv:1708.04552).
     """
 
@@ -21,9 +22,12 @@ class Augment:
     translate: float = 0.0
     crop: int = 0
     flip: bool = False
+    alternating_flip: bool = False
     cutout: int = 0
 
     def __post_init__(self) -> None:
+        if self.flip and self.alternating_flip:
+            raise ValueError("augment.flip and augment.alternating_flip are two ways of the same: choose one")
         for name in ("rotate", "translate", "crop", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} must not be negative, got {getattr(self, name)}")

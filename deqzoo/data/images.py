@@ -93,7 +93,15 @@ class ImageData(TensorData):
         transform = self._augment if train else None
         white, indices = self.spec.white, self.parts[part]
         return ImageLoader(
-            self.images, self.labels, indices, batch_size, white=white, transform=transform, shuffle=train, **options
+            self.images,
+            self.labels,
+            indices,
+            batch_size,
+            white=white,
+            alternating_flip=train and self.options.augment.alternating_flip,
+            transform=transform,
+            shuffle=train,
+            **options,
         )
 
     def _val_size(self, available: int) -> int:

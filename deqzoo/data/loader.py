@@ -155,6 +155,7 @@ class ImageLoader(TensorLoader):
         labels: (N,) int64, on the same device.
         indices, batch_size, options: as `TensorLoader` has them.
         white: the byte that becomes 1.0.
+        alternating_flip: mirror left and right in every second epoch; some in the even ones, the others in the odd.
         transform: applied to the float images of a batch, with the batch's own generator: its random numbers are a
             function of (seed, epoch, batch).
     """
@@ -167,14 +168,21 @@ class ImageLoader(TensorLoader):
         batch_size: int,
         *,
         white: int = 255,
+        alternating_flip: bool = False,
         transform: Transform | None = None,
         **options: Any,
     ) -> None:
         super().__init__((images, labels), indices, batch_size, **options)
         self.white, self.transform = white, transform
+        self.flipped_first: Tensor | None = None  # (N,), the images that are mirrored in even epochs
+        if alternating_flip:
+            self.flipped_first = (torch.rand(len(images), generator=generator(self.seed)) < 0.5).to(images.device)
 
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         pixels, labels = super()._make_batch(indices)
+        if self.flipped_first is not None:
+            flip = self.flipped_first[indices].to(pixels.device) ^ bool(self.epoch % 2)
+            pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
         images = pixels.float() / self.white
         if self.transform is not None:
             images = self.transform(images, generator(self.seed, self.epoch, self.batch, self.rank))

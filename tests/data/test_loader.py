@@ -48,6 +48,21 @@ def test_a_shuffled_epoch_holds_whole_batches_of_different_images():
     assert len(labels) == 20 == len(labels.unique())
 
 
+def test_alternating_flips_mirror_each_image_in_every_second_epoch():
+    loader = make(shuffle=False, alternating_flip=True)
+    plain = IMAGES.float() / 255
+    mirrored = []
+    for epoch in range(4):
+        images = torch.cat([images for images, _ in epoch_of(loader, epoch)])
+        now = (images == plain.flip(3)).flatten(1).all(1)
+        assert bool((now | (images == plain).flatten(1).all(1)).all())
+        mirrored.append(now)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert torch.equal(mirrored[1], mirrored[3])
+    assert 3 < mirrored[0].sum() < 20
+
+
 def test_order_depends_on_seed_and_epoch_alone():
     first = epoch_of(make(transform=noisy), 3)
     loader = make(transform=noisy)
