@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deqzoo.models.config import TrainingConfig
 from deqzoo.models.finite import Skips, fault_of_gradients, fault_of_step
+from deqzoo.models.lookahead import Lookahead
 from deqzoo.models.optim import make_optimizer, make_schedule
 from deqzoo.models.solves import backward_metrics, forward_metrics, residuals
 from deqzoo.nn import SolverLayer, solver_layers
@@ -67,6 +68,10 @@ class SolverModule(LightningModule):
             average = get_ema_multi_avg_fn(self.options.ema_decay)
             self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
             self.average.requires_grad_(False)
+        self.lookahead: Lookahead | None = None
+        if self.options.lookahead_every:
+            trained = [p for p in network.parameters() if p.requires_grad]
+            self.lookahead = Lookahead(trained, self.options.lookahead_every, self.options.lookahead_decay)
         self.skips = Skips()
         self._residuals: list[Tensor] = []
         self._tested = 0
@@ -129,7 +134,11 @@ class SolverModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and update the moving average of the weights; a checkpoint has both or neither."""
         super().optimizer_step(*args, **kwargs)
-        if self.average is not None and self.skips.latest is None:
+        if self.skips.latest is not None:
+            return
+        if self.lookahead is not None:
+            self.lookahead.update(self.global_step, int(self.trainer.estimated_stepping_batches))
+        if self.average is not None:
             self.average.update_parameters(self.network)
 
     def on_train_end(self) -> None:
@@ -140,10 +149,14 @@ class SolverModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The skipped steps are counted on when training is resumed."""
         checkpoint["skips"] = self.skips.state_dict()
+        if self.lookahead is not None:
+            checkpoint["lookahead"] = self.lookahead.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As saved."""
         self.skips.load_state_dict(checkpoint.get("skips", self.skips.state_dict()))
+        if self.lookahead is not None and "lookahead" in checkpoint:
+            self.lookahead.load_state_dict(checkpoint["lookahead"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, metrics and cost of the solves on held-out data."""
@@ -174,6 +187,8 @@ class SolverModule(LightningModule):
             lr=options.lr,
             weight_decay=options.weight_decay,
             momentum=options.momentum,
+            groups=options.parameter_groups,
+            **options.optimizer_options,
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = make_schedule(optimizer, options.schedule.value, total_steps=total_steps, warmup=options.warmup)

@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules of the recipes, one step of the schedule a training step."""
 
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -8,24 +10,63 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "one_cycle")
+from deqzoo.models.muon import Muon
+from deqzoo.models.training_config import ParameterGroup
+
+OPTIMIZERS = ("adamw", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
 
 
 def make_optimizer(
-    module: nn.Module, name: str, *, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+    module: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    groups: Sequence[ParameterGroup] = (),
+    **options: Any,
 ) -> Optimizer:
-    """AdamW, or SGD with Nesterov's momentum. Weight decay spares tensors of one dimension."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    """AdamW, SGD with Nesterov's momentum, or `Muon`. Weight decay spares tensors of one dimension.
+
+    Args:
+        groups: parameters with a learning rate of their own; a parameter belongs to the first whose pattern fits its
+            name. With "muon" they are stepped by SGD, and what is left must be kernels.
+        options: further ones of the optimiser.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} is unknown; valid are {', '.join(OPTIMIZERS)}.")
+    chosen, rest = _divided(module, groups)
+    parts: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    parts += [{"params": params, "lr": group.lr, "weight_decay": group.weight_decay} for group, params in chosen]
     if name == "adamw":
-        return AdamW(groups, lr=lr)
+        return AdamW(parts, lr=lr, **options)
+    for part, (group, _) in zip(parts[2:], chosen, strict=True):
+        part["momentum"] = group.momentum
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    raise ValueError(f"optimizer {name!r} is unknown; valid are {', '.join(OPTIMIZERS)}.")
+        return SGD(parts, lr=lr, momentum=momentum, nesterov=momentum > 0, **options)
+    for part in parts[2:]:
+        part["orthogonal"] = False
+    return Muon([part for part in parts if part["params"]], lr=lr, momentum=momentum, **options)
+
+
+def _divided(
+    module: nn.Module, groups: Sequence[ParameterGroup]
+) -> tuple[list[tuple[ParameterGroup, list[nn.Parameter]]], list[nn.Parameter]]:
+    """The parameters of each group, and the others."""
+    chosen: list[tuple[ParameterGroup, list[nn.Parameter]]] = [(group, []) for group in groups]
+    rest: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            fits = next((params for group, params in chosen if fnmatchcase(name, group.match)), rest)
+            fits.append(parameter)
+    if unused := [group.match for group, params in chosen if not params]:
+        names = ", ".join(name for name, _ in module.named_parameters())
+        raise ValueError(f"parameter_groups: no parameter left fits {unused[0]!r}; there are {names}.")
+    return chosen, rest
 
 
 def make_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float = 0.0) -> LambdaLR:
@@ -38,8 +79,8 @@ def make_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: 
 def lr_scale(step: int, *, name: str, total_steps: int, warmup: float) -> float:
     r"""Learning rate at ``step`` over its maximum.
 
-    It rises linearly during the warm-up, then stays (``constant``) or falls as half a cosine to zero
-    (``cosine``). ``one_cycle`` rises as half a cosine from 1/25 instead (Smith & Topin, arXiv:1708.07120).
+    It rises linearly during the warm-up, then stays (``constant``), falls to zero as half a cosine (``cosine``) or
+    evenly (``linear``). ``one_cycle`` rises as half a cosine from 1/25 instead (Smith & Topin, arXiv:1708.07120).
 
     >>> [round(lr_scale(s, name="cosine", total_steps=8, warmup=0.25), 2) for s in range(9)]
     [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07, 0.0]
@@ -52,4 +93,4 @@ def lr_scale(step: int, *, name: str, total_steps: int, warmup: float) -> float:
     if name == "constant":
         return 1.0
     done = min(1.0, (step - rise) / max(1, total_steps - rise))
-    return (1 + math.cos(math.pi * done)) / 2
+    return 1 - done if name == "linear" else (1 + math.cos(math.pi * done)) / 2

@@ -10,6 +10,7 @@ class Optimizer(Enum):
 
     adamw = "adamw"
     sgd = "sgd"
+    muon = "muon"  # of matrices and kernels; what is in `parameter_groups` is stepped by sgd
 
 
 class Schedule(Enum):
@@ -17,7 +18,18 @@ class Schedule(Enum):
 
     constant = "constant"
     cosine = "cosine"
+    linear = "linear"
     one_cycle = "one_cycle"
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that are stepped in another way than the rest, chosen by their names in the network."""
+
+    match: str = "*"  # as of file names: * and ?
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
 
 
 @dataclass
@@ -27,15 +39,27 @@ class TrainingConfig:
     optimizer: Optimizer = Optimizer.adamw
     lr: float = 1e-3  # the highest of the schedule
     weight_decay: float = 1e-4  # of matrices and kernels; biases and norms have none
-    momentum: float = 0.9  # sgd only
+    momentum: float = 0.9  # sgd and muon only
+    optimizer_options: dict[str, Any] = field(default_factory=dict)  # of muon: steps, unit_rows
+    parameter_groups: list[ParameterGroup] = field(default_factory=list)  # a parameter belongs to the first that fits
     schedule: Schedule = Schedule.cosine
     warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
     ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none
+    lookahead_every: int = 0  # steps after which the weights return to their moving average; 0: never
+    lookahead_decay: float = 0.95  # of that average, per step, in the end; as the cube of the time until then
 
     def __post_init__(self) -> None:
         self.optimizer, self.schedule = Optimizer(self.optimizer), Schedule(self.schedule)
+        self.parameter_groups = [
+            group if isinstance(group, ParameterGroup) else ParameterGroup(**group) for group in self.parameter_groups
+        ]
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        if self.lookahead_every < 0 or not 0 <= self.lookahead_decay < 1:
+            raise ValueError(
+                f"lookahead_every must not be negative and lookahead_decay lie in [0, 1), got {self.lookahead_every} "
+                f"and {self.lookahead_decay}."
+            )
 
 
 @dataclass

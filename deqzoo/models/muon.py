@@ -1,0 +1,113 @@
+"""Muon: momentum whose updates are orthogonal matrices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+QUINTIC = 3.4445, -4.7750, 2.0315  # of steep slope at zero: singular values come to lie between .7 and 1.2
+TINY = 1e-7
+
+
+class Muon(Optimizer):
+    """Muon on kernels, and SGD on what else there is.
+
+    Of a group with ``orthogonal``, each parameter (o, ...) is a matrix of o rows, and its update is near the nearest
+    orthogonal matrix O of the momentum (its singular values are set to about one, by a Newton-Schulz iteration):
+
+        m <- momentum m + grad,    w <- w - lr sqrt(max(1, rows / columns)) O(grad + momentum m)
+
+    The matrices of one shape are taken together. Other groups are stepped by SGD with Nesterov's momentum.
+
+    Args:
+        groups: parameters or parameter groups; each may have all the options below, and `orthogonal` (True).
+        lr, momentum, weight_decay: as of SGD; the decay is decoupled, w <- (1 - lr weight_decay) w.
+        steps: of Newton-Schulz.
+        unit_rows: scale each kernel to a root mean square row norm of one before its update; for kernels whose size
+            does not matter, as before a normalisation.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; `torch.optim.Muon`, which
+    takes matrices alone, one after the other.
+    """
+
+    def __init__(
+        self,
+        groups: Any,
+        *,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        steps: int = 5,
+        unit_rows: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "steps": steps,
+            "unit_rows": unit_rows,
+            "orthogonal": True,
+        }
+        super().__init__(groups, defaults)
+        for group in self.param_groups:
+            if group["orthogonal"] and any(p.ndim < 2 for p in group["params"]):
+                raise ValueError("Muon takes matrices and kernels: put vectors into a group with orthogonal=False")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            updates = [(p, self._momentum(p, group["momentum"])) for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                updates = self._orthogonal(updates, group["steps"])
+            for p, update in updates:
+                if group["orthogonal"] and group["unit_rows"]:
+                    p.mul_(len(p) ** 0.5 / (p.norm() + TINY))
+                if group["weight_decay"]:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"])
+        return loss
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        """grad + momentum m, after m <- momentum m + grad."""
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        return p.grad + momentum * state["momentum"].mul_(momentum).add_(p.grad)  # type: ignore[operator]
+
+    @staticmethod
+    def _orthogonal(updates: list[tuple[Tensor, Tensor]], steps: int) -> list[tuple[Tensor, Tensor]]:
+        by_shape = defaultdict(list)
+        for p, update in updates:
+            by_shape[p.flatten(1).shape, p.dtype, p.device].append((p, update))
+        found = []
+        for (shape, *_), alike in by_shape.items():
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            matrices = orthogonalized(torch.stack([update.flatten(1) for _, update in alike]), steps)
+            found += [(p, scale * matrix.view(p.shape)) for (p, _), matrix in zip(alike, matrices, strict=True)]
+        return found
+
+
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """U V^T, roughly, of matrices U S V^T, (n, rows, columns): all singular values are brought to about one.
+
+    >>> torch.linalg.svdvals(orthogonalized(torch.diag(torch.tensor([3.0, 1.0, 0.5]))[None]))[0].round(decimals=1)
+    tensor([1.1000, 1.0000, 0.7000])
+    """
+    a, b, c = QUINTIC
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + TINY)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
