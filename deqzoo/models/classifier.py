@@ -1,16 +1,20 @@
 """Training of classifiers: cross-entropy and accuracy, and the penalties that keep the solves of their layers short."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.data.images import ImageData
 from deqzoo.models.config import ClassifierTraining, DEQTraining, ODETraining, TrainingConfig
 from deqzoo.models.correction import FixedPointCorrected
 from deqzoo.models.deq_module import DEQModule
 from deqzoo.models.module import Batch, SolverModule, Step
-from deqzoo.nn import NeuralODE, solver_layers
+from deqzoo.nn import ImageClassifier, NeuralODE, solver_layers
+from deqzoo.nn.whitening import Whitening
+
+WHITENED = 5000  # training images whose patches are looked at
 
 
 class Classifier(SolverModule):
@@ -20,6 +24,17 @@ class Classifier(SolverModule):
     """
 
     Options: ClassVar[type[TrainingConfig]] = ClassifierTraining
+
+    def on_fit_start(self) -> None:
+        """Fit a whitening to the training images, if the network has one; a resumed run finds the same."""
+        whitenings = [layer for layer in self.network.modules() if isinstance(layer, Whitening)]
+        if not whitenings:
+            return
+        network, data = cast(ImageClassifier, self.network), cast(ImageData, self.trainer.datamodule)  # type: ignore[attr-defined]
+        chosen = data.parts["train"][:WHITENED]
+        images = data.images[chosen].to(self.device).float() / data.spec.white
+        for whitening in whitenings:
+            whitening.fit((images - network.mean) / network.std)
 
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
         """Cross-entropy and accuracy."""

@@ -29,6 +29,7 @@ class FixedPointTraining(TrainingConfig):
     unconverged_at_most: float | None = None  # fraction of a batch: the factor adapts to it; null: it stays
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
     train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
+    train_tol: float | None = None  # of a solve in training; null: tol of the solver_options
     unrolled_steps: int = 0  # so many training steps come first, with each solve replaced by iterations on the tape
     unrolled_depth: int = 10  # iterations in such a step
 
@@ -112,6 +113,22 @@ class DEQClassifierConfig(ImageDEQConfig):
     entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
     entry_norm: str = "group"  # or batch: of those convolutions, the stem and the head
     mirror: bool = False  # an image and its mirror image have the same logits, by tied weights
+
+
+@dataclass
+class ContractiveClassifierConfig(FixedPointConfig, DEQTraining):
+    """An image classifier of well-posed equilibria (`deqzoo.nn.contractive_net`), or its explicit twin."""
+
+    kind: str = "contractive_classifier"
+    # The network.
+    widths: list[int] = field(default_factory=lambda: [32, 128, 128])  # channels, one stage a width
+    body: str = "equilibrium"  # or once: each cell applied once; or explicit: layers of as many parameters
+    rho_max: float = 0.9  # bound of the cells' Lipschitz constants
+    rho: float = 0.7  # with which they start
+    # How it runs.
+    channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
 
 
 @dataclass
@@ -369,6 +386,7 @@ MODEL_KINDS: dict[str, type] = {
     "graph_convolution": GraphConvolutionConfig,
     "implicit_graph": ImplicitGraphConfig,
     "deq_classifier": DEQClassifierConfig,
+    "contractive_classifier": ContractiveClassifierConfig,
     "mdeq_classifier": MDEQClassifierConfig,
     "conv_classifier": ConvClassifierConfig,
     "residual_classifier": ResidualClassifierConfig,

@@ -91,6 +91,8 @@ class DEQModule(SolverModule):
     @contextmanager
     def _solved_for_training(self) -> Iterator[None]:
         options = self.options
+        limits = {"max_steps": options.train_max_steps, "tol": options.train_tol}
+        changes = {name: limit for name, limit in limits.items() if limit is not None}
         own = [(layer.solver, layer.gradient) for layer in self._layers]
         try:
             for layer in self._layers:
@@ -98,8 +100,8 @@ class DEQModule(SolverModule):
                     keep = layer.solver.keep
                     layer.solver = Picard(max_steps=options.unrolled_depth, stop="never", keep=keep)
                     layer.gradient = Unrolled()
-                elif options.train_max_steps is not None:
-                    layer.solver = dataclasses.replace(layer.solver, max_steps=options.train_max_steps)
+                else:
+                    layer.solver = dataclasses.replace(layer.solver, **changes)
             yield
         finally:
             for layer, (solver, gradient) in zip(self._layers, own, strict=True):

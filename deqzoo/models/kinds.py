@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {  # the object that answers for each kind, MODULE:NAME
     "residual_classifier": "deqzoo.models.residual_classifier:KIND",
     "data_cleaning": "deqzoo.models.data_cleaning:KIND",
     "deq_classifier": "deqzoo.models.deq_classifier:KIND",
+    "contractive_classifier": "deqzoo.models.contractive_classifier:KIND",
     "mdeq_classifier": "deqzoo.models.mdeq_classifier:KIND",
     "few_shot": "deqzoo.models.few_shot:KIND",
     "graph_convolution": "deqzoo.models.graph:CONVOLUTION",

@@ -4,6 +4,8 @@ from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
+from .contractive import ContractiveConvCell
+from .contractive_classifier import contractive_net
 from .data_cleaning import DataCleaner
 from .deq import DEQ
 from .divergence import DensityDynamics
@@ -39,6 +41,7 @@ __all__ = [
     "BottleneckDynamics",
     "ConcatSquashNet",
     "ContinuousFlow",
+    "ContractiveConvCell",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",
@@ -75,6 +78,7 @@ __all__ = [
     "UNetFlow",
     "Vocabulary",
     "anode_net",
+    "contractive_net",
     "conv_net",
     "mondeq_conv",
     "mondeq_fc",

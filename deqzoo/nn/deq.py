@@ -22,7 +22,8 @@ class DEQ(SolverLayer):
     Dropout masks and other random draws of the cell are the same in every evaluation of one forward and its backward.
 
     Args:
-        cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first.
+        cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first. If it
+            has a method `prepare(x)`, that is called once a forward, and the cell as `cell(z, x, prepare(x))`.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
@@ -97,10 +98,21 @@ class DEQ(SolverLayer):
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
+        if hasattr(self.cell, "prepare"):
+            prepared = self.cell.prepare(x)
+            return lambda z, x: self.cell(z, x, prepared), (x,)
         f, parameters = with_parameters(self.cell)
         if self.training:
             f = same_randomness(f, tensor_leaves(z0)[0].device)
         return f, (x, *parameters)
+
+    @property
+    def certified(self) -> bool:
+        """Whether z* is proved to exist, to be unique and to be found by plain iteration, with the weights as they are.
+
+        So it is where the cell bounds its Lipschitz constant in z, by `cell.lipschitz()`, and the bound is below one.
+        """
+        return hasattr(self.cell, "lipschitz") and self.cell.lipschitz() < 1
 
     def initial_state(self, x: Any) -> Any:
         """The state from which a solve starts: zeros in at least float32, unless the cell has its own."""
