@@ -236,6 +236,7 @@ class Controlled(Plan):
         self.needs_length = self._active and length is None
         self._at, self.length = 0.0, _capped(self._span if length is None else length, solver)
         self._last_error = 1.0  # of the last accepted step
+        self._last_length: float | None = None
         self._rejected_at: tuple[float, float] | None = None  # size and error of the last attempt, if it was rejected
         self._status, self._accepted, self._rejected = Status.CONVERGED, 0, 0
         self.together = systems is not None
@@ -290,12 +291,12 @@ class Controlled(Plan):
         if e <= most:
             self._accepted += 1
             e = max(e, _LEAST_ERROR)
-            factor = self._solver.safety * e ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
+            factor = self._solver.safety * self._factor(taken, e)
             most = _GROW if e > _LEAST_ERROR else self._blind
             length = taken * min(max(factor, _SHRINK), most if self._rejected_at is None else 1.0)
             # The end of a segment may have cut the step, to one whose error says nothing.
             self.length = _capped(max(length, self.length) if e == _LEAST_ERROR else length, self._solver)
-            self._last_error, self._rejected_at = e, None
+            self._last_error, self._last_length, self._rejected_at = e, taken, None
             self._at = start + size
             if step.last:
                 self._at = 0.0
@@ -312,6 +313,15 @@ class Controlled(Plan):
         if self.length < _least(self._now(step), self._span):
             self._active, self._status = False, Status.DIVERGED if e == math.inf else Status.STALLED
         return _NO_ROWS
+
+    def _factor(self, length: float, error: float) -> float:
+        """By which the step may change after one that was accepted, see `Adaptive`; `safety` is left out."""
+        if is_explicit(self._solver):
+            return error ** (-0.85 / self._order) * self._last_error ** (0.2 / self._order)
+        factor = error ** (-1 / self._order)
+        if self._last_length is None:
+            return factor
+        return factor * min(1.0, length / self._last_length * (self._last_error / error) ** (1 / self._order))
 
     def _now(self, step: Step) -> float:
         (a, b), (start, _) = step.segment(), step.shared()
@@ -405,6 +415,7 @@ class ControlledEach(Plan):
             given = solver.given_first_step
             self._length = _capped(torch.full_like(self._at, self._span if given is None else given), solver)
             self._last_error = torch.ones_like(self._at)
+            self._last_length = torch.full_like(self._at, torch.nan)  # of the last accepted step; NaN: none
             self._active = torch.full((systems,), len(times) > 1)
             self.needs_length = len(times) > 1 and given is None
             # Length and error of the last attempt of each, if it was rejected; else NaN.
@@ -467,7 +478,7 @@ class ControlledEach(Plan):
             accept = torch.where(order > 1, 1.0, _DOUBTFUL)
             good, bad = active & (errors <= accept), active & ~(errors <= accept)
             e = torch.where(finite, errors, torch.inf).clamp(min=_LEAST_ERROR)
-            grown = e ** (-0.85 / self._order) * self._last_error[rows] ** (0.2 / self._order)
+            grown = self._factor(rows, taken, e)
             allowed = self._solver.safety * torch.where(good, grown, (accept / e) ** (1 / order))
             least = torch.where(bad & (self._accepted[rows] == 0), _SHRINK_FIRST, _SHRINK)
             most = torch.where(e > _LEAST_ERROR, _GROW, self._blind)
@@ -479,6 +490,7 @@ class ControlledEach(Plan):
             stuck = active & (length < torch.where(bad, torch.inf, taken)) & (length < _least(now, self._span))
 
             self._last_error[rows] = torch.where(good, e, self._last_error[rows])
+            self._last_length[rows] = torch.where(good, taken, self._last_length[rows])
             self._length[rows] = torch.where(active, length, self._length[rows])
             self._rejected_length[rows] = torch.where(bad, taken, torch.nan)
             self._rejected_error[rows] = torch.where(bad, errors, torch.nan)
@@ -490,6 +502,14 @@ class ControlledEach(Plan):
             self._status[rows] = torch.where(stuck, failure, self._status[rows])
             self._active[rows] &= ~stuck
             return None if bool(good.all()) else good.nonzero().squeeze(1)
+
+    def _factor(self, rows: Tensor, length: Tensor, error: Tensor) -> Tensor:
+        """As `Controlled._factor`."""
+        last = self._last_error[rows]
+        if is_explicit(self._solver):
+            return error ** (-0.85 / self._order) * last ** (0.2 / self._order)
+        trend = length / self._last_length[rows] * (last / error) ** (1 / self._order)
+        return error ** (-1 / self._order) * trend.nan_to_num(1.0).clamp(max=1.0)
 
     def _advance(self, rows: Tensor, good: Tensor, size: Tensor) -> None:
         """Move the systems whose step is good; who comes to the end of the last segment is done, and stays there."""

@@ -68,6 +68,10 @@ class Adaptive(OdeSolver):
 
         h <- h safety e^(-.85/k) e_before^(.2/k),    k = error order + 1,
 
+    that of implicit methods Gustafsson's predictive one, which sees errors grow from step to step,
+
+        h <- h safety e^(-1/k) min(1, h / h_before (e_before / e)^(1/k)),
+
     and the last four or fewer are made equal, to end where the time span (or a jump) does. It grows tenfold at most,
     that of implicit methods twofold where the error is so small (1e-4 or less) that it says nothing of the next step:
     what f does after a rest is seen, unless it takes less than a tenth or so of the time since the start. For that,
@@ -106,8 +110,9 @@ class Adaptive(OdeSolver):
         safety: factor on the step that the error estimate allows.
 
     Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4; Gustafsson, "Control theoretic
-    techniques for stepsize selection in explicit Runge-Kutta methods", 1991; the order of rejected steps: Gustafsson,
-    "Control-theoretic techniques for stepsize selection in implicit Runge-Kutta methods", 1994.
+    techniques for stepsize selection in explicit Runge-Kutta methods", 1991; the order of rejected steps, and the
+    predictive controller (with the minimum as in Hairer and Wanner's codes): Gustafsson, "Control-theoretic techniques
+    for stepsize selection in implicit Runge-Kutta methods", 1994.
     """
 
     rtol: Any = 1e-5

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqzoo.implicit import Bosh3, Dopri5, Dopri8, Tsit5, odeint
+from deqzoo.implicit import Bosh3, Dopri5, Dopri8, Kvaerno3, Kvaerno5, Rodas5P, Tsit5, odeint
 from deqzoo.implicit.ode.integrate import errors
 from deqzoo.implicit.ode.norms import Norm
 from deqzoo.implicit.ode.plans import Controlled, ControlledEach
@@ -32,9 +32,9 @@ def attempts(errors, solver, each=False, end=2.0):
     return tried, tuple(map(int, plan.report()))
 
 
-@given(ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]))
-def test_steps_of_one_system_of_its_own_are_those_for_all(errors, jumps, max_step, end):
-    solver = Dopri5(jump_times=jumps, max_step=max_step)
+@given(ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5]))
+def test_steps_of_one_system_of_its_own_are_those_for_all(errors, jumps, max_step, end, method):
+    solver = method(jump_times=jumps, max_step=max_step)
     tried, report = attempts(errors, solver, each=True, end=end)
     expected, expected_report = attempts(errors, solver, end=end)
     assert torch.allclose(torch.tensor(tried), torch.tensor(expected))
@@ -160,6 +160,18 @@ def test_a_step_rejected_twice_shrinks_by_the_order_that_it_shows():
     shown = math.log(1000 / 20) / math.log(first / second)
     assert 1 < shown < 5
     assert math.isclose(third, second * 0.9 * 20 ** (-1 / shown))
+
+
+@pytest.mark.parametrize("method", [Kvaerno3, Kvaerno5, Rodas5P])
+def test_implicit_methods_foresee_that_errors_grow(method):
+    """Lengths by hand: the error alone asks for the first; for the second it has grown from step to step."""
+    order = method.tableau.error_order + 1
+    tried, _ = attempts([0.1, 0.9, 0.1], method(first_step=0.01))
+    lengths = [length for _, length in tried]
+    assert lengths[1] / lengths[0] == pytest.approx(0.9 * 0.1 ** (-1 / order))
+    trend = lengths[1] / lengths[0] * (0.1 / 0.9) ** (1 / order)
+    assert lengths[2] / lengths[1] == pytest.approx(0.9 * 0.9 ** (-1 / order) * trend)
+    assert trend < 1
 
 
 def test_the_last_steps_are_of_one_length():
