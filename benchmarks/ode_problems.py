@@ -164,10 +164,10 @@ def stiff_problems(quick: bool = False) -> list[StiffProblem]:
             "Oregonator", oregonator, (1.0, 2.0, 3.0), (77.27, 8.375e-6, 0.161), 360.0, 1e-2,
             (0.1000814870318523e1, 0.1228178521549917e4, 0.1320554942846706e3), gradient_rtol=1e-5,
         ),
-        StiffProblem("van der Pol, 1e3", van_der_pol, (2.0, 0.0), (1e3,), 2000.0, 1e-2, gradient_rtol=1e-7),
+        StiffProblem("van der Pol, 1e3", van_der_pol, (2.0, 0.0), (1e3,), 2000.0, 1e-2, gradient_rtol=1e-8),
         StiffProblem(
             "van der Pol, 1e6", van_der_pol_scaled, (2.0, 0.0), (1e6, 1.0), 2.0, 1e-2,
-            (0.1706167732170483e1, -0.8928097010247975e0), gradient_rtol=1e-7,
+            (0.1706167732170483e1, -0.8928097010247975e0), gradient_rtol=1e-8,
         ),
     ]  # fmt: skip
     return problems[:2] if quick else problems

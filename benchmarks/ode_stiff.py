@@ -1,7 +1,8 @@
-"""The stiff part of `ode.py`: our methods against SciPy's Radau and BDF, in calls of f at equal error.
+"""Stiff problems: our methods against SciPy's Radau and BDF, in calls of f at equal error, with gradients.
 
 All is counted as calls of f: a Jacobian in n unknowns as n, SciPy's `njev` likewise, which its `nfev` leaves out. The
-error is that of the end state, the root mean square over all components of |error| / (floor + |value|).
+error is that of the end state, the root mean square over all components of |error| / (floor + |value|). A part of
+`ode.py` that runs alone, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ode_problems import StiffProblem, stiff_problems
-from report import Check, print_table
+from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from scipy.integrate import solve_ivp
 
@@ -171,3 +172,17 @@ def print_stiff(console: Console, rows: list[StiffRow]) -> None:
 def stiff_rows(quick: bool) -> list[StiffRow]:
     """Of all problems."""
     return [row for problem in stiff_problems(quick) for row in measure_stiff(problem)]
+
+
+def main() -> int:
+    """Run, print, and write."""
+    options = started(__doc__)
+    rows = stiff_rows(options.quick)
+    found, console = stiff_checks(rows), open_console()
+    print_stiff(console, rows)
+    print_checks(console, found)
+    return finished(options, ["deqzoo", "scipy"], found, stiff=rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -62,7 +62,8 @@ def odeint(
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
             per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
             `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.
-        adjoint: `Discrete()` by default; `Backsolve`, `Direct`.
+        adjoint: `Discrete()` by default; `Backsolve`, `Direct`. (Gradients through the jumps of a relaxation
+            oscillation want a much finer tolerance than the states: see `Discrete`.)
         batch_dims: 0: one sequence of steps for all of y, its error the root mean square over all unknowns: where some
             samples are harder than others, the easy ones get more steps than they need and the hard ones, hidden in
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within

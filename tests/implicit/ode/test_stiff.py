@@ -62,7 +62,7 @@ def test_van_der_pol_along_its_slow_branch():
 @pytest.mark.slow
 def test_van_der_pol_over_a_period():
     """Two jumps: the tolerance is that which the gradient needs."""
-    check(van_der_pol, [2.0, 0.0], [0.0, 500.0, 2000.0], 1000.0, Rodas5P(rtol=1e-7, atol=1e-9))
+    check(van_der_pol, [2.0, 0.0], [0.0, 500.0, 2000.0], 1000.0, Rodas5P(rtol=1e-8, atol=1e-10))
 
 
 def test_the_shortest_step_is_relative_to_the_time_not_to_the_span():
