@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deqzoo.implicit import Bosh3, Dopri5, Dopri8, Kvaerno3, Kvaerno5, Rodas5P, Tsit5, odeint
@@ -32,6 +32,7 @@ def attempts(errors, solver, each=False, end=2.0):
     return tried, tuple(map(int, plan.report()))
 
 
+@settings(deadline=None)
 @given(ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5]))
 def test_steps_of_one_system_of_its_own_are_those_for_all(errors, jumps, max_step, end, method):
     solver = method(jump_times=jumps, max_step=max_step)
