@@ -73,9 +73,9 @@ def test_options_of_a_solver_are_open_to_its_own():
     [
         ("trainer.max_epoch=3", "'trainer.max_epoch'; valid are trainer.accelerator,"),
         ("model.solver_option.tol=1", "'model.solver_option'; valid are model.baseline,"),
-        ("data.augment.crops=1", "'data.augment.crops'; valid are data.augment.crop,"),
+        ("data.augment.crops=1", "'data.augment.crops'; valid are data.augment.alternating_flip, data.augment.crop,"),
         ("lr=1", "'lr'; valid are ckpt, data, entry,"),
-        ("model.optimizer=adam", "model.optimizer: Invalid value 'adam', expected one of [adamw, sgd]."),
+        ("model.optimizer=adam", "model.optimizer: Invalid value 'adam', expected one of [adamw, sgd, muon]."),
         ("mode=tset", "mode: Invalid value 'tset', expected one of [fit, test]."),
         ("trainer.max_epochs=few", "trainer.max_epochs: Value 'few'"),
         ("model=deq_cfar", "deq_digits"),
@@ -89,7 +89,7 @@ def test_typo_is_an_error_that_lists_what_is_valid(override, told):
 def test_wrong_recipe_names_file_and_valid_keys():
     with pytest.raises(ConfigError, match=r"models/x.yaml: there is no setting 'width'; valid are .*widths"):
         config.model_config({"kind": "deq_classifier", "width": 3}, "models/x.yaml")
-    with pytest.raises(ConfigError, match="kind is 'deq'; valid are conv_classifier"):
+    with pytest.raises(ConfigError, match="kind is 'deq'; valid are contractive_classifier, conv_classifier"):
         config.model_config({"kind": "deq"}, "models/x.yaml")
 
 
