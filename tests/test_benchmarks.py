@@ -246,6 +246,7 @@ def test_torchdeq_is_given_the_same_problem():
     assert theirs["fixed_point_iter"].nfe == plain.nfe
 
 
+@pytest.mark.slow
 def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
     exact = ("backward", "exact: GMRES, 30 products at most")
     chosen = [deq_options.SHIPPED, ("Broyden", "inverse shared, no product (SHINE)"), exact]
@@ -282,6 +283,7 @@ def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
     assert "4 NFE in training" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_chains_of_growing_length(tmp_path, monkeypatch, capsys):
     figure, report = tmp_path / "c.png", tmp_path / "c.json"
     monkeypatch.setattr(sys, "argv", ["chains.py", "--quick", "--json", str(report), "--plot", str(figure)])
@@ -328,6 +330,7 @@ def test_ode_work_with_steps_of_each_samples_own():
     assert ode.stiff_check(quick=True).kept
 
 
+@pytest.mark.slow
 def test_flows_of_all_libraries_are_the_same_density():
     for problem in cnf.problems(quick=True):
         rows = cnf.measure(dataclasses.replace(problem, x=problem.x[:4]), rounds=1)

@@ -63,6 +63,7 @@ def test_unrolled_and_implicit_gradients_approach_the_exact_one():
     assert unrolling.checks(rows)[0].kept
 
 
+@pytest.mark.slow
 def test_three_methods_of_meta_learning_over_the_inner_steps(tmp_path):
     rows = unrolling.measure_methods((2, 40), 1, unrolling.Problem(width=3))
     found = {(row.method, row.steps): row for row in rows}

@@ -35,7 +35,7 @@ def small(monkeypatch):
 # --- one episode ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ways=st.integers(2, 6),
     shots=st.integers(1, 5),

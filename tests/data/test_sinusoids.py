@@ -12,7 +12,7 @@ from deqzoo.data import SinusoidData
 from deqzoo.data.sinusoids import draw_sinusoids
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(shots=st.integers(1, 12), queries=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_all_points_of_a_task_lie_on_one_sinusoid(shots, queries, seed):
     x, y, q, t = draw_sinusoids(5, shots, queries, Generator().manual_seed(seed))

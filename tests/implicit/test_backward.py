@@ -57,7 +57,7 @@ def test_float32(name):
     assert_close(found, exact, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     batch_dims=st.integers(0, 1),

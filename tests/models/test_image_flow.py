@@ -68,7 +68,7 @@ def test_multiscale_recipe_takes_a_step():
     assert all(p.grad.isfinite().all() and (p.grad != 0).any() for p in network.parameters())
 
 
-@pytest.mark.parametrize("body", ["unet", "flat"])
+@pytest.mark.parametrize("body", [pytest.param("unet", marks=pytest.mark.slow), "flat"])
 def test_flow_matching_of_images_finds_more_than_their_pixels_alone(body, tmp_path, monkeypatch):
     """A short training on digits, in mixed precision, has fewer bits than the flow that moves nothing."""
     monkeypatch.setattr(image_flow_check, "COMPONENTS", (2,))

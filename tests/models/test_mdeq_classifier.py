@@ -40,7 +40,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(SHAPES))
+@pytest.fixture(scope="module", params=["mdeq_cifar_small", pytest.param("mdeq_cifar_large", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     """A short run of a recipe on a stand-in of its shape."""
     torch.set_num_threads(1)

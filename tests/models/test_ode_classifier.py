@@ -193,7 +193,11 @@ def test_wrong_body_of_images(override, told, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "body", [["model.body=ode_net", "model.width=8", "model.groups=4"], ["model.body=anode_net", "model.width=4"]]
+    "body",
+    [
+        pytest.param(["model.body=ode_net", "model.width=8", "model.groups=4"], marks=pytest.mark.slow),
+        ["model.body=anode_net", "model.width=4"],
+    ],
 )
 def test_images(body, tmp_path):
     words = ["model=node_mnist", "data=digits", "trainer.max_steps=2", "trainer.limit_test_batches=1", *body]

@@ -141,7 +141,7 @@ def test_memory_of_imaml_does_not_grow_with_the_inner_steps():
         return IMAML(0.5, solver, CG(max_steps=5), on_failure="ignore")
 
     peak_bytes(implicit(2))  # what is made once
-    assert peak_bytes(implicit(16)) == peak_bytes(implicit(256))
+    assert peak_bytes(implicit(8)) == peak_bytes(implicit(64))
     few, many = (peak_bytes(MAML(steps, lr=0.01)) for steps in (4, 16))
     assert many > 3 * few
     spared = [peak_bytes(MAML(steps, lr=0.01, checkpoint=True)) for steps in (4, 16)]
@@ -151,7 +151,7 @@ def test_memory_of_imaml_does_not_grow_with_the_inner_steps():
 # --- chunks, transforms, modes ---
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(name=st.sampled_from(sorted(METHODS)), chunk=st.integers(1, 6), tasks=st.integers(1, 5))
 def test_chunks_do_not_change_the_gradient(name, chunk, tasks):
     whole, cut = learner(METHODS[name]), learner(METHODS[name], chunk)

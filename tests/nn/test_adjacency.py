@@ -14,7 +14,7 @@ def largest_eigenvalue(matrix):
 
 
 @given(sizes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_normalisation_is_that_of_the_dense_matrix(size):
     nodes, count, seed = size
     edges = random_edges(nodes, count, seed)
@@ -29,7 +29,7 @@ def test_normalisation_is_that_of_the_dense_matrix(size):
 
 
 @given(sizes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_product_is_that_of_the_dense_matrix(size):
     nodes, count, seed = size
     adjacency, x = random_adjacency(nodes, count, seed), torch.randn(nodes, 3, dtype=F64)
@@ -61,7 +61,7 @@ def test_eigenvalue_of_a_strongly_connected_graph_is_that_of_the_dense_matrix(se
 
 
 @given(sizes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_eigenvalue_is_never_underrated(size):
     nodes, count, seed = size
     adjacency = random_adjacency(nodes, count, seed)

@@ -18,7 +18,7 @@ def field(t, y):
     return ((t + flat @ weight).sin() * 2 + flat).view(y.shape)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(shape=st.lists(st.integers(1, 3), min_size=1, max_size=3), batch=st.integers(1, 4))
 def test_rates_are_those_of_the_dense_jacobian(shape, batch):
     y, t = torch.randn(batch, *shape, dtype=F64), torch.tensor(0.3, dtype=F64)

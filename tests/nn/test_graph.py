@@ -44,7 +44,7 @@ def network_of(features=3, hidden=4):
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(0.05, 5), st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_projection_is_the_nearest_matrix(rows, columns, radius, seed):
     """Nearest in a convex set: no direction to any of its corners points towards the matrix."""
     matrix = torch.randn(rows, columns, dtype=F64, generator=torch.Generator().manual_seed(seed))
@@ -81,7 +81,7 @@ def test_projection_leaves_what_is_inside_and_what_it_gave():
 
 
 @given(sizes)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_projected_cell_is_a_contraction(size):
     """In the norm max |X_ij| / v_ij, where v = 1 + A^T v |W|^T is positive; by the factor that v tells."""
     nodes, count, seed = size
@@ -99,7 +99,7 @@ def test_projected_cell_is_a_contraction(size):
 
 
 @given(sizes)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equilibrium_does_not_depend_on_the_start(size):
     nodes, count, seed = size
     adjacency = normalized_adjacency(random_edges(nodes, count, seed), nodes, F64)
@@ -183,7 +183,7 @@ def test_gradcheck_in_features_and_weights():
 
 
 @given(sizes)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_nodes_may_be_renamed(size):
     nodes, count, seed = size
     generator = torch.Generator().manual_seed(seed)

@@ -28,7 +28,7 @@ def deq(**settings):
     return DEQClassifier(in_channels=2, **INFO, solver=solver, gradient=Implicit(), **settings)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     channels=st.sampled_from([2, 4, 6]),
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),

@@ -89,7 +89,10 @@ def test_splitting_converges_where_iterations_that_know_nothing_of_w_do_not():
 SMALL = {"fc": (3, None), "conv": ([1], (5, 5)), "tiers": ([1, 1], (8, 8))}
 
 
-@pytest.mark.parametrize(("widths", "size"), SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize(
+    ("widths", "size"),
+    [pytest.param(*SMALL[name], id=name, marks=[pytest.mark.slow] if name == "tiers" else []) for name in SMALL],
+)
 def test_gradients_with_respect_to_input_and_parameters(widths, size):
     cell, x = build(widths, size, margin=1.0)
     with torch.no_grad():

@@ -67,7 +67,7 @@ def matrix_of(linear, shape):
     size=st.tuples(st.integers(5, 8), st.integers(5, 8)),
     batch=st.integers(0, 2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_fft_equals_the_circular_convolution_and_its_transpose(channels, kernel, size, batch):
     before, after = channels
     weights = torch.randn(after, before, kernel, kernel, dtype=F64)

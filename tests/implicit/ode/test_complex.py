@@ -65,7 +65,7 @@ def test_three_levels_keep_their_norm(solver, adjoint):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("adjoint", [Discrete(2), Direct(), Backsolve()])
+@pytest.mark.parametrize("adjoint", [Discrete(2), Direct(), pytest.param(Backsolve(), marks=pytest.mark.slow)])
 def test_gradcheck(adjoint):
     """A field that is not analytic; fixed steps, so that differences are those of one function."""
     t = torch.tensor([0.0, 0.25, 0.42], dtype=torch.float64, requires_grad=True)

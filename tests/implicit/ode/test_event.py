@@ -105,7 +105,7 @@ def test_an_event_costs_no_evaluation_of_its_own():
         assert ours <= 1.4 * len(calls)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(0.3, 0.95), st.floats(0.5, 20.0), st.floats(0.2, 8.0))
 def test_a_bouncing_ball(restitution, g, h):
     """t_n = t_1 (1 + 2 (e + ... + e^(n-1))), t_1 = sqrt(2 h / g), with its gradients through the bounces."""

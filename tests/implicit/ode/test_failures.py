@@ -242,7 +242,7 @@ def test_steps_that_shrink_to_nothing_while_all_are_accepted_stall(options):
     assert y[2, 0].isnan()
 
 
-@pytest.mark.parametrize("solver", [Tsit5(), Kvaerno5(), Rodas5P()])
+@pytest.mark.parametrize("solver", [Tsit5(), pytest.param(Kvaerno5(), marks=pytest.mark.slow), Rodas5P()])
 def test_arguments_of_a_batch_are_whole_in_the_backward_of_steps_that_some_samples_reject(solver):
     rates = torch.tensor([[0.1], [40.0], [3.0]], dtype=torch.float64, requires_grad=True)
 

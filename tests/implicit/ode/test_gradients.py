@@ -108,7 +108,7 @@ def test_one_backward_sweep_serves_all_output_times():
         (Tsit5(rtol=1e-8, atol=1e-8), {"atol": 1e-5}),  # frozen steps: finite differences move them
         # Tolerances that accept anything make it one step, whatever the input.
         (Kvaerno3(rtol=1e6, atol=1e6, first_step="span", stage_tol=1e-16), {}),
-        (Kvaerno5(rtol=1e6, atol=1e6, first_step="span", stage_tol=1e-16), {}),
+        pytest.param(Kvaerno5(rtol=1e6, atol=1e6, first_step="span", stage_tol=1e-16), {}, marks=pytest.mark.slow),
         (Rodas5P(rtol=1e6, atol=1e6, first_step="span"), {}),
     ],
 )

@@ -93,7 +93,7 @@ def test_an_easy_problem_takes_one_step():
     torch.testing.assert_close(y[-1], START * math.exp(0.01), rtol=1e-9, atol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.lists(st.integers(0, 3), max_size=3),
     name=st.sampled_from(sorted(ODE_SOLVERS)),

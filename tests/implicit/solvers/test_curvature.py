@@ -83,7 +83,7 @@ def test_systems_of_a_batch_have_their_own():
     assert_close(hessian(objective, y, matrices, batch_dims=1).to_dense(y), 2 * matrices, 1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(unknowns=st.integers(1, 8), steps=st.integers(1, 12), seed=st.integers(0, 100))
 def test_ritz_values_lie_inside_the_spectrum_and_reach_its_ends(unknowns, steps, seed):
     eigenvalues = 3 * randn(unknowns, seed=seed)

@@ -46,7 +46,7 @@ def test_affine_maps_agree_with_a_dense_solve(solver, dtype):
     assert_close(solution.value, affine_answer(matrix, x), torch.finfo(dtype).eps ** 0.75 / 0.3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(FIXED_POINT_SOLVERS)),
     systems=st.integers(1, 4),
@@ -68,7 +68,7 @@ def test_any_shape_and_dtype_is_solved_within_the_error_bound(name, systems, unk
     assert (error <= bound).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(FIXED_POINT_SOLVERS)),
     shape=st.sampled_from([(), (1,), (3,), (2, 3), (1, 2, 2), (2, 1, 3, 2)]),

@@ -199,7 +199,7 @@ def systems(draw):
     return kind, matrix.to(dtype), ((matrix @ b.unsqueeze(-1)).squeeze(-1) if consistent else b).to(dtype)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(given_system=systems(), warm=st.booleans(), seed=st.integers(0, 1000))
 def test_no_result_is_worse_than_zero_or_x0_and_converged_is_true(given_system, warm, seed):
     kind, matrix, b = given_system
@@ -221,7 +221,7 @@ def test_no_result_is_worse_than_zero_or_x0_and_converged_is_true(given_system, 
         assert solution.all_converged in (None, bool(solution.converged.all())), solver
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     n=st.integers(1, 20),
     lost=st.integers(1, 4),

@@ -84,7 +84,7 @@ def test_cg_on_a_positive_definite_matrix(dtype):
     assert_close(solution.value, answer(matrix, b), 2e2 * torch.finfo(dtype).eps ** 0.75)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     solver=st.sampled_from([*EVERY[:-1], GMRES(restart=3)]),
     systems=st.integers(1, 4),

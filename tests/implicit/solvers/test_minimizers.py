@@ -158,7 +158,7 @@ def test_logistic_regression_agrees_with_scipy(solver):
     assert_close(solution.value, torch.from_numpy(expected.x), 1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     name=st.sampled_from(sorted(MINIMIZERS)),
     systems=st.integers(1, 3),

@@ -13,7 +13,7 @@ from tests.implicit.solvers.helpers import F64, randn
 Pair = namedtuple("Pair", ["first", "second"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.lists(st.integers(0, 3), max_size=2),
     shapes=st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=4),

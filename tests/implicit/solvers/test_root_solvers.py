@@ -158,7 +158,7 @@ def test_systems_of_a_batch_backtrack_each_on_its_own(solver):
         assert alone.steps[0] == together.steps[i]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     solver=st.sampled_from([Newton, NewtonKrylov, Broyden, Anderson]),
     systems=st.integers(1, 3),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from deqzoo.implicit.rows import select
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(systems=st.integers(0, 4), n=st.integers(0, 9), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_select_is_where_bit_by_bit(systems, n, dtype):
     new, old = torch.randn(systems, n, dtype=dtype), torch.full((systems, n), torch.nan, dtype=dtype)

@@ -46,7 +46,7 @@ def find_root(f, start, *args, **options):
 
 
 @every_minimizer
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(centre=st.floats(-2, 2), width=st.floats(0.02, 3.0), start=st.floats(-3, 3), rim=st.floats(0, 2))
 def test_of_a_well_in_a_plain_no_point_above_the_start_is_returned(solver, centre, width, start, rim):
     """The gradient vanishes far out too, and there may lie a rim between."""
@@ -157,7 +157,7 @@ def test_methods_that_take_the_jacobian_for_near_one_are_not_deceived_by_a_small
 
 
 @every_root_solver
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(big=st.floats(-8, 8), small=st.floats(-8, 8), factor=st.floats(-6, 6), seed=st.integers(0, 1000))
 def test_converged_means_converged_in_each_unknown(solver, big, small, factor, seed):
     scales = 10 ** torch.tensor([big, small], dtype=F64)
@@ -273,7 +273,7 @@ def test_vmap_of_the_trust_region_of_a_minimiser():
 # --- the steps of a trust region ---
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 5),
     seed=st.integers(0, 10_000),
@@ -298,7 +298,7 @@ def test_the_step_of_a_trust_region_minimises_the_model_within_it(n, seed, kind,
     assert step.norm() >= radius * (1 - 1e-6) or multiplier.abs() <= 1e-6 * hessian.norm()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.01, 0.99))
 def test_the_dogleg_has_the_length_of_the_radius_and_lies_on_its_path(seed, share):
     jacobian, g = randn(3, 3, seed=seed), randn(3, seed=seed + 1)
