@@ -1,4 +1,4 @@
-"""Options of a DEQ's recipe on deq_digits: what each does to accuracy, evaluations and time.
+"""Options of a DEQ's recipe on deq_digits_unbounded: what each does to accuracy, evaluations and time.
 
 Each option changes one thing in the shipped recipe, is trained for as many epochs from the same seeds, and tested on
 the same digits; then one training step of each trained network is timed on the same batch, in interleaved rounds.
@@ -38,7 +38,7 @@ def implicit(linear_solver: str = "gmres", share_inverse: bool = False, **linear
     return {"gradient": "implicit", "gradient_options": linear | {"share_inverse": share_inverse}}
 
 
-SHIPPED = ("recipe", "deq_digits as shipped")
+SHIPPED = ("recipe", "deq_digits_unbounded as it is")
 BROYDEN: Options = {"solver": "broyden"}
 EXACT = {"tol": 1e-3, "max_steps": 30}  # of GMRES
 OPTIONS: dict[tuple[str, str], Options] = {  # what is changed in the shipped recipe
@@ -118,7 +118,7 @@ def measure(
     name: tuple[str, str], options: Options, seeds: range, quick: bool, epochs: int
 ) -> tuple[Row, LightningModule]:
     """Train with every seed; the row, but for the time, and the network of the first seed."""
-    settings = dataclasses.replace(recipe("deq_digits")[0], **copy.deepcopy(options))
+    settings = dataclasses.replace(recipe("deq_digits_unbounded")[0], **copy.deepcopy(options))
     modules = [train(settings, seed, epochs, 3 if quick else -1) for seed in seeds]
     tested = [test(module.trained_network) for module in modules]
     short = []
@@ -166,7 +166,7 @@ def main() -> int:
         row.ratio = median_ratio(times[row.group, row.option], times[SHIPPED])
     print_table(
         console,
-        f"deq_digits, {options.epochs} epochs, {len(seeds)} seed(s), 360 test digits",
+        f"deq_digits_unbounded, {options.epochs} epochs, {len(seeds)} seed(s), 360 test digits",
         ["", "option"],
         ["accuracy %", "spread", f"at {SHORT + 1} NFE", "NFE test", "residual", "NFE train", "back", "time"],
         [

@@ -14,12 +14,12 @@ from deqzoo.training import Run
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "model.widths=[8]",
-    "model.groups=4",
     "model.solver_options.max_steps=5",
     "data.eval_batch_size=512",
     "data.batch_size=128",
     "trainer.enable_progress_bar=False",
 ]
+UNBOUNDED = ["model=deq_digits_unbounded", "model.groups=4"]  # options that a well-posed cell has no need of
 TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]  # of nine steps
 
 

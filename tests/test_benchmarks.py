@@ -263,7 +263,7 @@ def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch
 @pytest.mark.parametrize("changes", [c for c in deq_options.OPTIONS.values() if c], ids=str)
 def test_each_option_changes_the_shipped_recipe_and_builds(changes):
     """What is shipped has none of them by chance."""
-    settings = deq_options.recipe("deq_digits")[0]
+    settings = deq_options.recipe("deq_digits_unbounded")[0]
     changed = dataclasses.replace(settings, **changes)
     assert changed != settings
     network = build_network(changed, ImageData("digits").info)

@@ -10,10 +10,10 @@ import torch
 
 from deqzoo.config import ConfigError
 from deqzoo.training import Run
-from tests.running import ROOT, SMALL, composed, run, train_py
+from tests.running import ROOT, SMALL, UNBOUNDED, composed, run, train_py
 
 FEW = [
-    *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
+    *UNBOUNDED, *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
     # Nothing random of a process's own, and no steps of a length that hides the gradient's.
     "model.jacobian_penalty=0", "data.augment.rotate=0", "data.augment.translate=0",
     "model.optimizer=sgd", "model.lr=0.1",

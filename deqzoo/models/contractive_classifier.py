@@ -1,15 +1,24 @@
 """The kind ``contractive_classifier``: image classifiers of well-posed equilibria, and their explicit twins."""
 
+import dataclasses
+import fnmatch
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
+from deqzoo.models.baseline import baseline_accuracy
+from deqzoo.models.contractive_check import check_rows, contractive_check
 from deqzoo.models.deq_classifier import DEQClassifierKind
+from deqzoo.models.kinds import Check, Trained
 from deqzoo.models.options import fixed_point_gradient, fixed_point_solver, settings_errors
 from deqzoo.nn import contractive_net
+
+if TYPE_CHECKING:
+    from deqzoo.models.module import SolverModule
 
 
 class ContractiveClassifierKind(DEQClassifierKind):
@@ -30,15 +39,53 @@ class ContractiveClassifierKind(DEQClassifierKind):
                 info.std,
                 widths=settings.widths,
                 body=settings.body,
+                halve_first=settings.halve_first,
                 rho_max=settings.rho_max,
                 rho=settings.rho,
                 solver=fixed_point_solver(settings),
                 gradient=fixed_point_gradient(settings),
             )
 
+    def module(self, network: nn.Module, settings: Any) -> "SolverModule":
+        """As of the kind ``deq_classifier``; an explicit body has no gains, whatever group the recipe has for them."""
+        if settings.body == "explicit":
+            names = [name for name, _ in network.named_parameters()]
+            groups = [group for group in settings.parameter_groups if fnmatch.filter(names, group.match)]
+            settings = dataclasses.replace(settings, parameter_groups=groups)
+        return super().module(network, settings)
+
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Solver, gradient and the bound."""
-        return super().facts(model) | {"Lipschitz constant of each cell": f"below {model['rho_max']:g}"}
+        if model["body"] == "explicit":
+            return {}
+        bound = {"Lipschitz constant of each cell": f"below {model['rho_max']:g}"}
+        return bound | (super().facts(model) if model["body"] == "equilibrium" else {"solver": "none: applied once"})
+
+    def plots(self, trained: Trained, folder: Path) -> None:
+        """As of the kind ``deq_classifier``; of explicit networks, the course of the training."""
+        if trained.settings.body == "equilibrium":
+            super().plots(trained, folder)
+        else:
+            from deqzoo.plots import PANELS, plot_training
+
+            plot_training(trained.history, folder / "training.png", {"accuracy": PANELS["accuracy"]})
+
+    check = Check(
+        name="deq_check",
+        title="Does the equilibrium do the work?",
+        measure=lambda trained: measure(trained),
+        rows=check_rows,
+    )
+
+
+def measure(trained: Trained) -> dict[str, Any]:
+    """`contractive_check` on all test images, and the baseline's accuracy; nothing of explicit networks."""
+    if trained.settings.body != "equilibrium":
+        return {}
+    found = contractive_check(trained.network, trained.test_batches())  # type: ignore[arg-type]
+    if baseline := baseline_accuracy(trained.settings.baseline, trained.data):
+        found["baseline"] = baseline
+    return found
 
 
 KIND = ContractiveClassifierKind()

@@ -26,6 +26,7 @@ def contractive_net(
     *,
     widths: Sequence[int],
     body: str = "equilibrium",
+    halve_first: bool = True,
     rho_max: float = 0.9,
     rho: float = 0.7,
     solver: FixedPointSolver | None = None,
@@ -37,10 +38,11 @@ def contractive_net(
     and a linear layer behind. U is a 3x3 convolution and BN batch normalisation without scale, outside the equilibrium.
 
     Args:
-        size: height and width of the images; each stage halves them.
+        size: height and width of the images; each stage halves the resolution.
         widths: channels of the stages.
         body: "equilibrium"; "once", the same with each cell applied once, to its start; or "explicit", of as many
             parameters, z = gelu(BN(V gelu(b(x)))).
+        halve_first: the first stage halves the resolution, too; False, for images of few pixels: it does not.
         rho_max, rho: of the cells.
         solver, gradient: see `DEQ`; None: `Picard` to 1e-3, and the exact gradient.
 
@@ -57,8 +59,9 @@ def contractive_net(
     activation: nn.Module = nn.GELU() if body == "explicit" else nn.ReLU()
     grid, before = (size[0] - 1, size[1] - 1), stem.channels
     stages = []
-    for width in widths:
-        grid = grid[0] // 2, grid[1] // 2
+    for i, width in enumerate(widths):
+        pool = 2 if i or halve_first else 1
+        grid = grid[0] // pool, grid[1] // pool
         if min(grid) < 1:
             raise ValueError(f"widths={list(widths)}: images of {size[0]}x{size[1]} pixels cannot be halved so often")
         layer: nn.Module
@@ -68,7 +71,7 @@ def contractive_net(
             cell = ContractiveConvCell(width, grid, rho_max=rho_max, rho=rho)
             solver = Picard(tol=1e-3, max_steps=30) if solver is None else solver
             layer = DEQ(cell, solver=solver, gradient=gradient) if body == "equilibrium" else AppliedOnce(cell)
-        stages.append(nn.Sequential(Injection(before, width), layer))
+        stages.append(nn.Sequential(Injection(before, width, pool), layer))
         before = width
     return ImageClassifier(
         classes=classes,
@@ -81,17 +84,23 @@ def contractive_net(
 
 
 class Injection(nn.Module):
-    """b(x) = BN(maxpool(U x)): half the resolution of x. U starts as the identity on as many channels as x has."""
+    """b(x) = BN(maxpool(U x)), U a 3x3 convolution that starts as the identity on as many channels as x has.
 
-    def __init__(self, before: int, after: int) -> None:
+    Args:
+        before, after: channels.
+        pool: the maximum is taken of pool x pool pixels, and the resolution falls by as much.
+    """
+
+    def __init__(self, before: int, after: int, pool: int = 2) -> None:
         super().__init__()
+        self.pool = pool
         self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
         self.norm = UnscaledBatchNorm(after)
         _identity_on_first(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, after, height // 2, width // 2)."""
-        return self.norm(F.max_pool2d(self.conv(x), 2))
+        """(batch, after, height // pool, width // pool)."""
+        return self.norm(F.max_pool2d(self.conv(x), self.pool))
 
 
 class UnscaledBatchNorm(nn.BatchNorm2d):

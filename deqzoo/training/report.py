@@ -24,6 +24,8 @@ def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: boo
         f"{test['n']:,} {kind.info.items} of {metrics['data']} (seed {metrics['seed']}, {metrics['hardware']})",
         ", ".join(f"{METRICS[name].label} {METRICS[name].show(test[name])}" for name in costs),
     ]
+    if "largest_residual" in (check := metrics.get("deq_check", {})):
+        lines.append(_convergence(check))
     if trained:
         lines[0] += f" after {duration(metrics['time'])}"
     lines += ["", f"run folder   {shown(folder)}"]
@@ -32,6 +34,15 @@ def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: boo
         again = f"python train.py model={entry} mode=test ckpt={exported} {kind.try_next}"
         lines += [f"try next     {again.rstrip()}"]
     console.print(Rule(), *lines, sep="\n")
+
+
+def _convergence(check: Mapping[str, Any]) -> str:
+    """How many samples reached their equilibrium, and whether the model counts as a DEQ."""
+    n, missed = check["n"], round(check["unconverged"] * check["n"])
+    samples = f"all {n:,} samples converged" if not missed else f"{missed:,} of {n:,} samples did not converge"
+    worst = f"largest residual {check['largest_residual']:.1e} within {check['nfe']:.0f} NFE"
+    counts = "the equilibrium does the work" if check["passed"] else "it does not count as a DEQ: see the card"
+    return f"{samples} ({worst}); {counts}"
 
 
 def report_sweep(runs: list[dict[str, Any]]) -> None:

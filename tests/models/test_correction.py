@@ -14,7 +14,7 @@ from deqzoo.implicit import GMRES, Anderson, Broyden, Implicit, Neumann, Picard
 from deqzoo.models import DEQClassifierModule, ImageInfo, build_network
 from deqzoo.training import Run
 from deqzoo.zoo.folder import read_golden
-from tests.running import SMALL, composed, run
+from tests.running import SMALL, UNBOUNDED, composed, run
 
 EVERY = [
     "model.correction_steps=[1,3]",
@@ -50,7 +50,7 @@ def silent(module):
 def finished(tmp_path_factory):
     """A finished run of two steps with every option."""
     torch.set_num_threads(1)
-    return run(tmp_path_factory.mktemp("runs") / "a", *SMALL, *EVERY, "trainer.max_steps=2")
+    return run(tmp_path_factory.mktemp("runs") / "a", *UNBOUNDED, *SMALL, *EVERY, "trainer.max_steps=2")
 
 
 def test_correction_adds_the_losses_of_what_is_said_on_the_way():
@@ -176,7 +176,7 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
 )
 def test_wrong_value_stops_the_run_before_training(overrides, told, tmp_path):
     with pytest.raises(ConfigError, match=told):
-        Run(composed(*SMALL, *overrides), tmp_path)
+        Run(composed(*UNBOUNDED, *SMALL, *overrides), tmp_path)
 
 
 def test_truncated_backward_costs_what_it_says():

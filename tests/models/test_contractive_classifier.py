@@ -1,0 +1,83 @@
+"""The kind of well-posed classifiers: each body trains, loads and tells whether its equilibrium is reached."""
+
+import pytest
+import torch
+
+import deqzoo
+from deqzoo.implicit import Picard
+from deqzoo.models.contractive_check import check_rows, contractive_check
+from deqzoo.nn import contractive_net, use_solver
+from deqzoo.training.report import report
+from deqzoo.zoo.folder import read_golden
+from tests.running import SMALL, run
+
+WORDS = [*SMALL, "model.widths=[8,12]", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "data.batch_size=64"]
+
+
+@pytest.fixture(scope="module", params=["equilibrium", "once", "explicit"])
+def finished(request, tmp_path_factory):
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
+        patch.setattr("deqzoo.models.deq_classifier.DRAWN", 50)
+        return run(tmp_path_factory.mktemp("runs") / request.param, *WORDS, f"model.body={request.param}")
+
+
+def test_every_body_trains_and_loads(finished):
+    assert finished.metrics["steps"] == 8
+    inputs, output = read_golden(finished.folder / "export")
+    torch.testing.assert_close(deqzoo.load(finished.folder / "export")(**inputs), output, rtol=1e-4, atol=1e-4)
+    assert (finished.folder / "plots" / "training.png").is_file()
+
+
+def test_the_run_says_whether_all_samples_converged(finished, capsys):
+    report(finished.metrics, finished.folder, finished.kind, trained=True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("all 360 samples converged" in told) == (finished.settings.model.body == "equilibrium")
+    card = (finished.folder / "export" / "README.md").read_text()
+    assert ("| converged to 1e-2 within 12 NFE | 360 of 360 | all |" in card) == ("samples converged (" in told)
+
+
+def network():
+    torch.manual_seed(0)
+    return contractive_net((16, 16), ["a", "b", "c"], [0.5] * 3, [0.3] * 3, widths=[16, 24]).eval()
+
+
+def labelled(n):
+    return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(n)), torch.arange(n) % 3
+
+
+def test_the_check_measures_what_it_says():
+    model, batches = network(), [labelled(20), labelled(10)]
+    found = contractive_check(model, batches)
+    assert found["n"] == 30
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    everything, stages = sum(sizes.values()), sum(n for name, n in sizes.items() if name.startswith("body."))
+    state = sum(n for name, n in sizes.items() if ".cell." in name)
+    assert found["parameter_share"] == stages / everything
+    assert found["state_share"] == state / everything
+    # Multiplications and additions of the convolutions and the head: grids of 15, 7 and 3, 12 evaluations.
+    stem, head = 2 * 12 * 24 * 15**2, 2 * 24 * 3
+    inject = 18 * (24 * 16 * 15**2 + 16 * 24 * 7**2)
+    cells = 18 * (16 * 16 * 7**2 + 24 * 24 * 3**2)
+    assert found["flop_share"] == pytest.approx((inject + 12 * cells) / (stem + inject + 12 * cells + head))
+    assert found["flop_share_used"] < found["flop_share"]
+    with use_solver(model, Picard(tol=1e-6, max_steps=100)), torch.no_grad():
+        predicted = torch.cat([model(images).argmax(1) for images, _ in batches])
+    right = (predicted == torch.cat([labels for _, labels in batches])).double().mean().item()
+    assert found["accuracy_tight"] == right
+    assert found["unconverged"] == found["unconverged_tight"] == found["disagreements"] == 0
+    assert found["median_residual"] <= found["largest_residual"] <= 1e-3 * 1.01
+    assert found["certified"] is True
+    assert found["passed"] is False  # too much of it is in the injections
+    assert found["state_share"] < 0.6
+    assert len(check_rows(found)) == 13
+
+
+def test_a_network_that_does_not_converge_does_not_count():
+    model = network()
+    with use_solver(model, Picard(tol=1e-3, max_steps=1)):
+        found = contractive_check(model, [labelled(20)])
+    assert found["unconverged"] > 0
+    assert found["passed"] is False
+    assert {row[0]: row[1] for row in check_rows(found)}["counts as a DEQ"] == "**no**"
