@@ -68,7 +68,8 @@ class Backsolve(Adjoint):
 class Direct(Adjoint):
     """Backpropagation through the accepted steps, all kept on the tape: fastest for few steps, memory grows with them.
 
-    The same derivative as `Discrete`.
+    The same derivative as `Discrete`. A step that some samples reject is taken once more, by the others alone; and all
+    steps are where one has failed, without what came after its last output.
     """
 
 

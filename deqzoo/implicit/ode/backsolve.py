@@ -58,7 +58,8 @@ def _backwards(
     unreached = [False] * len(t)
     if solve.missing is not None:
         unreached = solve.missing.all(dim=1).tolist()
-        values = torch.where(solve.missing.unsqueeze(2), values[:1], values)
+        resting = solve.missing | ~values.isfinite().all(dim=2)
+        values = _with_stand_ins(values, resting)
     solver, adjoint = solve.solver, solve.adjoint
     if isinstance(solver, Adaptive):
         own = {name: augmented.tolerance(x) for name, x in (("rtol", solver.rtol), ("atol", solver.atol))}
@@ -72,6 +73,8 @@ def _backwards(
     for i in range(len(t) - 1, 0, -1):
         if unreached[i]:
             continue
+        if solve.missing is not None:
+            augmented.resting = resting[i].unsqueeze(1)
         u = u + g[i]
         of_times[i] += (g[i] * augmented.plain(t[i], values[i])).sum().to(t.dtype) if wanted[1] else 0.0
         state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
@@ -82,8 +85,10 @@ def _backwards(
             plan = Controlled(solver, times.host, length)
         controlled = 2 * u.numel() if adjoint.seminorm else None
         _, u, sums = augmented.split(integrate(stepper, state, times, plan, controlled=controlled).values[-1])
-        status = max(status, Status(plan.report()[0]))
-        length = getattr(plan, "length", None)
+        length, status = getattr(plan, "length", None), Status(plan.report()[0])
+        if status != Status.CONVERGED:
+            u, sums = torch.full_like(u, torch.nan), torch.full_like(sums, torch.nan)
+            break
     if wanted[1]:
         of_times[0] -= (u * augmented.plain(t[0], values[0])).sum().to(t.dtype)
     solve.report(stepper.calls, status)
@@ -91,13 +96,24 @@ def _backwards(
     return (u + g[0], of_times if wanted[1] else None, *[next(grads) if needed else None for needed in wanted[2:]])
 
 
+def _with_stand_ins(values: Tensor, resting: Tensor) -> Tensor:
+    """States (times, systems, unknowns), where those of resting systems, whose u is zero, are those of another."""
+    other = (~resting).long().argmax(dim=1)
+    return torch.where(resting.unsqueeze(2), values[torch.arange(len(values)), other].unsqueeze(1), values)
+
+
 class _Augmented:
-    """d(y, u, sums)/dt = (f, -(df/dy)^T u, -(df/dinputs)^T u), on one row."""
+    """d(y, u, sums)/dt = (f, -(df/dy)^T u, -(df/dinputs)^T u), on one row.
+
+    Attributes:
+        resting: systems whose y is held, (systems, 1): those that the solve has lost by then; None: no one.
+    """
 
     def __init__(self, field: Any, inputs: Tensors, wanted: Any, like: Tensor) -> None:
         own = tuple(x.detach().requires_grad_(needed) for x, needed in zip(inputs, wanted, strict=True))
         self.sources = [x for x, needed in zip(own, wanted, strict=True) if needed]
         self.extra = sum(as_real(x).numel() for x in self.sources)
+        self.resting: Tensor | None = None
         self.user, self.known, self.checked = field, {id(x) for x in own}, False
         self.field, self.shape, self.count = field.of(own), like.shape, like.numel()
         self.time_dtype, self.each_time = field.time_dtype, field.each_time
@@ -117,12 +133,14 @@ class _Augmented:
             try:
                 check_tape(value, begun, self.known, (y,), self._time(t), y)
             except OtherTensorsError:
-                self.user.check_complete(self._time(t), y, bind=False)  # raises, unless f has made that tensor itself
+                # Raises, unless f has made that tensor itself.
+                self.user.check_complete(self._time(t), y, None, bind=False)
                 self.checked = True
         if not value.requires_grad:
             return torch.cat([value.reshape(-1), state.new_zeros(self.count + self.extra)]).unsqueeze(0)
         grads = torch.autograd.grad(value, [y, *self.sources], u, materialize_grads=True)
-        parts = [value.detach().reshape(-1), *(-as_real(x).reshape(-1).to(value.dtype) for x in grads)]
+        value = value.detach() if self.resting is None else torch.where(self.resting, 0.0, value.detach())
+        parts = [value.reshape(-1), *(-as_real(x).reshape(-1).to(value.dtype) for x in grads)]
         return torch.cat(parts).unsqueeze(0)
 
     def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:

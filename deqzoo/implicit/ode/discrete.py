@@ -30,6 +30,7 @@ from .field import UserField
 from .integrate import Points, State, Trajectory, integrate, interpolate
 from .interpolants import Again
 from .plans import Recorded, Step
+from .relevant import relevant
 from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
 from .stages import linear_solver
@@ -83,10 +84,10 @@ def _first_order(
 ) -> tuple[Tensor | None, ...]:
     solve = ctx.solve
     field, limit = solve.field, solve.adjoint.checkpoints
+    trajectory = ctx.trajectory if solve.whole else relevant(ctx.trajectory)
 
     def swept(bound: bool) -> tuple[Sweep, Tensor]:
-        sweep = Sweep(solve.solver, field, t, ctx.trajectory, limit, inputs, wanted, y, bound)
-        sweep.watched = not solve.whole
+        sweep = Sweep(solve.solver, field, t, trajectory, limit, inputs, wanted, y, bound)
         return sweep, sweep.run(*g)
 
     with torch.no_grad():
@@ -106,16 +107,17 @@ def derivative_of_the_steps(
 ) -> tuple[Tensor | None, ...]:
     """By the derivative of the same steps taken again, on the tape."""
     solve = ctx.solve
-    solve.field.check_complete(solve.time(t), y.detach(), bind=True)
+    solve.field.check_complete(solve.time(t), y.detach(), None, bind=True)
     # Fresh views: only paths through these arguments count, not those through others that depend on them.
     own = [x.view_as(x) if x.requires_grad else x for x in (y, t, *inputs)]
     stepper = Stepper(solve.solver, solve.field.of(tuple(own[2:])), taped=True)
     times = Times(own[1], own[0], jumps_of(solve.solver), solve.field.time_dtype)
-    keep = None if ctx.trajectory.kept is None else Again(ctx.trajectory.kept)
-    again = integrate(stepper, own[0], times, Recorded(ctx.trajectory.steps), keep=keep)
+    trajectory = ctx.trajectory if solve.whole else relevant(ctx.trajectory)
+    keep = None if trajectory.kept is None else Again(trajectory.kept)
+    again = integrate(stepper, own[0], times, Recorded(trajectory.steps), keep=keep)
     if not in_transform():
-        others = ctx.trajectory.others(len(y), y.device)
-        worst = difference(again.last.detach(), ctx.trajectory.last, y.detach(), others)
+        others = trajectory.others(len(y), y.device)
+        worst = difference(again.last.detach(), trajectory.last, y.detach(), others)
         check_replay(worst, solve.field, solve.solver)
     outputs = again.outputs
     chosen = [x for x, needed in zip(own, wanted, strict=True) if needed]
@@ -176,9 +178,7 @@ class Sweep:
         chosen = [i for i, needed in enumerate(wanted[2:]) if needed]
         self.expected = [place for place, i in enumerate(chosen) if i in read]
         self.difference = like.new_zeros(())  # the worst one of a state that is computed again
-        self.watched = True  # of fixed steps, whether some may not be finite
-        self._behind: Tensor | None = None  # which systems the step that is taken back counts for, (systems, 1)
-        self._other: Tensor | None = None  # which of its rows are not compared, (rows, 1)
+        self._other: Tensor | None = None  # which rows of the step that is taken back are not compared, (rows, 1)
 
     @property
     def calls(self) -> int:
@@ -197,7 +197,6 @@ class Sweep:
         trajectory = self.trajectory
         after = trajectory.last
         self.of_kept = {} if trajectory.kept is None else trajectory.kept.split(*of_kept)
-        self.reached = trajectory.reached if trajectory.kept is None and self.watched else None
         u = torch.zeros_like(g[0])  # of the end; the gradient in what was not reached is zero
         end = len(trajectory.steps)
         for begin in sorted(trajectory.checkpoints, reverse=True):
@@ -247,24 +246,17 @@ class Sweep:
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
         rows = None if step.rows is None else step.rows.to(u.device)
         pull = self._by_stages if self.by_stages else self._by_tape
-        if self.reached is not None:
-            behind = self._behind = self.reached.unsqueeze(1) > self.times.passed(step)
-            state = torch.where(behind, state[0], _stand_in(self.trajectory.checkpoints[0][0])), None
-            u = torch.where(behind, u, 0.0)
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if after is not None:
             self._other = self._of_others(after, rows)
         if rows is None:
-            result = pull(step, points, before, u, g, None, dense, after)
-            return result if self._behind is None else torch.where(self._behind, result, 0.0)
+            return pull(step, points, before, u, g, None, dense, after)
         after = None if after is None else after[rows]
         return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense, after))
 
     def _of_others(self, after: Tensor, rows: Tensor | None) -> Tensor | None:
         """The rows of a step that failed or are going to, whose states do not matter, (rows, 1)."""
-        if self._behind is not None:
-            return ~self._behind
         other = self.trajectory.others(len(after), after.device)
         return other if rows is None or other is None else other[rows]
 
@@ -277,7 +269,7 @@ class Sweep:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
         index = points.index.to(g.device)
         if points.position is None:
-            return g[index], None
+            return g[index] if rows is None else g[index][:, rows], None
         position = points.position.to(g.device)
         return g[index, position if rows is None else rows[position]], position
 
@@ -333,7 +325,7 @@ class Sweep:
             with torch.enable_grad():
                 k = self.taped.evaluate(time, at, rows)
             if not self.bound:
-                check_tape(k, begun, self.known, (at,), time, at)
+                check_tape(k, begun, self.known, (at,), time, at, rows)
             values.put(i, k.detach() if solved is None else solved.get(i))
             tapes.append((at, k))
         return tapes, values.advance(y, h, co.b[:count])
@@ -397,7 +389,7 @@ class Sweep:
             new, stages = self.taped.step(t, h, y, first, rows)
             self._compare(new, after, y)
             if not (self.bound or self.tableau.implicit):  # implicit stages have leaves of their own
-                check_tape(new, begun, self.known, (y, times), t, y)
+                check_tape(new, begun, self.known, (y, times), t, y, rows)
             values, weights = [new], [u]
             if any(not p.end for p in points) or dense is not None:
                 self.taped.extend(stages, t, h, y)
@@ -417,7 +409,7 @@ class Sweep:
             values, weights = ([each[i] for i in recorded] for each in (values, weights))
             of_y, *rest = torch.autograd.grad(values, sources, weights, allow_unused=True)
         if self.wanted[1] and (of_times := rest.pop(0)) is not None:
-            self.of_times += self._counted(of_times)
+            self.of_times += of_times
         self._add(rest)
         self._check_read(rest)
         return torch.zeros_like(y) if of_y is None else of_y
@@ -426,25 +418,15 @@ class Sweep:
         if [place for place in self.expected if grads[place] is None]:
             raise OtherTensorsError(None)
 
-    def _counted(self, grad: Tensor) -> Tensor:
-        """The gradient of a step; zero, where it lies beyond what any system reached: f may not be finite there."""
-        return grad if self._behind is None else torch.where(self._behind.any(), grad, 0.0)
-
     def _add(self, grads: Sequence[Tensor | None]) -> None:
         known = []
         for i, grad in enumerate(grads):
             if grad is not None and self.sums[i] is None:
-                self.sums[i] = self._counted(grad.clone())  # ours alone, so that it may be added to in place
+                self.sums[i] = grad.clone()  # ours alone, so that it may be added to in place
             elif grad is not None:
-                known.append((self.sums[i], self._counted(grad)))
+                known.append((self.sums[i], grad))
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
-
-
-def _stand_in(y: Tensor) -> Tensor:
-    """A finite start for each system: its own, or else that of another."""
-    good = y.isfinite().all(dim=1)
-    return torch.where(good.unsqueeze(1), y, y[good.long().argmax()].nan_to_num()) if len(y) else y
 
 
 def _whole(dense: tuple[Tensor | None, Tensor, Tensor] | None, count: int) -> tuple[Tensor, Tensor] | None:

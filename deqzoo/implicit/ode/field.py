@@ -71,9 +71,10 @@ class UserField:
         self._rows = None
         return self._lifted.bind(self.ravel.unflatten_leaves(y.detach()), (t.detach(), *inputs))
 
-    def check_complete(self, t: Tensor, y: Tensor, bind: bool) -> None:
+    def check_complete(self, t: Tensor, y: Tensor, rows: Tensor | None, bind: bool) -> None:
         """Raise if f reads a tensor with derivatives that is not among `inputs`; `bind` first, if (t, y) was lifted."""
         assert self._lifted is not None
+        self._rows = rows
         check_complete(self._lifted, self._ravel_of(y).unflatten_leaves(y), (t, *self.inputs), bind)
 
     def of(self, inputs: Tensors) -> Field:

@@ -53,7 +53,7 @@ class Trajectory:
         kept: the dense output of some of the steps, where it was asked for.
         reached: of fixed steps, the number of output times before the first one with a value that is not finite,
             (systems,).
-        failed: of adaptive steps, the systems that did not get to the end, on the host; None: all did.
+        failed: where `relevant` has found any, the systems that did not get to the end, on the host.
     """
 
     values: Tensor
@@ -67,10 +67,7 @@ class Trajectory:
     failed: Tensor | None = None
 
     def others(self, systems: int, device: torch.device) -> Tensor | None:
-        """Which systems have failed, (systems, 1); None: none. Near a pole nothing that is computed again is the same.
-
-        From fixed steps it is not known on the host.
-        """
+        """Which systems have failed, (systems, 1); None: none. Near a pole what is computed again is not the same."""
         if self.failed is None:
             return None
         mask = torch.zeros(systems, 1, dtype=torch.bool)
@@ -85,7 +82,7 @@ class Trajectory:
     def without_values(self) -> Trajectory:
         """The same, without what a graph would have to hold."""
         kept = None if self.kept is None else self.kept.without_values()
-        return dataclasses.replace(self, values=self.values[:0], missing=self.missing[:0], kept=kept)
+        return dataclasses.replace(self, values=self.values[:0], kept=kept)
 
 
 class Checkpoints:
@@ -153,7 +150,7 @@ def integrate(
         known = None if first is None or times.from_jump(step) else first if rows is None else first[rows]
         if known is None and reuses:
             known = stepper.evaluate(t, before, rows)
-            first = known if rows is None or first is None else first.index_copy(0, rows, known)
+            first = known if rows is None else None if first is None else first.index_copy(0, rows, known)
         new, stages = stepper.step(t, h, before, known, rows, begun)
         accepted, begun = None, None
         if plan.needs_error:
@@ -165,6 +162,12 @@ def integrate(
             if not len(accepted):
                 continue
             step, accepted = step.only(accepted), accepted.to(y.device)
+            if stepper.taped:  # what was rejected may not be finite: zero times its derivative spoils that of the rest
+                before, known = before[accepted], None if known is None else known[accepted]
+                rows, accepted = accepted if rows is None else rows[accepted], None
+                t, h = times.step(step)
+                stepper.limits = times.limits(step)
+                new, stages = stepper.step(t, h, before, known, rows)
         kept.offer(len(steps), (y, first if stepper.tableau.implicit else None))
         steps.append(step)
         outputs.add(stepper, step, t, h, before, new, stages, accepted)
@@ -177,10 +180,7 @@ def integrate(
     values, missing = outputs.finish(y)
     dense = None if keep is None else keep.finish()
     trajectory = Trajectory(values, steps, outputs.points, missing, kept.states, y, dense)
-    if not plan.needs_error:
-        return _watched(trajectory)
-    failed = missing.any(dim=0)
-    return dataclasses.replace(trajectory, failed=failed.nonzero().squeeze(1)) if failed.any() else trajectory
+    return trajectory if plan.needs_error else _watched(trajectory)
 
 
 def _watched(found: Trajectory) -> Trajectory:
@@ -258,13 +258,11 @@ class _Outputs:
         """Those within a step; `accepted` are the rows of `before`, `new` and `stages` that took it (None: all)."""
         self.points.append(self._within(step))
         for points in self.points[-1]:
-            position = points.position
+            position, systems = points.position, self._systems_of(step)
             if position is None:
-                self._found.append((points.index.unsqueeze(1) * self.systems + torch.arange(self.systems)).reshape(-1))
+                self._found.append((points.index.unsqueeze(1) * self.systems + systems).reshape(-1))
             else:
-                self._found.append(
-                    points.index * self.systems + (position if step.rows is None else step.rows[position])
-                )
+                self._found.append(points.index * self.systems + systems[position])
                 position = position.to(new.device)
                 position = position if accepted is None else accepted[position]
             if points.end:
@@ -305,14 +303,17 @@ class _Outputs:
             result = result[order.to(result.device)]
         return result.view(len(self.times), self.systems, last.shape[1]), missing
 
+    def _systems_of(self, step: Step) -> Tensor:
+        return torch.arange(self.systems) if step.rows is None else step.rows
+
     def _within(self, step: Step) -> list[Points]:
         """The output times in (start, start + size], those at the end apart."""
         if isinstance(step.start, Tensor):
             return self._within_each(step)
         times, (a, b) = self.times, step.segment()
         begin, size = times.on_host(step)
-        forward = times.points[b] > times.points[a]
-        start = upto = int(self._next[0])
+        forward, systems = times.points[b] > times.points[a], self._systems_of(step)
+        start = upto = int(self._next[systems[0]]) if len(systems) else 1
         ended = step.last and b < len(times)  # at an output time
         if ended:
             upto = b + 1
@@ -320,13 +321,13 @@ class _Outputs:
             (times.host[upto] <= begin + size) if forward else (times.host[upto] >= begin + size)
         ):
             upto += 1
-        self._next.fill_(upto)
+        self._next[systems] = upto
         inside = upto - ended
         points = [Points(torch.arange(start, inside), None, end=False)] if inside > start else []
         return [*points, Points(torch.arange(inside, upto), None, end=True)] if upto > inside else points
 
     def _within_each(self, step: Step) -> list[Points]:
-        times, rows = self.times, torch.arange(self.systems) if step.rows is None else step.rows
+        times, rows = self.times, self._systems_of(step)
         begin, size = times.on_host(step)
         outputs, start = times.table[: len(times)], self._next[rows]
         forward = -1.0 if outputs[-1] < outputs[0] else 1.0

@@ -20,7 +20,8 @@ from .discrete import DiscreteAdjoint
 from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
-from .plans import Controlled, ControlledEach, Plan, equal_steps, equal_steps_each
+from .plans import Controlled, ControlledEach, Plan, Recorded, equal_steps, equal_steps_each
+from .relevant import relevant
 from .sample_times import in_shared_time
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
 from .steps import Stepper
@@ -176,7 +177,7 @@ class Solve:
             with no_derivatives():
                 return self.run(y, t).outputs
         if in_transform() or isinstance(self.adjoint, Direct):
-            return self.run(y, t, taped=True).outputs
+            return self._on_tape(y, t)
         self.first = self.field.lift(self.time(t), y)
         self.found = 1
         if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
@@ -191,10 +192,19 @@ class Solve:
         outputs: Tensors = apply_visibly(function, self, trajectory, y, t, *self.field.inputs)
         return outputs
 
+    def _on_tape(self, y: Tensor, t: Tensor) -> Tensors:
+        trajectory = self.run(y, t, taped=True)
+        if in_transform() or self.keep is not None or not trajectory.missing.any():
+            return trajectory.outputs
+        # Once more without what systems that failed have done after their last outputs, which has no derivatives.
+        stepper, times = Stepper(self.solver, self.field, taped=True), self._times(t, y)
+        again = integrate(stepper, y, times, Recorded(relevant(trajectory).steps)).values
+        return (torch.where(trajectory.missing.unsqueeze(2).to(y.device), trajectory.values.detach(), again),)
+
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
         stepper = Stepper(self.solver, self.field, taped)
-        times = Times(t, y, jumps_of(self.solver), self.field.time_dtype)
+        times = self._times(t, y)
         plan = self.plan(times.host, len(y))
         kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
         trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept, keep=self.keep)
@@ -235,6 +245,9 @@ class Solve:
         if (forward := self._reported()) is not None:
             forward.backward = backward
         backward.check(self.on_failure, "adjoint solve")
+
+    def _times(self, t: Tensor, y: Tensor) -> Times:
+        return Times(t, y, jumps_of(self.solver), self.field.time_dtype)
 
     def _per_system(self, value: Any, y: Tensor) -> Tensor:
         value = torch.as_tensor(value, device=y.device)

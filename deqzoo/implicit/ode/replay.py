@@ -17,19 +17,21 @@ class OtherTensorsError(Exception):
     """On a tape of f in the backward are other tensors than f read in the forward; the backward is to look why.
 
     Attributes:
-        point: (t, y) where f read one that was not known; None: where it did not read one that it had read before.
+        point: (t, y, rows) where f read one that was not known; None: it did not read one that it had read before.
     """
 
-    def __init__(self, point: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, point: tuple[Tensor, Tensor, Tensor | None] | None) -> None:
         super().__init__("f reads other tensors than in the forward")
         self.point = point
 
 
-def check_tape(value: Tensor, begun: int, known: Set[int], own: Tensors, t: Tensor, y: Tensor) -> None:
+def check_tape(
+    value: Tensor, begun: int, known: Set[int], own: Tensors, t: Tensor, y: Tensor, rows: Tensor | None = None
+) -> None:
     """Raise if the tape of f(t, y), recorded since `begun`, ends elsewhere than in `own` and the ids of `known`."""
     leaves, edges = ends_of_tape((value,), begun)
     if edges or leaves.keys() - known - {id(x) for x in own}:
-        raise OtherTensorsError((t.detach(), y.detach()))
+        raise OtherTensorsError((t.detach(), y.detach(), rows))
 
 
 def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,11 +78,6 @@ class Times:
         points: Any = self.table if isinstance(step.size, Tensor) else self.points
         a, b = points[step.a], points[step.b]
         return a + step.start * (b - a), step.size * (b - a)
-
-    def passed(self, step: Step) -> int:
-        """How many output times there are up to the begin of a step."""
-        sign = -1.0 if self.host[-1] < self.host[0] else 1.0
-        return bisect.bisect_right(self.host, sign * self.on_host(step)[0], key=lambda t: sign * t)
 
     def from_jump(self, step: Step) -> bool:
         """Whether a step, or that of one of its rows, begins at a jump."""

@@ -81,42 +81,6 @@ def test_gradients_of_what_was_reached_are_right_and_those_of_the_rest_zero(solv
         assert of_a.item() == pytest.approx(-math.exp(-0.7), rel=1e-3)
 
 
-SEPARATE = [{}, {"compact": True}, {"shared_steps": True}]
-
-
-@pytest.mark.parametrize("solver", [Tsit5, pytest.param(Rodas5P, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("options", SEPARATE)
-@pytest.mark.parametrize("adjoint", [Discrete(2), Direct()])
-@pytest.mark.parametrize("first_step", [None, "span"])
-def test_a_sample_that_fails_does_not_change_the_others(solver, options, adjoint, first_step):
-    """y' = s w y^2: y0 / (1 - s w y0 t). One start is not a number, one solution ends at a pole; w is shared by all."""
-    if solver is Rodas5P and (first_step == "span" or "shared_steps" in options):
-        pytest.skip("one method is enough")
-    times = torch.tensor([0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
-    y0 = torch.tensor([[1.0], [math.nan], [0.5], [2.0]], dtype=torch.float64, requires_grad=True)
-    sign = torch.tensor([[-1.0], [-1.0], [-1.0], [1.0]], dtype=torch.float64)
-    w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    y, solution = odeint(
-        lambda t, y, sign: w * sign * y**2, y0, times, sign, solver=solver(rtol=1e-4, atol=1e-6, first_step=first_step),
-        adjoint=adjoint, batch_dims=1, on_failure="ignore", return_solution=True, **options,
-    )  # fmt: skip
-    for row, start in ((0, 1.0), (2, 0.5)):
-        torch.testing.assert_close(y[:, row, 0].detach(), start / (1 + start * times), rtol=1e-3, atol=0)
-    assert y[:, 1].isnan().all()
-    assert y[1, 3].item() == pytest.approx(5.0, rel=1e-3)
-    assert y[2:, 3].isnan().all()
-    status = solution.status.tolist()
-    assert status[:3] == [Status.CONVERGED, Status.DIVERGED, Status.CONVERGED]
-    assert status[3] in (Status.STALLED, Status.DIVERGED)
-    assert solution.value[:, [0, 2, 3]].isfinite().all()
-    reached = ~y.isnan()
-    of_y0, of_w = torch.autograd.grad(torch.where(reached, y, 0.0).sum(), [y0, w])
-    later = times[1:].tolist()
-    expected = 1.2 / 0.4**2 - sum(t / (1 + t) ** 2 + 0.25 * t / (1 + 0.5 * t) ** 2 for t in later)
-    assert of_w.item() == pytest.approx(expected, rel=1e-2)
-    assert of_y0[0].item() == pytest.approx(1 + sum(1 / (1 + t) ** 2 for t in later), rel=1e-3)
-
-
 @pytest.mark.parametrize("options", [{"batch_dims": 1}, {"batch_dims": 1, "shared_steps": True}])
 def test_fixed_steps_of_samples_that_blow_up(options):
     y0 = torch.tensor([[-1.0], [2.0], [math.inf]], dtype=torch.float64, requires_grad=True)
@@ -270,16 +234,6 @@ def test_warnings_and_errors_on_failure():
         odeint(lambda t, y: torch.cos(9 * t) * y, ONE, [0.0, 2.0], **options)
     with pytest.raises(NonConvergenceError, match="max_steps"):
         odeint(lambda t, y: torch.cos(9 * t) * y, ONE, [0.0, 2.0], on_failure="raise", **options)
-
-
-def test_a_failed_backward_solve_is_told_of():
-    """Backwards in time y' = -50 y grows by exp(50 * 20): the continuous adjoint cannot follow it."""
-    y0 = ONE.clone().requires_grad_()
-    with pytest.warns(NonConvergenceWarning, match="adjoint"):
-        odeint(
-            lambda t, y: -50 * (y - torch.cos(t)) - y**3, y0, [0.0, 20.0],
-            solver=Tsit5(rtol=1e-6, atol=1e-8, max_steps=2000), adjoint=Backsolve(),
-        )[-1].sum().backward()  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_discrete_is_direct(solver, batch, end):
     for checkpoints in (1, 2, 16):
         found, solution = run(Discrete(checkpoints), solver, **batch, end=end)
         assert relative(found, expected) < 1e-12
-        assert solution.nfe == forward.nfe
+        # On the tape, a step that some samples reject is taken once more, by the others alone.
+        retaken = forward.nfe - solution.nfe
+        assert retaken >= 0 if batch and forward.rejected.any() else retaken == 0
         assert solution.backward.nfe > 0
 
 
