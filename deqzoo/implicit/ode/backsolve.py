@@ -98,6 +98,8 @@ def _backwards(
 
 def _with_stand_ins(values: Tensor, resting: Tensor) -> Tensor:
     """States (times, systems, unknowns), where those of resting systems, whose u is zero, are those of another."""
+    if not resting.shape[1]:
+        return values
     other = (~resting).long().argmax(dim=1)
     return torch.where(resting.unsqueeze(2), values[torch.arange(len(values)), other].unsqueeze(1), values)
 

@@ -125,6 +125,17 @@ def test_attempts_that_are_not_finite_leave_no_trace(adjoint, transform):
     assert found.item() == pytest.approx(1.2 * math.cos(1.2) + 0.12 * math.cos(0.12), rel=1e-3)
 
 
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("method", [Tsit5(), RK4()])
+@pytest.mark.parametrize("steps", [{}, {"batch_dims": 1}, {"batch_dims": 1, "shared_steps": True}])
+def test_no_samples(method, adjoint, steps):
+    y0, w = torch.zeros(0, 3, requires_grad=True), torch.ones((), requires_grad=True)
+    y = odeint(lambda t, y: w * y, y0, [0.0, 0.5, 1.0], solver=method, adjoint=adjoint, **steps)
+    of_y0, of_w = torch.autograd.grad(y.sum(), [y0, w], allow_unused=True)
+    assert (y.shape, of_y0.shape) == ((3, 0, 3), (0, 3))
+    assert of_w is None or of_w == 0
+
+
 def test_a_backward_solve_that_fails_gives_no_number():
     """Backwards in time y' = -50 (y - cos t) - y^3 cannot be followed."""
     y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
