@@ -4,7 +4,7 @@ from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
 from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
-from .contractive import ContractiveConvCell
+from .contractive import ContractiveCell, ContractiveConvCell, ContractiveLinearCell
 from .contractive_classifier import contractive_net
 from .data_cleaning import DataCleaner
 from .deq import DEQ
@@ -41,7 +41,9 @@ __all__ = [
     "BottleneckDynamics",
     "ConcatSquashNet",
     "ContinuousFlow",
+    "ContractiveCell",
     "ContractiveConvCell",
+    "ContractiveLinearCell",
     "ConvCell",
     "ConvDynamics",
     "DEQClassifier",

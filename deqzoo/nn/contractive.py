@@ -30,65 +30,73 @@ class Bound(NamedTuple):
         return own.dtype == kernel.dtype and own.device == kernel.device and torch.equal(own, kernel)
 
 
-class ContractiveConvCell(nn.Module):
-    """One convolution whose norm is below one, with input injection.
+class ContractiveCell(nn.Module):
+    """A linear map whose norm is below one, with input injection.
 
         f(z, x) = relu(W z + x),    W = rho_max sigmoid(gain) V / ||V||_2
 
-    V is a zero-padded 3x3 convolution, ||V||_2 its largest singular value on `grid`, and `gain` a number for each
-    channel. Hence |f(z, x) - f(y, x)| <= rho |z - y| for rho = max rho_max sigmoid(gain), in the Euclidean norm of a
-    sample: for rho < 1 the equilibrium exists and is unique, the residual falls by rho at least in each plain iteration
-    (in practice faster), and I - df/dz is never singular.
+    ||V||_2 is the largest singular value of the map V, and `gain` a number for each channel. Hence
+    |f(z, x) - f(y, x)| <= rho |z - y| for rho = max rho_max sigmoid(gain), in the Euclidean norm of a sample: for
+    rho < 1 the equilibrium exists and is unique, the residual falls by rho at least in each plain iteration, and
+    I - df/dz is never singular.
 
     In training ||V||_2 is estimated, from below, by one power iteration a step that goes on from the last one's
-    vector; the estimate is differentiated. In eval mode it is an upper bound, some per cent above: that of the
-    circulant convolution on a grid two wider, of which V is a part, from its spectrum; found anew whenever the kernel
-    or its precision has changed, and differentiated too.
+    vector; the estimate is differentiated. In eval mode it is an upper bound, found anew whenever the kernel or its
+    precision has changed, and differentiated too. A subclass says what V is, by `multiply`, `transposed` and
+    `steepest`.
 
     Args:
-        channels: channels of z and x, (batch, channels, *grid).
-        grid: height and width of z and x; others are refused.
+        kernel: shape of V's parameters, outputs first.
+        state: shape of a sample of z and x; others are refused.
         rho_max: which rho never reaches. At 1 or above nothing is certain.
         rho: with which every channel starts, below `rho_max`.
 
-    Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018; Sedghi, Gupta, Long,
-    "The Singular Values of Convolutional Layers", 2019 (of circulant ones, exactly).
-
-    >>> cell = ContractiveConvCell(4, (5, 5)).eval()
-    >>> cell(torch.zeros(2, 4, 5, 5), torch.ones(2, 4, 5, 5)).shape, round(cell.lipschitz(), 3)
-    (torch.Size([2, 4, 5, 5]), 0.7)
+    Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018.
     """
 
     vector: Tensor
 
-    def __init__(self, channels: int, grid: Size, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
+    def __init__(
+        self, kernel: tuple[int, ...], state: tuple[int, ...], *, rho_max: float = 0.9, rho: float = 0.7
+    ) -> None:
         super().__init__()
         if not 0 < rho < rho_max:
             raise ValueError(f"rho={rho} must lie between 0 and rho_max={rho_max}")
-        self.grid, self.rho_max = (grid[0], grid[1]), rho_max
-        self.kernel = nn.Parameter(torch.empty(channels, channels, 3, 3))
-        self.gain = nn.Parameter(torch.full((channels, 1, 1, 1), math.log(rho / (rho_max - rho))))
+        self.state, self.rho_max = state, rho_max
+        self.kernel = nn.Parameter(torch.empty(kernel))
+        self.gain = nn.Parameter(torch.full((kernel[0], *[1] * (len(kernel) - 1)), math.log(rho / (rho_max - rho))))
         nn.init.kaiming_uniform_(self.kernel, a=math.sqrt(5))
-        self.register_buffer("vector", torch.randn(1, channels, *self.grid))
+        self.register_buffer("vector", torch.randn(1, *state))
         self._bound: Bound | None = None
         with torch.no_grad():
             for _ in range(30):
                 self._estimate(self.kernel, update=True)
 
+    def multiply(self, kernel: Tensor, z: Tensor) -> Tensor:
+        """V z."""
+        raise TypeError(f"{type(self).__name__} does not define multiply()")
+
+    def transposed(self, kernel: Tensor, u: Tensor) -> Tensor:
+        """V^T u."""
+        raise TypeError(f"{type(self).__name__} does not define transposed()")
+
+    def steepest(self, kernel: Tensor) -> Tensor:
+        """D, float64, of the kernel's shape: <D, kernel> is an upper bound of ||V||_2, and D its derivative."""
+        raise TypeError(f"{type(self).__name__} does not define steepest()")
+
     def forward(self, z: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """f(z, x), of z's shape; `weight` saves making W anew."""
         weight = self.weight() if weight is None else weight
         if in_transform():
-            return torch.relu(F.conv2d(z, weight, padding=1) + x)
-        return F.conv2d(z, weight, padding=1).add_(x).relu_()
+            return torch.relu(self.multiply(weight, z) + x)
+        return self.multiply(weight, z).add_(x).relu_()
 
     def prepare(self, x: Tensor) -> Tensor:
         """W, once a solve; in training after one power iteration."""
-        if tuple(x.shape[-2:]) != self.grid:
-            height, width = self.grid
+        if tuple(x.shape[1:]) != self.state:
             raise ValueError(
-                f"the cell is normalised for a grid of {height}x{width}, got {tuple(x.shape[-2:])}: make one with "
-                "that grid=, the norm depends on it"
+                f"the cell is normalised for samples of shape {self.state}, got {tuple(x.shape[1:])}: make one for "
+                "those, the norm depends on it"
             )
         return self.weight(update=self.training and torch.is_grad_enabled() and not in_transform())
 
@@ -97,7 +105,7 @@ class ContractiveConvCell(nn.Module):
         return torch.relu(x.to(torch.promote_types(x.dtype, torch.float32)))
 
     def weight(self, update: bool = False) -> Tensor:
-        """W of the parameters of this moment, (channels, channels, 3, 3); `update`: after one power iteration."""
+        """W of the parameters of this moment, of the kernel's shape; `update`: after one power iteration."""
         norm = self._estimate(self.kernel, update) if self.training else self._upper_bound(self.kernel)
         return self.rho_max * torch.sigmoid(self.gain) / norm * self.kernel
 
@@ -105,13 +113,13 @@ class ContractiveConvCell(nn.Module):
     def lipschitz(self) -> float:
         """An upper bound of the Lipschitz constant of z -> f(z, x), for W as it is, rounded to its precision."""
         weight = self.weight()
-        return float((_steepest(weight, self.grid) * weight.double()).sum())
+        return float((self.steepest(weight) * weight.double()).sum())
 
     def _estimate(self, kernel: Tensor, update: bool) -> Tensor:
         """||V||_2 from below, |V v| for the unit vector v that V^T makes of the last step's."""
         with torch.no_grad():
-            v = F.normalize(F.conv_transpose2d(self.vector, kernel, padding=1).flatten(), dim=0).view_as(self.vector)
-        image = F.conv2d(v, kernel, padding=1)
+            v = F.normalize(self.transposed(kernel, self.vector).flatten(), dim=0).view_as(self.vector)
+        image = self.multiply(kernel, v)
         if update:
             self.vector.copy_(image.detach() / image.detach().norm())
         return image.norm()
@@ -119,10 +127,9 @@ class ContractiveConvCell(nn.Module):
     def _upper_bound(self, kernel: Tensor) -> Tensor:
         """||V||_2 from above."""
         if in_transform():
-            return (_steepest(kernel, self.grid) * kernel).sum()
+            return (self.steepest(kernel) * kernel).sum()
         if self._bound is None or not self._bound.holds_for(kernel):
-            direction = _steepest(kernel.detach(), self.grid)
-            self._bound = Bound(kernel.detach().clone(), direction)
+            self._bound = Bound(kernel.detach().clone(), self.steepest(kernel.detach()))
         return (self._bound.direction * kernel.double()).sum().to(kernel.dtype)
 
     def __getstate__(self) -> dict[str, object]:
@@ -130,21 +137,79 @@ class ContractiveConvCell(nn.Module):
         return {**self.__dict__, "_bound": None}
 
 
-@torch.no_grad()
-def _steepest(kernel: Tensor, grid: Size) -> Tensor:
-    """The derivative D of the norm of the circulant of `kernel` on a grid two wider, float64, of the kernel's shape.
+class ContractiveLinearCell(ContractiveCell):
+    """The cell of a dense V, on states (batch, features). Its bound is its norm, by an SVD.
 
-    The norm itself is <D, kernel>: it is the largest singular value sigma = u^H S(w) v of the spectrum S, over the
-    frequencies w, and S(w) is a sum of the kernel's taps times exp(i w t). Zero padding is a part of the circulant:
-    on a border of one pixel that is held at zero, nothing passes from one side to the other.
+    Args:
+        features: width of the state.
+        rho_max, rho: see `ContractiveCell`.
+
+    >>> cell = ContractiveLinearCell(5).eval()
+    >>> cell(torch.zeros(2, 5), torch.ones(2, 5)).shape, round(cell.lipschitz(), 3)
+    (torch.Size([2, 5]), 0.7)
     """
-    size = grid[0] + 2, grid[1] + 2
-    responses = spectrum(kernel.double(), size)  # (frequencies, out, in)
-    largest = torch.linalg.eigvalsh(responses.mH @ responses)[:, -1]
-    frequency = int(largest.argmax())
-    u, _, vh = torch.linalg.svd(responses[frequency])
-    outer = u[:, 0].conj().unsqueeze(1) * vh[0].conj()  # d sigma / d S, of the real part: (out, in)
-    row, column = divmod(frequency, size[1] // 2 + 1)
-    taps = torch.arange(3, dtype=torch.float64, device=kernel.device) - 1
-    phase = torch.exp(2j * math.pi * (row / size[0] * taps.unsqueeze(1) + column / size[1] * taps))
-    return (outer[:, :, None, None] * phase).real
+
+    def __init__(self, features: int, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
+        super().__init__((features, features), (features,), rho_max=rho_max, rho=rho)
+
+    def multiply(self, kernel: Tensor, z: Tensor) -> Tensor:
+        """V z."""
+        return F.linear(z, kernel)
+
+    def transposed(self, kernel: Tensor, u: Tensor) -> Tensor:
+        """V^T u."""
+        return F.linear(u, kernel.T)
+
+    @torch.no_grad()
+    def steepest(self, kernel: Tensor) -> Tensor:
+        """As `ContractiveCell.steepest`: u v^T of the largest singular value u^T V v."""
+        u, _, vh = torch.linalg.svd(kernel.double())
+        return u[:, :1] * vh[:1]
+
+
+class ContractiveConvCell(ContractiveCell):
+    """The cell of a zero-padded 3x3 convolution V.
+
+    Its bound, some per cent above ||V||_2 on `grid`, is the norm of the circulant convolution on a grid two wider, of
+    which V is a part: on a border of one pixel that is held at zero, nothing passes from one side to the other.
+
+    Args:
+        channels: channels of z and x, (batch, channels, *grid).
+        grid: height and width of z and x.
+        rho_max, rho: see `ContractiveCell`.
+
+    Source: Sedghi, Gupta, Long, "The Singular Values of Convolutional Layers", 2019 (of circulant ones).
+
+    >>> cell = ContractiveConvCell(4, (5, 5)).eval()
+    >>> cell(torch.zeros(2, 4, 5, 5), torch.ones(2, 4, 5, 5)).shape, round(cell.lipschitz(), 3)
+    (torch.Size([2, 4, 5, 5]), 0.7)
+    """
+
+    def __init__(self, channels: int, grid: Size, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
+        super().__init__((channels, channels, 3, 3), (channels, grid[0], grid[1]), rho_max=rho_max, rho=rho)
+
+    def multiply(self, kernel: Tensor, z: Tensor) -> Tensor:
+        """V z."""
+        return F.conv2d(z, kernel, padding=1)
+
+    def transposed(self, kernel: Tensor, u: Tensor) -> Tensor:
+        """V^T u."""
+        return F.conv_transpose2d(u, kernel, padding=1)
+
+    @torch.no_grad()
+    def steepest(self, kernel: Tensor) -> Tensor:
+        """As `ContractiveCell.steepest`, of the circulant.
+
+        The norm is the largest singular value sigma = u^H S(w) v of the spectrum S, over the frequencies w, and S(w)
+        is a sum of the kernel's taps times exp(i w t).
+        """
+        size = self.state[1] + 2, self.state[2] + 2
+        responses = spectrum(kernel.double(), size)  # (frequencies, out, in)
+        largest = torch.linalg.eigvalsh(responses.mH @ responses)[:, -1]
+        frequency = int(largest.argmax())
+        u, _, vh = torch.linalg.svd(responses[frequency])
+        outer = u[:, 0].conj().unsqueeze(1) * vh[0].conj()  # d sigma / d S, of the real part: (out, in)
+        row, column = divmod(frequency, size[1] // 2 + 1)
+        taps = torch.arange(3, dtype=torch.float64, device=kernel.device) - 1
+        phase = torch.exp(2j * math.pi * (row / size[0] * taps.unsqueeze(1) + column / size[1] * taps))
+        return (outer[:, :, None, None] * phase).real

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deqzoo.implicit import Implicit, Neumann, Picard
-from deqzoo.nn import DEQ, ContractiveConvCell, ConvCell, contractive_net
+from deqzoo.nn import DEQ, ContractiveConvCell, ContractiveLinearCell, ConvCell, contractive_net
 
 F64 = torch.float64
 GRIDS = [(3, 3), (5, 4), (1, 1), (7, 7)]
@@ -74,6 +74,21 @@ def test_no_pair_found_by_ascent_is_torn_further_apart_than_the_bound(grid):
             assert apart.norm() > 0.6 * cell.lipschitz()
 
 
+def test_the_bound_of_a_dense_cell_is_its_norm():
+    deq = DEQ(ContractiveLinearCell(20, rho=0.8), solver=Picard(tol=1e-10, max_steps=300)).double()
+    cell, x = deq.cell, torch.randn(7, 20, dtype=F64, generator=torch.Generator().manual_seed(0))
+    for _ in range(200):
+        cell.prepare(x)
+    trained = cell.weight()
+    cell.eval()
+    torch.testing.assert_close(cell.weight(), trained, rtol=1e-3, atol=1e-6)
+    assert torch.linalg.svdvals(cell.weight())[0].item() == pytest.approx(0.8, rel=1e-9)
+    assert cell.lipschitz() == pytest.approx(0.8, rel=1e-9)
+    z = deq(x)
+    torch.testing.assert_close(torch.relu(z @ cell.weight().T + x), z)
+    assert deq.certified
+
+
 def test_a_cell_of_norm_above_one_is_not_certified():
     kernel = torch.randn(4, 4, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     cell = cell_of(kernel, (5, 5), rho_max=2.0, rho=1.0)
@@ -106,7 +121,7 @@ def test_the_bound_follows_the_weights_and_their_precision():
 
 
 def test_another_grid_is_refused():
-    with pytest.raises(ValueError, match="normalised for a grid of 5x5, got \\(6, 5\\)"):
+    with pytest.raises(ValueError, match=r"samples of shape \(4, 5, 5\), got \(4, 6, 5\)"):
         DEQ(ContractiveConvCell(4, (5, 5)))(torch.zeros(1, 4, 6, 5))
 
 
@@ -117,7 +132,7 @@ def test_in_training_the_norm_is_approached_from_below_as_the_weights_move():
         cell.prepare(x)
     torch.testing.assert_close(
         cell.weight() / cell.rho_max / torch.sigmoid(cell.gain),
-        cell.kernel / norm(cell.kernel, cell.grid),
+        cell.kernel / norm(cell.kernel, (7, 7)),
         rtol=1e-3,
         atol=1e-5,
     )
