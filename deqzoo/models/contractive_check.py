@@ -89,7 +89,6 @@ def _run(network: ImageClassifier, batches: Sequence[tuple[Tensor, Tensor]], sol
 @torch.no_grad()
 def _flop_share(network: ImageClassifier, images: Tensor, solver: FixedPointSolver | None = None) -> float:
     """FLOPs of the stages over all of a forward pass."""
-    network(images)  # the bound of the norm is found once, not in every pass
     counter, inside = FlopCounterMode(display=False), 0
     starts: list[int] = []
 
@@ -102,8 +101,11 @@ def _flop_share(network: ImageClassifier, images: Tensor, solver: FixedPointSolv
 
     hooks = [network.body.register_forward_pre_hook(enter), network.body.register_forward_hook(leave)]
     try:
-        with _solved_by(network, solver), counter:
-            network(images)
+        with _solved_by(network, solver):
+            network(images)  # the bound of the norm is found once, not in every pass
+            with counter:
+                inside = 0
+                network(images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -112,8 +114,9 @@ def _flop_share(network: ImageClassifier, images: Tensor, solver: FixedPointSolv
 
 @contextmanager
 def _solved_by(network: nn.Module, solver: FixedPointSolver | None) -> Iterator[None]:
-    layers = solver_layers(network)
-    with use_options(layers, on_failure="ignore"), use_solver(network, solver) if solver else nullcontext():
+    """Another solver, None: the own one, for the samples alone that have not converged; failures are counted."""
+    options = use_options(solver_layers(network), on_failure="ignore", compact=True)
+    with options, use_solver(network, solver) if solver else nullcontext():
         yield
 
 

@@ -81,3 +81,32 @@ def test_a_network_that_does_not_converge_does_not_count():
     assert found["unconverged"] > 0
     assert found["passed"] is False
     assert {row[0]: row[1] for row in check_rows(found)}["counts as a DEQ"] == "**no**"
+
+
+def test_gradients_at_the_shipped_weights_are_those_of_finite_differences():
+    model = deqzoo.load("deq_digits", tol=1e-13, max_steps=300).double().requires_grad_()
+    images = torch.rand(8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.arange(8)
+    assert all(layer.certified for layer in model.equilibria)
+
+    def loss():
+        return torch.nn.functional.cross_entropy(model(images), labels)
+
+    loss().backward()
+    cells = [layer.cell for layer in model.equilibria]
+    for tensor in (
+        images,
+        *(cell.kernel for cell in cells),
+        *(cell.gain for cell in cells),
+        model.body[0][0].conv.weight,
+    ):
+        along, step = torch.randn(tensor.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 1e-6
+        values = []
+        for sign in (1, -2):
+            with torch.no_grad():
+                tensor.add_(sign * step * along)
+                values.append(loss().item())
+        with torch.no_grad():
+            tensor.add_(step * along)
+        expected = (values[0] - values[1]) / (2 * step)
+        assert (tensor.grad * along).sum().item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
