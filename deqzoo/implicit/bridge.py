@@ -29,7 +29,7 @@ from torch.autograd import forward_ad
 
 from .black_box import as_tensors, call_black_box
 from .grads_batched import each_alone
-from .lifting import apply_visibly, check_complete, lift
+from .lifting import apply_visibly, check_complete, lift, value_again
 from .linear_solvers import GMRES, LinearSolver
 from .linear_solvers.base import default_tolerance, row_norm
 from .modes import (
@@ -123,9 +123,9 @@ class System:
             changed = move > _ROUNDING * eps * norm + (eps * sum(ravel.sizes)) ** 0.5
         if host_flags(changed)[0][0]:
             raise RuntimeError(
-                "the condition has changed between the forward and the backward: with create_graph=True it is "
-                "evaluated again, so what it reads besides tensors (numbers, training mode, random numbers) must stay "
-                "as it was until the backward has run"
+                "the condition has changed between the forward and the backward: with create_graph=True, and under "
+                "hooks on saved tensors (as checkpointing has), it is evaluated again, so what it reads besides "
+                "tensors (numbers, training mode, random numbers) must stay as it was until the backward has run"
             )
 
     def _move(self, ravel: Ravel, y: Tensors, inputs: Tensors, residual: Tensors) -> tuple[Tensor, Tensor]:
@@ -228,6 +228,8 @@ class _Attach(torch.autograd.Function):
         saved = tuple([revive(t) for t in ctx.saved_tensors])
         y, inputs = saved[:n], saved[n:]
         if m and not needs_derivative():
+            if system.tape is None:
+                system.check_unchanged(y, inputs, ctx.residual, value_again(system.condition, y, inputs))
             u = system.solve(y, inputs, minus_g, transpose=True)
             u = tuple([t.to(dtype) for t, dtype in zip(u, ctx.dtypes, strict=True)])
             return (None, None, None, *[None] * n, *u, *[None] * len(inputs))

@@ -322,6 +322,14 @@ def _matters(held: Tensor, transformed: bool) -> bool:
     return tensor.requires_grad or (transformed and (is_wrapped(tensor) or carries_derivative(tensor)))
 
 
+def value_again(condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors) -> Tensors:
+    """The condition's value in the backward, once a `Lifted` has found out what its closures hold now."""
+    if isinstance(condition, Lifted):
+        condition.bind(y, inputs)
+    with compiled_runs_eagerly():
+        return condition(y, inputs)
+
+
 def check_complete(
     condition: Callable[[Tensors, Tensors], Tensors], y: Tensors, inputs: Tensors, bind: bool = True
 ) -> Tensors:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad
+from torch.utils.checkpoint import checkpoint
 
 from deqzoo.implicit import (
     RK4,
@@ -238,3 +239,27 @@ def test_number_that_has_changed_in_a_condition(name, create_graph):
             torch.autograd.grad(y, a, create_graph=True)
     else:
         assert torch.autograd.grad(y, a)[0].item() == pytest.approx(exact[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_hooks_on_saved_tensors_have_the_condition_evaluated_again(checkpointed):
+    """z = k cos(a z) with k = 1: dz/da = -z sin(a z) / (1 + a sin(a z)). A first-order backward, too, looks whether k
+    is what it was, and uses the tensors of the forward.
+    """
+    a, k = number(0.7), [1.0]
+    cos = (lambda x: checkpoint(torch.cos, x, use_reentrant=False)) if checkpointed else torch.cos
+
+    def solve():
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+            return fixed_point(lambda z: k[0] * cos(held[0] * z), a.new_zeros(()))
+
+    held = [a]
+    z = solve()
+    held[0] = number(0.2)
+    (found,) = torch.autograd.grad(z, a)
+    slope = torch.sin(a * z)
+    torch.testing.assert_close(found, (-z * slope / (1 + a * slope)).detach(), rtol=1e-6, atol=1e-8)
+    held[0] = a
+    z, k[0] = solve(), 0.5
+    with pytest.raises(RuntimeError, match="the condition has changed between the forward and the backward"):
+        torch.autograd.grad(z, a)
