@@ -17,9 +17,12 @@ from deqzoo.implicit import (
     NonConvergenceError,
     NonConvergenceWarning,
     Picard,
+    Tsit5,
     argmin,
     fixed_point,
     odeint,
+    odeint_dense,
+    odeint_event,
     root,
 )
 from deqzoo.nn import DEQ
@@ -51,6 +54,27 @@ def test_keyword_arguments_of_f_get_their_gradients():
         y = solve(a, b)
         torch.testing.assert_close(y, (a * b).sqrt())
         torch.testing.assert_close(torch.autograd.grad(y.sum(), b)[0], (a / b).sqrt().detach() / 2)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_keyword_arguments_of_a_dense_solution_and_of_events(several):
+    """y' = -r y from 1 is exp(-r t), and c at log(1 / c) / r."""
+    r, c = vector(0.5)[0], vector(0.7)[0]
+    solver = Tsit5(rtol=1e-9, atol=1e-11)
+    y = odeint_dense(lambda t, y, *, r: {"y": -r * y["y"]}, {"y": ones(1)[0]}, [0.0, 1.0], r=r, solver=solver)(0.5)["y"]
+    torch.testing.assert_close(y, (-r / 2).exp())
+    torch.testing.assert_close(torch.autograd.grad(y, r)[0], -(-r / 2).exp().detach() / 2)
+    event = lambda t, y, *, r, c: y["y"] - c
+    time, y = odeint_event(
+        lambda t, y, *, r, c: {"y": -r * y["y"]}, {"y": ones(1)[0]}, [0.0, 9.0], [event, event] if several else event,
+        r=r, c=c, solver=solver,
+    )  # fmt: skip
+    exact = -c.log() / r
+    torch.testing.assert_close(time, exact)
+    for found, right in zip(*(torch.autograd.grad(x, [r, c]) for x in (time, exact)), strict=True):
+        torch.testing.assert_close(found, right)
+    with pytest.raises(TypeError, match="takes 'scans'; the options of odeint_event are solver, adjoint, direction"):
+        odeint_event(lambda t, y: -y, ones(1), [0.0, 1.0], lambda t, y: y[0] - 0.5, scans=3)
 
 
 def test_word_that_is_neither_an_option_nor_of_f_is_an_error_that_lists_the_options():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..api import named
 from ..modes import eager, full_precision, host_flags, in_transform
 from ..pytree import Ravel, Tensors, map_tensors
 from ..solution import FAILURES, OnFailure
@@ -32,6 +33,7 @@ def odeint_dense(
     compact: bool = False,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """The solution of dy/dt = f(t, y, *args), y(t[0]) = y0, as a function of time, from t[0] to t[-1].
 
@@ -50,6 +52,7 @@ def odeint_dense(
             `odeint`.
         adjoint: `Discrete()` by default; `Direct`.
         return_solution: also return the `Solution`, whose value is y at the times t.
+        kwargs: go to f by name, as for `odeint`.
 
     Returns:
         A `DenseSolution`, or (it, solution).
@@ -62,6 +65,7 @@ def odeint_dense(
     >>> y.derivative(1.0)[0]  # cos(t)
     tensor(0.5403)
     """
+    f, args = named(f, args, kwargs, odeint_dense)
     solver = Tsit5() if solver is None else solver
     adjoint = Discrete() if adjoint is None else adjoint
     check_options("odeint_dense", solver, adjoint, batch_dims, compact, on_failure)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..api import named
 from ..bridge import ImplicitFunction
 from ..call_site import warn_once
 from ..linear_solvers import Dense
 from ..modes import eager, full_precision, host_flags, needs_derivative, no_derivatives, peel
 from ..operator import pullback
-from ..pytree import Tensors, map_tensors
+from ..pytree import Tensors, map_tensors, with_keywords
 from ..solution import NonConvergenceError, NonConvergenceWarning, OnFailure, Solution, Status
 from .adjoints import Adjoint, Discrete
 from .crossings import Crossings, EventFunction
@@ -44,6 +45,7 @@ def odeint_event(
     compact: bool = False,
     on_failure: OnFailure = "warn",
     return_solution: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """Solve dy/dt = f(t, y, *args) from t[0] until event(t, y, *args) = 0 for the first time, at the latest to t[1].
 
@@ -79,6 +81,7 @@ def odeint_event(
         return_solution: also return the `Solution`: its value is (t*, y), `residual` the event's absolute value there,
             `event` the number of the event that took place, -1 for none. With `max_events` to come to the end is no
             failure.
+        kwargs: go to f and to the events by name; tensors among them get gradients, as those among `args` do.
 
     Returns:
         (t*, y(t*)), or (t*, y(t*), solution). t* is of shape (), with batch_dims=1 (batch,), in t's dtype, and with
@@ -104,6 +107,9 @@ def odeint_event(
     >>> odeint_event(turn, torch.tensor([1.0, 0.0]).double(), [0.0, 9.0], lambda t, y: y[0], **options)[0]
     tensor([1.5708, 7.8540,    nan], dtype=torch.float64)
     """
+    f, args = named(f, args, kwargs, odeint_event)
+    names = tuple(kwargs)
+    event = with_keywords(event, names) if callable(event) else [with_keywords(one, names) for one in event]
     solver = Tsit5() if solver is None else solver
     adjoint = Discrete() if adjoint is None else adjoint
     check_options("odeint_event", solver, adjoint, batch_dims, compact, on_failure)
