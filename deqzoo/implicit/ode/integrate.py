@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..pytree import Tensors
+from .defects import Looks
 from .interpolants import Keep, Kept, Taken
 from .norms import Norm, on_host
 from .plans import Fault, Plan, Step
@@ -19,6 +22,7 @@ from .steps import Length, Stages, Stepper, coefficients, dense_weights
 from .times import Times
 from .tolerances import scale
 
+_ROUNDING = 1e-9  # of a fraction of a step
 State = tuple[Tensor, Tensor | None]  # and f there, where it is known
 
 
@@ -127,6 +131,7 @@ def integrate(
     reuses = stepper.tableau.last_is_next
     outputs, kept = _Outputs(times, y), Checkpoints(checkpoints)
     norm, steps = Norm(controlled, plan.together), list[Step]()
+    looks = Looks(stepper, norm, keep is not None) if plan.needs_error else None
     begun: Stages | None = None
     fault: Fault | None = None
     starting = plan.needs_length
@@ -153,11 +158,14 @@ def integrate(
             first = known if rows is None else None if first is None else first.index_copy(0, rows, known)
         new, stages = stepper.step(t, h, before, known, rows, begun)
         accepted, begun = None, None
-        if plan.needs_error:
+        if looks is not None:
             measured = stepper, stages, h, before, new, rows, norm
-            found = errors(*measured)
-            fault = Fault(before, stages.get(0), partial(errors, *measured, each=True))
-            accepted = plan.judge(step, on_host(found, len(before), largest=True))
+            found = on_host(errors(*measured), len(before), largest=True)
+            inside = outputs.inside(step, looks.fractions) if looks.watches_dense else None
+            last = plan.error if step.rows is None else plan.error[step.rows]
+            found = looks(t, h, before, new, stages, rows, found, last, inside)
+            fault = Fault(before, stages.get(0), partial(_largest, partial(errors, *measured, each=True), looks.each))
+            accepted = plan.judge(step, found)
         if accepted is not None:
             if not len(accepted):
                 continue
@@ -233,6 +241,10 @@ def errors(
     return error
 
 
+def _largest(errors: Callable[[], Tensor], other: Tensor | None) -> Tensor:
+    return errors() if other is None else torch.fmax(errors(), other)
+
+
 class _Outputs:
     """Collects the states at the output times."""
 
@@ -272,6 +284,26 @@ class _Outputs:
                 stepper.extend(stages, t, h, before)
             theta = self.times.theta(step, points.index, points.position)
             self._values.append(interpolate(stepper, stages, h, before, theta, position).flatten(0, -2))
+
+    def inside(self, step: Step, near: Sequence[float]) -> Tensor | None:
+        """Fractions of a step with output times, the nearest to the given ones, (near, rows), or (near, 1) for all.
+
+        Where there are fewer, some are the given ones. NaN where there is none; None where there is none in any row.
+        """
+        with temporarily_clear_interpreter_stack():
+            begin, size = (torch.as_tensor(x, dtype=torch.float64).reshape(-1, 1) for x in self.times.on_host(step))
+            theta = (self.times.table[int(self._next.min()) : len(self.times)] - begin) / size
+            theta = torch.where((theta > _ROUNDING) & (theta < 1 - _ROUNDING), theta, torch.nan)
+            if theta.isnan().all():
+                return None
+            found: list[Tensor] = []
+            for fraction in near:
+                place = (theta - fraction).abs().nan_to_num(torch.inf).argmin(dim=1, keepdim=True)
+                nearest = theta.gather(1, place).squeeze(1)
+                for other in found:
+                    nearest = torch.where(nearest == other, fraction, nearest)
+                found.append(nearest)
+            return torch.stack(found)
 
     def leave(self, systems: Tensor, y: Tensor) -> None:
         """Systems that failed where they share their steps, at the state y."""

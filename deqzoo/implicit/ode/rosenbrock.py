@@ -20,13 +20,15 @@ class Rosenbrock:
     def __init__(self, stepper: Stepper) -> None:
         self._stepper = stepper
         self._known: tuple[Tensor, Linearised] | None = None  # of the last attempt
+        self.factors: Factors | None = None  # of the last step
 
     def step(self, stages: Stages, co: Coefficients, t: Tensor, h: Length, y: Tensor, rows: Tensor | None) -> Tensor:
         """y(t + h); fills the stages."""
         stepper, tableau = self._stepper, self._stepper.tableau
         assert isinstance(tableau, RosenbrockTableau)
         at = self._linearise(t, y, rows)
-        factors, length = Factors(at.matrix, tableau.gamma * h), h if isinstance(h, float) else h.reshape(t.shape)
+        self.factors = factors = Factors(at.matrix, tableau.gamma * h)
+        length = h if isinstance(h, float) else h.reshape(t.shape)
         for i in range(tableau.stages):
             value = at.value
             if i:

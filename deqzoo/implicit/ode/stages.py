@@ -12,6 +12,7 @@ from ..bridge import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
 from ..modes import host_flags, no_derivatives
+from ..operator import from_pullback, pullback
 from ..root_solvers import NewtonKrylov
 from .linearise import Factors, jacobian
 from .solvers import DiagonallyImplicit
@@ -26,6 +27,7 @@ _RENEWALS = 2  # of the Jacobian within a stage: from then on it is Newton's met
 _SLOW = 0.03  # rate of convergence above which the next step gets a new Jacobian
 _ROUNDING = 10  # units of rounding of a stage, below which iterating is in vain
 _TRUSTED = 0.01  # rate at which a stage is believed to converge because the one before did
+_ROUGHLY = 0.1  # relative residual of an error that is filtered
 _QUADRATIC = 3  # stages from which the start of another is extrapolated
 
 
@@ -116,6 +118,15 @@ class StageSolver:
             before, renewals, left = torch.full_like(before, torch.nan), renewals + 1, _ITERATIONS
             self._eta = torch.ones_like(self._eta)
         return x, ~(failed | active)
+
+    def relaxed(self, x: Tensor, t: Tensor, y: Tensor, gh: Length) -> Tensor:
+        """As `Stepper.relaxed`."""
+        if self._factors is not None:
+            return self._factors.solve(x)
+        _, vjp = pullback(lambda point: (self._stepper.evaluate(t, point[0], self._rows),), (y.detach(),))
+        solution = GMRES(tol=_ROUGHLY)(from_pullback(lambda u: u - gh * vjp((u,))[0], y), x)
+        self._stepper.calls += solution.nfe
+        return solution.value
 
     def _differentiable(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, x: Tensor) -> Tensor:
         """The increment, solved for, as a function of all that its equation reads."""

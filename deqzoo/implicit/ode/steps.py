@@ -18,6 +18,7 @@ from .tableaus import Tableau
 Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
 Length = float | Tensor  # of a step: one number, or (systems, 1)
 BEGUN = 2  # stages, from which a first step is judged
+_GAMMA = 0.25
 
 
 class Coefficients:
@@ -187,6 +188,20 @@ class Stepper:
         """Evaluate the stages that dense output alone needs, of the step just taken, where they are not known yet."""
         if stages.filled < len(self.tableau.a):
             self._extend(stages, t, h, y, self.tableau.stages, len(self.tableau.a))
+
+    @property
+    def gamma(self) -> float:
+        """The diagonal of an implicit method; a number like it of an explicit one."""
+        if isinstance(self.tableau, RosenbrockTableau):
+            return self.tableau.gamma
+        return _GAMMA if self._stage_solver is None else self.tableau.diagonal(1)
+
+    def relaxed(self, x: Tensor, t: Tensor, y: Tensor, gh: Length) -> Tensor:
+        """(I - gamma h J)^-1 x with the J of the step just taken, or, for large systems, that of (t, y)."""
+        if self._rosenbrock is not None:
+            assert self._rosenbrock.factors is not None
+            return self._rosenbrock.factors.solve(x)
+        return x if self._stage_solver is None else self._stage_solver.relaxed(x, t, y, gh)
 
     def _start(self, t: Tensor, y: Tensor, first: Tensor | None, rows: Tensor | None) -> Stages:
         self._rows = rows
