@@ -36,9 +36,9 @@ _REST = 0.05  # error, over the tolerance, of two steps in a row: less than the 
 def between(tableau: Tableau) -> tuple[float, ...]:
     """Fractions of a step in the middle of the widest gaps between the stages, so that none is wider than a third.
 
-    >>> from .tableaus import TSIT5
-    >>> between(TSIT5)  # stages at .327 and .9
-    (0.6135,)
+    >>> from deqzoo.implicit.ode.tableaus import DOPRI5
+    >>> [round(fraction, 2) for fraction in between(DOPRI5)]  # stages at .3 and .8
+    [0.55]
     """
     nodes, found = sorted({0.0, 1.0, *(float(c) for c in tableau.c[: tableau.stages] if 0 < c < 1)}), list[float]()
     while True:
