@@ -58,7 +58,8 @@ def minimise_quadratic(hessian: Tensor, gradient: Tensor, radius: Tensor) -> Ten
     indefinite = values[:, :1] < -tiny
     # Shifted so that the least eigenvalue is about zero unless H is positive definite.
     values = values + (tiny - values[:, :1]).clamp(min=0)
-    inside = ~indefinite & (row_norm(safe_divide(c, values)).unsqueeze(1) <= limit)
+    curved = largest > 0  # else the model is linear, and falls up to the radius
+    inside = ~indefinite & curved & (row_norm(safe_divide(c, values)).unsqueeze(1) <= limit)
     low, high = torch.zeros_like(limit), row_norm(c).unsqueeze(1) / limit
     shift = (low + high) / 2 if values.shape[1] == 0 else high
     for _ in range(_MOST_ITERATIONS):

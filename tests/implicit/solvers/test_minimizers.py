@@ -15,6 +15,7 @@ from deqzoo.implicit import (
     NewtonCG,
     NonConvergenceWarning,
     Status,
+    TrustRegion,
     argmin,
     make_solver,
 )
@@ -397,3 +398,15 @@ def test_kinks_are_no_minima(name, dtype):
     (slope,) = torch.autograd.grad(objective(y), y)
     assert objective(y) < objective(start)
     assert solution.status != Status.CONVERGED or slope.norm() < 1e-3
+
+
+@pytest.mark.parametrize("solver", [LBFGS(), NewtonCG(), TrustRegion()])
+def test_objectives_without_curvature_at_the_start(solver):
+    """Huber's loss, linear far out, and a ramp with a parabola behind it."""
+    target, far = torch.tensor([3.0, -1.0], dtype=F64), torch.tensor([-9.0, 900.0], dtype=F64)
+    solution = solver(lambda y: torch.nn.functional.huber_loss(y, target, reduction="sum"), far)
+    assert solution.converged
+    torch.testing.assert_close(solution.value, target)
+    solution = solver(lambda y: y.sum() + torch.relu(-y - 5).square().sum(), 0 * far)
+    assert solution.converged
+    torch.testing.assert_close(solution.value, torch.full_like(far, -5.5))
