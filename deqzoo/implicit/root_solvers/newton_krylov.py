@@ -24,6 +24,9 @@ class NewtonKrylov(SearchingSolver):
     has converged as with `Newton`; an evaluation close by (in half precision two products with J) estimates the size of
     the terms of each equation. Each product with J or J^T counts as one function evaluation.
 
+    The norms of the inner solve and of the trust region are plain ones: where unknowns differ in size by many orders
+    (1e-8, 1, 1e8), it stalls, and says so. Bring them to one size first, or take `Newton`, which scales each by itself.
+
     Args:
         forcing: relative residual of the inner solve; 1e-2 loses little of Newton's speed and saves most products.
         restart: Krylov vectors kept.
