@@ -15,9 +15,10 @@ from ..solution import Status
 from .complex_states import as_complex, as_real
 from .discrete import derivative_of_the_steps
 from .integrate import Trajectory, integrate
-from .plans import Controlled, equal_steps
+from .plans import equal_steps
 from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import Adaptive, FixedStep, jumps_of
+from .step_control import Controlled
 from .steps import Stepper
 from .times import Times
 

@@ -20,10 +20,11 @@ from .discrete import DiscreteAdjoint
 from .field import UserField
 from .integrate import Trajectory, integrate
 from .interpolants import Keep, Kept
-from .plans import Controlled, ControlledEach, Plan, Recorded, equal_steps, equal_steps_each
+from .plans import Plan, Recorded, equal_steps, equal_steps_each
 from .relevant import relevant
 from .sample_times import in_shared_time
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
+from .step_control import Controlled, ControlledEach
 from .steps import Stepper
 from .times import Times
 from .tolerances import with_matrices

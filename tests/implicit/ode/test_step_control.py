@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from deqzoo.implicit import Bosh3, Dopri5, Dopri8, Kvaerno3, Kvaerno5, Rodas5P, Tsit5, odeint
 from deqzoo.implicit.ode.integrate import errors
 from deqzoo.implicit.ode.norms import Norm
-from deqzoo.implicit.ode.plans import Controlled, ControlledEach
 from deqzoo.implicit.ode.start import _promised
+from deqzoo.implicit.ode.step_control import Controlled, ControlledEach
 from deqzoo.implicit.ode.steps import Stepper
 
 ERRORS = st.lists(st.sampled_from([0.0, 1e-6, 0.05, 0.2, 0.95, 1.0, 1.8, 40.0, 1e4, math.inf, math.nan]), max_size=30)
