@@ -19,6 +19,7 @@ import fixed_point
 import implicit_gradient
 import ode
 import report
+import well_posed
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
@@ -268,6 +269,18 @@ def test_each_option_changes_the_shipped_recipe_and_builds(changes):
     assert changed != settings
     network = build_network(changed, ImageData("digits").info)
     assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
+
+
+def test_well_posed_cells_beside_others(tmp_path, monkeypatch, capsys):
+    chosen = [("well posed", "exact gradient"), ("explicit", "layers of as many parameters")]
+    monkeypatch.setattr(well_posed, "ROWS", {name: well_posed.ROWS[name] for name in chosen})
+    monkeypatch.setattr(sys, "argv", ["well_posed.py", "--quick", "--json", str(tmp_path / "w.json")])
+    assert well_posed.main() == 0
+    equilibrium, explicit = json.loads((tmp_path / "w.json").read_text())["rows"]
+    assert equilibrium["unconverged"] == explicit["unconverged"] == [0.0]
+    assert 1 < equilibrium["nfe"][0] <= 12
+    assert explicit["nfe"] == [1.0]
+    assert "not converged" in capsys.readouterr().out
 
 
 def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
