@@ -1,4 +1,4 @@
-"""What the recipe deq_cifar was chosen by: its cell, normalisation and solves in training, at equal steps.
+"""What the recipe deq_cifar_unbounded was chosen by: its cell, normalisation and solves in training, at equal steps.
 
 Each choice changes one thing of the recipe; all see the same batches of CIFAR-10 from the same start. Tested is on
 images of the validation part: with the recipe's solver, at the fixed point (tolerance 1e-4), after 4 NFE, and with each
@@ -84,7 +84,7 @@ class Recorder(DEQClassifierModule):
 
 def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Namespace) -> Row:
     """Train and test one choice."""
-    settings, data, trainer = recipe("deq_cifar")
+    settings, data, trainer = recipe("deq_cifar_unbounded")
     settings = dataclasses.replace(settings, **copy.deepcopy(changes), ema_decay=0.0, baseline=None)
     images = ImageData("cifar10", batch_size=data.batch_size, augment=data.augment, root=options.root)
     if options.quick:
@@ -122,7 +122,7 @@ def test(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[
 
 def plot(rows: list[Row], path: Path) -> None:
     """Training loss over the steps, a curve a choice, each point the mean of twenty steps."""
-    figure, (axes,) = panels(1, "Choices of deq_cifar")
+    figure, (axes,) = panels(1, "Choices of deq_cifar_unbounded")
     for row in rows:
         whole = torch.tensor(row.losses)
         means = whole[: len(whole) // 20 * 20].view(-1, 20).mean(1)
@@ -146,7 +146,7 @@ def main() -> int:
         console.print(f"{' '.join(name)}: {100 * rows[-1].accuracy:.1f} %", style="dim")
     print_table(
         console,
-        f"deq_cifar after {options.steps} steps of 128 images, accuracy on {options.images:,} validation images",
+        f"deq_cifar_unbounded after {options.steps} steps of 128, accuracy on {options.images:,} validation images",
         ["", "choice"],
         ["parameters", "accuracy %", "fixed point", "4 NFE", "once", "NFE", "residual", "NFE train", "s a step"],
         [

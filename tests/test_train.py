@@ -189,7 +189,7 @@ def test_help_lists_the_entries_within_a_second(tmp_path):
     assert time.perf_counter() - start < 1
     for word in ("deq_digits", "deq_cifar", "cifar10", "fashion_mnist", "model.solver=", "resume=last"):
         assert word in page
-    assert "kind: deq_classifier" in train_py("model=deq_cifar", "--help", cwd=tmp_path).stdout
+    assert "kind: contractive_classifier" in train_py("model=deq_cifar", "--help", cwd=tmp_path).stdout
 
 
 def test_command_line_sweeps_and_compares(tmp_path):

@@ -14,7 +14,7 @@ from deqzoo.training.history import read_history
 from deqzoo.zoo.folder import read_golden
 from tests.running import composed, run
 
-TWIN = {"deq_cifar": "residual_cifar", "deq_cifar_small": "residual_cifar_small"}
+TWIN = {"deq_cifar_unbounded": "residual_cifar", "deq_cifar_small": "residual_cifar_small"}
 SMALL = [
     "data=digits",
     "data.batch_size=64",
@@ -79,7 +79,7 @@ def test_solves_are_short_in_training_and_the_card_has_plots_and_twin(name, fini
     assert f"explicit baseline `{twin.folder / 'export'}` ({twin.metrics['parameters']:,} parameters" in card
 
 
-@pytest.mark.parametrize(("name", "limit"), [("deq_cifar", 4_000_000), ("deq_cifar_small", 172_000)])
+@pytest.mark.parametrize(("name", "limit"), [("deq_cifar_unbounded", 4_000_000), ("deq_cifar_small", 172_000)])
 def test_sizes(name, limit):
     """As many parameters as the entry may have and the twin has; four fifths of them, and of the FLOPs, in cells."""
     network, twin = network_of(f"model={name}").eval(), network_of(f"model={TWIN[name]}")
@@ -106,8 +106,8 @@ def test_one_batch_is_learnt_by_heart(name):
 @pytest.mark.parametrize(
     ("entry", "setting"),
     [
-        ("deq_cifar", "cell=liquid"),
-        ("deq_cifar", "entry_norm=layer"),
+        ("deq_cifar_unbounded", "cell=liquid"),
+        ("deq_cifar_unbounded", "entry_norm=layer"),
         ("residual_cifar", "depth=0"),
         ("residual_cifar", "groups=7"),
     ],

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import deqzoo
+from deqzoo.data.info import ImageInfo
 from deqzoo.implicit import Picard
+from deqzoo.models import build_network
 from deqzoo.models.contractive_check import check_rows, contractive_check
 from deqzoo.nn import contractive_net, use_solver
 from deqzoo.training.report import report
 from deqzoo.zoo.folder import read_golden
-from tests.running import SMALL, run
+from tests.running import SMALL, composed, run
 
 WORDS = [*SMALL, "model.widths=[8,12]", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "data.batch_size=64"]
 
@@ -110,3 +112,17 @@ def test_gradients_at_the_shipped_weights_are_those_of_finite_differences():
             tensor.add_(step * along)
         expected = (values[0] - values[1]) / (2 * step)
         assert (tensor.grad * along).sum().item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_deq_cifar_is_of_the_size_and_shares_that_are_asked_for():
+    info = ImageInfo(3, list("0123456789"), [0.5] * 3, [0.25] * 3, (32, 32))
+    model = build_network(composed("model=deq_cifar").model, info).eval()
+    assert sum(p.numel() for p in model.parameters()) < 4_000_000
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = contractive_check(model, [(images, torch.arange(4))])
+    assert found["parameter_share"] > 0.99
+    assert found["state_share"] > 0.6
+    assert found["flop_share"] > 0.99
+    assert found["certified"]
+    assert found["unconverged"] == 0
