@@ -76,7 +76,7 @@ def test_hyperparameters_are_plain():
     saved = dict(DEQClassifierModule(network(), lr=0.2).hparams)
     assert saved["lr"] == 0.2
     assert "network" not in saved
-    assert all(isinstance(value, str | int | float | list | None) for value in saved.values())
+    assert all(isinstance(value, str | int | float | list | dict | None) for value in saved.values())
 
 
 def test_jacobian_penalty_is_the_mean_square_of_the_jacobian():

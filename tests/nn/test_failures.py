@@ -30,6 +30,8 @@ from deqzoo.nn import (
     IMAML,
     MAML,
     ContinuousFlow,
+    ContractiveConvCell,
+    ContractiveLinearCell,
     DataCleaner,
     DEQClassifier,
     FirstOrderMAML,
@@ -46,6 +48,7 @@ from deqzoo.nn import (
     NeuralODE,
     TransformerCell,
     Vocabulary,
+    contractive_net,
     mondeq_conv,
     mondeq_fc,
     squash_mlp,
@@ -69,6 +72,12 @@ def rows(*shape):
 
 LAYERS = {  # name: (layer, a batch of three)
     "DEQ": (lambda: DEQ(bounded_cell, solver=SHARP), rows(4)),
+    "ContractiveLinearCell": (lambda: DEQ(ContractiveLinearCell(4), solver=Picard(tol=1e-5, max_steps=100)), rows(4)),
+    "ContractiveConvCell": (
+        lambda: DEQ(ContractiveConvCell(4, (5, 5)), solver=Picard(tol=1e-5, max_steps=100)),
+        rows(4, 5, 5),
+    ),
+    "contractive_net": (lambda: contractive_net((8, 8), ["a", "b"], [0.5], [0.5], widths=[4]), rows(1, 8, 8)),
     "DEQ of a transformer": (lambda: DEQ(TransformerCell(8, 2), solver=SHARP), rows(5, 8)),
     "DEQ of many resolutions": (lambda: DEQ(MDEQCell([8, 8], groups=2), solver=SHARP), rows(8, 6, 6)),
     "MonDEQ": (lambda: MonDEQ(MonotoneLinear(4), solver=PeacemanRachford(tol=1e-5, max_steps=500)), rows(4)),
@@ -102,7 +111,8 @@ METHODS = {
 }
 OWN_TEST = {"DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner"}
 NO_SOLVER = {
-    "Adaptation", "Adjacency", "BottleneckDynamics", "ConcatSquashNet", "ConvCell", "ConvDynamics", "DensityDynamics",
+    "Adaptation", "Adjacency", "BottleneckDynamics", "ConcatSquashNet", "ContractiveCell", "ConvCell",
+    "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
     "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
     "TransformerCell", "UNet", "Vocabulary", "conv_net", "normalized_adjacency", "perron_frobenius", "propagate",

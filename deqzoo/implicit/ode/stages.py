@@ -60,7 +60,7 @@ class StageSolver:
             t, y = t.detach(), y.detach()
             gh = self._stepper.tableau.diagonal(1) * (h if isinstance(h, float) else h.detach())
             self._eta = torch.ones_like(y[:, 0]) if y.shape[1] else y.new_ones(len(y))
-            if self._renew or self._stepper.replays or not self._known(rows):
+            if self._renew or self._stepper.replays or not self._known(rows, len(y)):
                 self._linearise(t, y)
             self._renew = False
             self._factorise(gh)
@@ -157,17 +157,19 @@ class StageSolver:
         self._stepper.calls += solution.nfe
         return unit * torch.where(solution.converged.unsqueeze(1), x, torch.nan)
 
-    def _known(self, rows: Tensor | None) -> bool:
+    def _known(self, rows: Tensor | None, count: int) -> bool:
         if self._matrix is None:
             return False
-        return rows is None or not len(rows) or len(self._matrix) > int(rows.max())
+        if rows is None:  # all systems, where those before may have been some of them
+            return len(self._matrix) == count
+        return not len(rows) or len(self._matrix) > int(rows.max())
 
     def _linearise(self, t: Tensor, y: Tensor) -> None:
         matrix, rows = jacobian(self._stepper, t, y, self._rows), self._rows
         if rows is None:
             self._matrix = matrix
             return
-        if not self._known(rows):  # a system without a Jacobian asks for one, by not converging
+        if not self._known(rows, len(y)):  # a system without a Jacobian asks for one, by not converging
             self._matrix = matrix.new_full((int(rows.max()) + 1, *matrix.shape[1:]), torch.nan)
         assert self._matrix is not None
         self._matrix = self._matrix.index_copy(0, rows, matrix)
