@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from deqzoo.implicit import Anderson, FixedPointSolver, Picard
 from deqzoo.models.baseline import baseline_row
-from deqzoo.models.deq_check import GAP, RESIDUAL, SHARE, Batches
+from deqzoo.models.deq_check import GAP, RESIDUAL, SHARE, Batches, share_of_flops
 from deqzoo.nn import ImageClassifier, solver_layers, use_solver
 from deqzoo.nn.deq import recorded_residuals
 from deqzoo.nn.layer import use_options
@@ -35,8 +34,8 @@ def contractive_check(network: ImageClassifier, batches: Batches) -> dict[str, A
         ``accuracy``, ``accuracy_tight``, ``accuracy_one_step``: with it, with `TIGHT`, and of one application.
         ``unconverged_tight``: the fraction above 1e-4 within 30 evaluations.
         ``disagreements``: images that are labelled otherwise by `SECOND`.
-        ``n``: images. ``passed``: shares of 80, 80 and 60 % at least, every residual at most 1e-2 within 12
-            evaluations, and the accuracies within .2 points (or one image).
+        ``n``: images. ``passed``: shares of 80, 80 and 60 % at least, every cell certified, every residual at most 1e-2
+            within 12 evaluations, and the accuracies within .2 points (or one image).
     """
     batches = list(batches)
     own = _run(network, batches)
@@ -66,6 +65,7 @@ def contractive_check(network: ImageClassifier, batches: Batches) -> dict[str, A
     result["passed"] = (
         min(result["parameter_share"], result["flop_share"]) >= SHARE
         and result["state_share"] >= STATE_SHARE
+        and result["certified"]
         and result["unconverged"] == 0
         and own["nfe"] <= BUDGET
         and abs(result["accuracy_tight"] - result["accuracy"]) <= max(GAP, 1.001 / len(labels))
@@ -89,27 +89,9 @@ def _run(network: ImageClassifier, batches: Sequence[tuple[Tensor, Tensor]], sol
 @torch.no_grad()
 def _flop_share(network: ImageClassifier, images: Tensor, solver: FixedPointSolver | None = None) -> float:
     """FLOPs of the stages over all of a forward pass."""
-    counter, inside = FlopCounterMode(display=False), 0
-    starts: list[int] = []
-
-    def enter(*_: Any) -> None:
-        starts.append(counter.get_total_flops())
-
-    def leave(*_: Any) -> None:
-        nonlocal inside
-        inside += counter.get_total_flops() - starts.pop()
-
-    hooks = [network.body.register_forward_pre_hook(enter), network.body.register_forward_hook(leave)]
-    try:
-        with _solved_by(network, solver):
-            network(images)  # the bound of the norm is found once, not in every pass
-            with counter:
-                inside = 0
-                network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return inside / max(1, counter.get_total_flops())
+    with _solved_by(network, solver):
+        network(images)  # the bound of the norm is found once, not in every pass
+        return share_of_flops([network.body], lambda: network(images))
 
 
 @contextmanager

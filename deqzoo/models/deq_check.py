@@ -1,7 +1,7 @@
 """Does the equilibrium do the work? What an entry must show to count as a DEQ."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,29 +75,35 @@ def flop_share(network: nn.Module, images: Tensor) -> float:
 
     Matrix products and convolutions are counted; the solver's own are none, as plain iteration is used here.
     """
-    counter = FlopCounterMode(display=False)
-    in_cells = 0
+    cells = [deq.cell for deq in network.equilibria]  # type: ignore[union-attr]
+    with use_solver(network, Picard(tol=0.0, max_steps=11)):
+        return share_of_flops(cells, lambda: network(images))
+
+
+def share_of_flops(modules: Iterable[nn.Module], run: Callable[[], object]) -> float:
+    """FLOPs of products and convolutions inside of the modules over all that run() takes."""
+    counter, inside = FlopCounterMode(display=False), 0
     starts: list[int] = []
 
     def enter(*_: Any) -> None:
         starts.append(counter.get_total_flops())
 
     def leave(*_: Any) -> None:
-        nonlocal in_cells
-        in_cells += counter.get_total_flops() - starts.pop()
+        nonlocal inside
+        inside += counter.get_total_flops() - starts.pop()
 
     hooks = [
         hook
-        for deq in network.equilibria  # type: ignore[union-attr]
-        for hook in (deq.cell.register_forward_pre_hook(enter), deq.cell.register_forward_hook(leave))
+        for module in modules
+        for hook in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
     ]
     try:
-        with use_solver(network, Picard(tol=0.0, max_steps=11)), counter:
-            network(images)
+        with counter:
+            run()
     finally:
         for hook in hooks:
             hook.remove()
-    return in_cells / max(1, counter.get_total_flops())
+    return inside / max(1, counter.get_total_flops())
 
 
 def first_batches(batches: Batches, limit: int) -> Sequence[tuple[Tensor, Tensor]]:
