@@ -24,14 +24,15 @@ def uses_cuda(trainer: TrainerConfig) -> bool:
 
 
 def precision(trainer: TrainerConfig) -> str | int:
-    """Lightning's ``precision``; ``auto`` is bf16-mixed on devices with bf16 matrix units, else 32-true."""
+    """Lightning's ``precision``; ``auto`` is bf16-mixed on devices with instructions for bf16, else 32-true."""
     if trainer.precision != "auto":
         return trainer.precision
     if uses_cuda(trainer):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = trainer.accelerator in ("auto", "cpu") and bool(capabilities.get("amx_bf16"))
+        wanted = "amx_bf16", "avx512_bf16"
+        fast = trainer.accelerator in ("auto", "cpu") and any(capabilities.get(name) for name in wanted)
     return "bf16-mixed" if fast else "32-true"
 
 
