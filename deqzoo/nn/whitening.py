@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..implicit.modes import in_transform
-
 SMALLEST = 5e-4  # added to the variances: directions of less are noise
 
 
@@ -45,7 +43,5 @@ class Whitening(nn.Module):
         self.weight.copy_(torch.cat([kernels, -kernels]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 8 in_channels, height - 1, width - 1), channels last: the layers behind it run faster so."""
-        if not in_transform():  # vmap cannot change the memory format
-            x = x.contiguous(memory_format=torch.channels_last)
+        """(batch, 8 in_channels, height - 1, width - 1)."""
         return F.conv2d(x, self.weight, self.bias)
