@@ -24,13 +24,19 @@ def recipe(entry: str) -> tuple[Any, Any, Any]:
 
 
 def fit(
-    module: LightningModule, data: LightningDataModule, epochs: int, steps: int = -1, clip: float | None = None
+    module: LightningModule,
+    data: LightningDataModule,
+    epochs: int,
+    steps: int = -1,
+    clip: float | None = None,
+    precision: str | int = "32-true",
 ) -> int:
     """Train on the CPU for so many epochs, or steps if they are fewer; returns the steps taken."""
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     with quiet_lightning(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limits: dict[str, Any] = {"max_epochs": epochs, "max_steps": steps, "limit_val_batches": 0}
-        trainer = Trainer(accelerator="cpu", gradient_clip_val=clip, **limits, **off)
+        chosen: Any = {"gradient_clip_val": clip, "precision": precision}
+        trainer = Trainer(accelerator="cpu", **chosen, **limits, **off)
         trainer.fit(module, datamodule=data)
     return trainer.global_step

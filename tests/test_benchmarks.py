@@ -20,6 +20,7 @@ import implicit_gradient
 import ode
 import report
 import well_posed
+import well_posed_cifar
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
@@ -294,6 +295,21 @@ def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
     assert all(len(row["losses"]) == 3 and 0 <= row["fixed_point"] <= 1 for row in rows)
     assert figure.stat().st_size > 10_000
     assert "4 NFE in training" in capsys.readouterr().out
+
+
+def test_choices_of_well_posed_networks(tmp_path, monkeypatch, capsys):
+    changed = [name for name, choice in well_posed_cifar.CHOICES.items() if choice.change is not None]
+    chosen = [("recipe", "as it is, narrower"), ("explicit", "layers of as many parameters"), *changed]
+    monkeypatch.setattr(well_posed_cifar, "CHOICES", {name: well_posed_cifar.CHOICES[name] for name in chosen})
+    report, figure = tmp_path / "c.json", tmp_path / "c.png"
+    monkeypatch.setattr(sys, "argv", ["well_posed_cifar.py", "--quick", "--json", str(report), "--plot", str(figure)])
+    assert well_posed_cifar.main() == 0
+    rows = {row["choice"]: row for row in json.loads(report.read_text())["rows"]}
+    assert not rows.pop("layers of as many parameters")["certified"]
+    assert all(row["certified"] and row["residual"] <= 1e-2 and 1 < row["nfe"] <= 12 for row in rows.values())
+    assert rows["two equilibria in a stage"]["parameters"] > rows["as it is, narrower"]["parameters"]
+    assert figure.stat().st_size > 10_000
+    assert "averaged map" in capsys.readouterr().out
 
 
 @pytest.mark.slow
