@@ -124,6 +124,7 @@ class ContractiveClassifierConfig(FixedPointConfig, DEQTraining):
     widths: list[int] = field(default_factory=lambda: [32, 128, 128])  # channels, one stage a width
     body: str = "equilibrium"  # or once: each cell applied once; or explicit: layers of as many parameters
     halve_first: bool = True  # the first stage halves the resolution, too
+    mirror: bool = False  # an image and its mirror image have the same logits, by tied weights
     rho_max: float = 0.9  # bound of the cells' Lipschitz constants
     rho: float = 0.7  # with which they start
     # How it runs.

@@ -12,6 +12,7 @@ from ..implicit import FixedPointSolver, Gradient, Picard
 from .contractive import ContractiveConvCell
 from .deq import DEQ
 from .image_classifier import ImageClassifier
+from .mirror import PairMean, tie_mirror_images
 from .whitening import Whitening
 
 BODIES = ("equilibrium", "once", "explicit")
@@ -27,6 +28,7 @@ def contractive_net(
     widths: Sequence[int],
     body: str = "equilibrium",
     halve_first: bool = True,
+    mirror: bool = False,
     rho_max: float = 0.9,
     rho: float = 0.7,
     solver: FixedPointSolver | None = None,
@@ -43,6 +45,8 @@ def contractive_net(
         body: "equilibrium"; "once", the same with each cell applied once, to its start; or "explicit", of as many
             parameters, z = gelu(BN(V gelu(b(x)))).
         halve_first: the first stage halves the resolution, too; False, for images of few pixels: it does not.
+        mirror: the logits of an image and of its mirror image are the same, by tied weights (see `nn.mirror`), which
+            halves the number of parameters; images of even width alone.
         rho_max, rho: of the cells.
         solver, gradient: see `DEQ`; None: `Picard` to 1e-3, and the exact gradient.
 
@@ -55,12 +59,17 @@ def contractive_net(
         raise ValueError(f"body={body}: valid are {', '.join(BODIES)}")
     if not widths:
         raise ValueError("widths needs at least one stage")
-    stem = Whitening(len(mean))
+    stem = Whitening(len(mean), symmetric=mirror)
     activation: nn.Module = nn.GELU() if body == "explicit" else nn.ReLU()
     grid, before = (size[0] - 1, size[1] - 1), stem.channels
     stages = []
     for i, width in enumerate(widths):
         pool = 2 if i or halve_first else 1
+        if mirror and pool > 1 and grid[1] % 2 == 0:
+            raise ValueError(
+                f"mirror=True needs stages of an odd width, whose left and right are halved alike: images of {size[1]} "
+                f"pixels have {grid[1]} before stage {i + 1}; 32 or 16 would do, or fewer widths"
+            )
         grid = grid[0] // pool, grid[1] // pool
         if min(grid) < 1:
             raise ValueError(f"widths={list(widths)}: images of {size[0]}x{size[1]} pixels cannot be halved so often")
@@ -71,16 +80,19 @@ def contractive_net(
             cell = ContractiveConvCell(width, grid, rho_max=rho_max, rho=rho)
             solver = Picard(tol=1e-3, max_steps=30) if solver is None else solver
             layer = DEQ(cell, solver=solver, gradient=gradient) if body == "equilibrium" else AppliedOnce(cell)
-        stages.append(nn.Sequential(Injection(before, width, pool), layer))
+        stages.append(nn.Sequential(Injection(before, width, pool, overlapping=mirror), layer))
         before = width
-    return ImageClassifier(
+    network = ImageClassifier(
         classes=classes,
         mean=mean,
         std=std,
         stem=nn.Sequential(stem, activation),
         body=nn.Sequential(*stages),
-        head=MaxPoolLinear(before, len(classes)),
+        head=MaxPoolLinear(before, len(classes), mirror),
     )
+    if mirror:
+        tie_mirror_images(network)
+    return network
 
 
 class Injection(nn.Module):
@@ -89,18 +101,20 @@ class Injection(nn.Module):
     Args:
         before, after: channels.
         pool: the maximum is taken of pool x pool pixels, and the resolution falls by as much.
+        overlapping: it is taken of 3x3 pixels instead, which treats left and right alike where their number is odd.
     """
 
-    def __init__(self, before: int, after: int, pool: int = 2) -> None:
+    def __init__(self, before: int, after: int, pool: int = 2, overlapping: bool = False) -> None:
         super().__init__()
         self.pool = pool
+        self.window = 3 if overlapping and pool > 1 else pool
         self.conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
         self.norm = UnscaledBatchNorm(after)
         _identity_on_first(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, after, height // pool, width // pool)."""
-        return self.norm(F.max_pool2d(self.conv(x), self.pool))
+        return self.norm(F.max_pool2d(self.conv(x), self.window, self.pool))
 
 
 class UnscaledBatchNorm(nn.BatchNorm2d):
@@ -138,15 +152,19 @@ class ExplicitLayer(nn.Module):
 
 
 class MaxPoolLinear(nn.Module):
-    """The maximum of each channel over the image, and a linear layer without bias, times 1/9."""
+    """The maximum of each channel over the image, and a linear layer without bias, times 1/9.
 
-    def __init__(self, features: int, classes: int) -> None:
+    With `mirror` the layer sees the mean of each pair of channels.
+    """
+
+    def __init__(self, features: int, classes: int, mirror: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Linear(features, classes, bias=False)
+        self.merge = PairMean() if mirror else nn.Identity()
+        self.linear = nn.Linear(features // 2 if mirror else features, classes, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
-        return HEAD_SCALE * self.linear(z.amax((2, 3)))
+        return HEAD_SCALE * self.linear(self.merge(z.amax((2, 3))))
 
 
 def _identity_on_first(kernel: Tensor) -> None:

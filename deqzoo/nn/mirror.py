@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .contractive import ContractiveConvCell
+from .whitening import Whitening
+
 
 def mirror(z: Tensor) -> Tensor:
     """The features of the mirror image, (batch, channels, height, width) -> the same.
@@ -30,21 +33,31 @@ def mirror(z: Tensor) -> Tensor:
 def tie_mirror_images(layers: nn.Module) -> None:
     """Make `layers`, whose first convolution takes images, commute with `mirror`; in place, before any training.
 
-    Convolutions and group norms keep the half of their weights; each batch norm inside becomes a `PairedBatchNorm2d`. A
-    convolution that divides the width must see disjoint parts of it, which a forward pass checks.
+    Convolutions, contractive cells and group norms keep the half of their weights; each batch norm inside becomes a
+    `PairedBatchNorm2d`. A convolution that divides the width must see disjoint parts of it, which a forward pass
+    checks. Before the first convolution there may be a symmetric `Whitening`.
 
     Raises:
         ValueError: odd channels; a group of a norm that ends within a pair; a convolution with a bias, with groups,
-            with weight normalisation, or with a stride and overlapping windows. Later: a width that a stride does not
-            divide.
+            with weight normalisation, or with a stride and overlapping windows; a whitening that is not symmetric.
+            Later: a width that a stride does not divide.
     """
+    partners: Tensor | None = None  # of the first convolution's inputs
     first = True
     for layer in list(layers.modules()):
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, Whitening):
+            partners = layer.partners()
+        elif isinstance(layer, nn.Conv2d):
             _check_conv(layer)
-            parametrize.register_parametrization(layer, "weight", _MirroredKernel(paired=not first))
+            kernel = _MirroredKernel(partners if first else _in_pairs(layer.in_channels))
+            parametrize.register_parametrization(layer, "weight", kernel)
             layer.register_forward_pre_hook(_check_width)
             first = False
+        elif isinstance(layer, ContractiveConvCell):
+            channels = layer.state[0]
+            _check_even(channels)
+            parametrize.register_parametrization(layer, "kernel", _MirroredKernel(_in_pairs(channels)))
+            parametrize.register_parametrization(layer, "gain", _Twice())
         elif isinstance(layer, nn.GroupNorm):
             if layer.num_groups != layer.num_channels and layer.num_channels // layer.num_groups % 2:
                 raise ValueError(
@@ -55,23 +68,32 @@ def tie_mirror_images(layers: nn.Module) -> None:
                 parametrize.register_parametrization(layer, name, _Twice())
         for name, child in layer.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(layer, name, PairedBatchNorm2d(child.num_features, child.eps, child.momentum))
+                setattr(layer, name, PairedBatchNorm2d(child.num_features, child.eps, child.momentum, child.affine))
 
 
 class PairedBatchNorm2d(nn.Module):
     """Batch normalisation with one mean, variance, weight and bias for both channels of a pair.
 
+    Args:
+        channels: an even number.
+        eps, momentum: as of `torch.nn.BatchNorm2d`.
+        scale: with a weight.
+
     >>> PairedBatchNorm2d(4)(torch.randn(3, 4, 8, 8)).shape
     torch.Size([3, 4, 8, 8])
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float | None = 0.1, scale: bool = True) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm3d(channels // 2, eps, momentum)
+        self.norm = nn.BatchNorm3d(channels // 2, eps, momentum, affine=scale)
+        self.bias = None if scale else nn.Parameter(torch.zeros(channels // 2))
 
     def forward(self, z: Tensor) -> Tensor:
         """Normalised features."""
-        return _laid_out_as(z, self.norm(_pairs(z)).flatten(1, 2))
+        pairs = self.norm(_pairs(z))
+        if self.bias is not None:
+            pairs = pairs + self.bias.view(-1, 1, 1, 1)
+        return _laid_out_as(z, pairs.flatten(1, 2))
 
 
 class PairMean(nn.Module):
@@ -87,16 +109,22 @@ class PairMean(nn.Module):
 
 
 class _MirroredKernel(nn.Module):
-    """The kernels that look at the image (stored), and beside each the same one that looks at its mirror image."""
+    """The kernels that look at the image (stored), and beside each the same one that looks at its mirror image.
 
-    def __init__(self, paired: bool) -> None:
+    Args:
+        partners: of each input channel, the one that has its place in the mirror image; None: itself.
+    """
+
+    partners: Tensor | None
+
+    def __init__(self, partners: Tensor | None) -> None:
         super().__init__()
-        self.paired = paired  # do its inputs come in pairs? Those of the layer that takes the image do not.
+        self.register_buffer("partners", partners, persistent=False)
 
     def forward(self, kernel: Tensor) -> Tensor:
         mirrored = kernel.flip(-1)
-        if self.paired:
-            mirrored = _exchanged(mirrored)
+        if self.partners is not None:
+            mirrored = mirrored[:, self.partners]
         return _laid_out_as(kernel, torch.stack([kernel, mirrored], dim=1).flatten(0, 1))
 
     def right_inverse(self, kernels: Tensor) -> Tensor:
@@ -107,10 +135,15 @@ class _Twice(nn.Module):
     """One weight for both channels of a pair."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.repeat_interleave(2)
+        return weight.repeat_interleave(2, dim=0)
 
     def right_inverse(self, weights: Tensor) -> Tensor:
         return weights[::2].clone()
+
+
+def _in_pairs(channels: int) -> Tensor:
+    """The partner of each channel: its neighbour, 1, 0, 3, 2, ..."""
+    return torch.arange(channels) ^ 1
 
 
 def _pairs(z: Tensor) -> Tensor:
@@ -136,13 +169,17 @@ def _check_conv(conv: nn.Conv2d) -> None:
         raise ValueError("mirror=True and weight_norm=True: choose one, each has a kernel of its own kind")
     if conv.bias is not None or conv.groups > 1:
         raise ValueError("mirror=True takes convolutions without bias and without groups")
-    if conv.out_channels % 2:
-        raise ValueError(f"mirror=True needs even widths, got {conv.out_channels}")
+    _check_even(conv.out_channels)
     if conv.stride != (1, 1) and conv.stride != conv.kernel_size:
         raise ValueError(
             f"mirror=True needs strided convolutions that see disjoint parts (entry_kernel=2); "
             f"got a kernel of {conv.kernel_size[0]} and a stride of {conv.stride[0]}"
         )
+
+
+def _check_even(channels: int) -> None:
+    if channels % 2:
+        raise ValueError(f"mirror=True needs even widths, got {channels}")
 
 
 def _check_width(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -16,6 +16,9 @@ class Whitening(nn.Module):
 
     Args:
         in_channels: of the images; there are 8 times as many `channels` out.
+        symmetric: the images and their mirror images are whitened together. Then each direction is its own mirror
+            image, or the negative of it, `partners` says what a mirror image does to the channels, and those that it
+            exchanges have one bias.
 
     Source: Page, "How to train your ResNet 8: bag of tricks", 2019; Jordan, arXiv:2404.00498.
 
@@ -26,22 +29,57 @@ class Whitening(nn.Module):
     True
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, symmetric: bool = False) -> None:
         super().__init__()
-        self.channels = 8 * in_channels
+        self.channels, self.symmetric = 8 * in_channels, symmetric
         self.weight = nn.Parameter(torch.empty(self.channels, in_channels, 2, 2), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(self.channels))
-        nn.init.orthogonal_(self.weight[: 4 * in_channels])
-        self.weight[4 * in_channels :].copy_(-self.weight[: 4 * in_channels])
+        self.bias = nn.Parameter(torch.zeros(6 * in_channels if symmetric else self.channels))
+        directions = nn.init.orthogonal_(torch.empty(4 * in_channels, 4 * in_channels))
+        self._set(_even_and_odd(in_channels, directions.dtype) if symmetric else directions)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Take the second moments of the patches of normalised images (N, in_channels, height, width)."""
         patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-        kernels = (directions / (variances + SMALLEST).sqrt()).T.flip(0).reshape(self.weight[: len(variances)].shape)
-        self.weight.copy_(torch.cat([kernels, -kernels]))
+        moments = patches.T @ patches / len(patches)
+        if not self.symmetric:
+            self._set(_scaled_directions(moments))
+            return
+        parts = _even_and_odd(len(moments) // 4, moments.dtype).chunk(2)
+        self._set(torch.cat([_scaled_directions(part @ moments @ part.T) @ part for part in parts]))
+
+    def partners(self) -> Tensor:
+        """Of each channel, the one of which the mirror image of the input has its values, mirrored: even, odd, -, -.
+
+        Raises:
+            ValueError: it is not symmetric.
+        """
+        if not self.symmetric:
+            raise ValueError("only a symmetric whitening has channels that a mirror image exchanges")
+        even, odd, negative_even, negative_odd = torch.arange(self.channels).chunk(4)
+        return torch.cat([even, negative_odd, negative_even, odd])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 8 in_channels, height - 1, width - 1)."""
-        return F.conv2d(x, self.weight, self.bias)
+        bias: Tensor = self.bias
+        if self.symmetric:
+            even, odd, negative_even = bias.chunk(3)
+            bias = torch.cat([even, odd, negative_even, odd])
+        return F.conv2d(x, self.weight, bias)
+
+    @torch.no_grad()
+    def _set(self, directions: Tensor) -> None:
+        kernels = directions.view(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([kernels, -kernels]))
+
+
+def _scaled_directions(moments: Tensor) -> Tensor:
+    """Principal directions, as rows, largest first, each over the root of its second moment."""
+    variances, directions = torch.linalg.eigh(moments)
+    return (directions / (variances + SMALLEST).sqrt()).T.flip(0)
+
+
+def _even_and_odd(in_channels: int, dtype: torch.dtype) -> Tensor:
+    """An orthonormal basis of 2x2 patches: those that are their mirror images, then those that are its negatives."""
+    rows = torch.eye(2 * in_channels, dtype=dtype).view(-1, in_channels, 2, 1) * 0.5**0.5
+    return torch.cat([torch.cat([rows, sign * rows], dim=3).flatten(1) for sign in (1, -1)])

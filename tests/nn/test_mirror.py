@@ -1,13 +1,15 @@
 """Networks that commute with the mirror image."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from deqzoo.implicit import Anderson, Implicit
-from deqzoo.nn import DEQClassifier, PlainConvCell, residual_net
+from deqzoo.implicit import Anderson, Implicit, Picard
+from deqzoo.nn import DEQClassifier, PlainConvCell, contractive_net, residual_net
 from deqzoo.nn.mirror import PairedBatchNorm2d, mirror, tie_mirror_images
 
 F64 = torch.float64
@@ -56,6 +58,51 @@ def test_an_image_and_its_mirror_image_have_the_same_logits(make, training):
     images = torch.rand(5, 2, 16, 8, dtype=F64)
     torch.testing.assert_close(network(images.flip(-1)), network(images), rtol=1e-8, atol=1e-8)
     assert not torch.allclose(network(images.flip(-2)), network(images), rtol=1e-3)
+
+
+def contractive(body="equilibrium", size=(16, 16), **settings):
+    """With weights, statistics and a whitening that are not those of the start."""
+    settings = {"widths": [4, 6], "mirror": True, "solver": Picard(tol=1e-12, max_steps=300)} | settings
+    network = randomised(contractive_net(size, **INFO, body=body, **settings).to(F64))
+    network.stem[0].fit(torch.rand(20, 2, 6, 6, dtype=F64))
+    return network
+
+
+@pytest.mark.parametrize("body", ["equilibrium", "once", "explicit"])
+@pytest.mark.parametrize("training", [False, True])
+def test_well_posed_networks_and_their_explicit_twins(body, training):
+    torch.manual_seed(0)
+    network = contractive(body).train(training)
+    other = copy.deepcopy(network)  # a forward in training takes the power iteration a step on
+    images = torch.rand(5, 2, 16, 16, dtype=F64)
+    torch.testing.assert_close(other(images.flip(-1)), network(images), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(network(images.flip(-2)), network(images), rtol=1e-3)
+
+
+def test_tied_contractive_cells_contract():
+    network = contractive().eval()
+    for layer in network.equilibria:
+        n = layer.cell.state[0] * layer.cell.state[1] * layer.cell.state[2]
+        columns = layer.cell.multiply(layer.cell.weight(), torch.eye(n, dtype=F64).view(n, *layer.cell.state))
+        norm = torch.linalg.matrix_norm(columns.view(n, n), 2).item()
+        assert norm <= layer.cell.lipschitz() * (1 + 1e-9) < 1
+        assert layer.certified
+
+
+def test_gradients_of_a_tied_contractive_network():
+    network = contractive(widths=[2], size=(4, 4)).eval()
+    names, values = zip(*network.named_parameters(), strict=True)
+    images = torch.rand(2, 2, 4, 4, dtype=F64)
+
+    def f(*values):
+        return torch.func.functional_call(network, dict(zip(names, values, strict=True)), (images,))
+
+    assert torch.autograd.gradcheck(f, [value.detach().requires_grad_() for value in values])
+
+
+def test_halving_of_an_even_width_cannot_treat_left_and_right_alike():
+    with pytest.raises(ValueError, match="needs stages of an odd width"):
+        contractive_net((32, 29), **INFO, widths=[4], mirror=True)
 
 
 @pytest.mark.parametrize("entry_norm", ["group", "batch"])
