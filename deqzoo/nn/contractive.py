@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from ..implicit.modes import in_transform
+from ..implicit.modes import in_transform, no_derivatives
 from .fourier import Size, spectrum
 
 WRITTEN_OUT = 2048  # numbers in a state, up to which a convolution is written out as a matrix
@@ -44,9 +46,9 @@ class ContractiveCell(nn.Module):
     I - df/dz is never singular.
 
     In training ||V||_2 is estimated, from below, by one power iteration a step that goes on from the last one's
-    vector; the estimate is differentiated. In eval mode it is an upper bound, found anew whenever the kernel or its
-    precision has changed, and differentiated too. A subclass says what V is, by `multiply`, `transposed` and
-    `steepest`.
+    vector; the estimate is differentiated, its vector held fixed. In eval mode it is an upper bound, found anew
+    whenever the kernel or its precision has changed, and differentiated to any order; `torch.export` takes the last
+    one found, as a constant. A subclass says what V is, by `multiply`, `transposed`, `steepest` and `stretch`.
 
     Args:
         kernel: shape of V's parameters, outputs first.
@@ -58,6 +60,7 @@ class ContractiveCell(nn.Module):
     """
 
     vector: Tensor
+    stretch: float  # such that ||V||_2 <= stretch |kernel|, the Euclidean norm
 
     def __init__(
         self, kernel: tuple[int, ...], state: tuple[int, ...], *, rho_max: float = 0.9, rho: float = 0.7
@@ -109,13 +112,21 @@ class ContractiveCell(nn.Module):
 
     def weight(self, update: bool = False) -> Tensor:
         """W of the parameters of this moment, of the kernel's shape; `update`: after one power iteration."""
-        norm = self._estimate(self.kernel, update) if self.training else self._upper_bound(self.kernel)
+        if self.training:
+            norm, self._bound = self._estimate(self.kernel, update), None
+        else:
+            norm = self._constant_bound(self.kernel) if is_exporting() else self._upper_bound(self.kernel)
         return self.rho_max * torch.sigmoid(self.gain) / norm * self.kernel
 
     @torch.no_grad()
     def lipschitz(self) -> float:
-        """An upper bound of the Lipschitz constant of z -> f(z, x), for W as it is, rounded to its precision."""
-        weight = self.weight()
+        """An upper bound of the Lipschitz constant of z -> f(z, x), for W as it is, rounded to its precision.
+
+        Its precision is that of the kernel, or under autocast the one that W is multiplied in.
+        """
+        weight, device = self.weight(), self.kernel.device.type
+        if torch.is_autocast_enabled(device):
+            weight = weight.to(torch.get_autocast_dtype(device))
         return float((self.steepest(weight) * weight.double()).sum())
 
     def _estimate(self, kernel: Tensor, update: bool) -> Tensor:
@@ -129,15 +140,60 @@ class ContractiveCell(nn.Module):
 
     def _upper_bound(self, kernel: Tensor) -> Tensor:
         """||V||_2 from above."""
-        if in_transform():
-            return (self.steepest(kernel) * kernel).sum()
-        if self._bound is None or not self._bound.holds_for(kernel):
-            self._bound = Bound(kernel.detach().clone(), self.steepest(kernel.detach()))
-        return (self._bound.direction * kernel.double()).sum().to(kernel.dtype)
+        with torch.inference_mode(False), no_derivatives():  # what is kept must do for gradients later
+            if in_transform():
+                direction = self.steepest(kernel)
+            else:
+                if self._bound is None or not self._bound.holds_for(kernel):
+                    self._bound = Bound(kernel.clone(), self.steepest(kernel))
+                direction = self._bound.direction
+        norm: Tensor = _BoundOf.apply(kernel, direction, self.steepest)
+        return norm
+
+    def _constant_bound(self, kernel: Tensor) -> Tensor:
+        """||V||_2 from above for `torch.export`, which can look at no numbers: by the bound that has been found.
+
+        Should weights be put into the exported program that are others than then, the bound still holds, less sharply:
+        ||V||_2 <= ||V'||_2 + ||V - V'||_2 for V' as it was then.
+        """
+        if (found := self._bound) is None or (found.kernel.dtype, found.kernel.device) != (kernel.dtype, kernel.device):
+            raise RuntimeError(
+                "the bound of a contractive cell is not known yet: evaluate it in eval mode, then export"
+            )
+        norm = (found.direction * found.kernel.double()).sum() + self.stretch * (kernel - found.kernel).double().norm()
+        return norm.to(kernel.dtype)
 
     def __getstate__(self) -> dict[str, object]:
         """For copies and pickles: without the bound, which is found again."""
         return {**self.__dict__, "_bound": None}
+
+
+class _BoundOf(torch.autograd.Function):
+    """<D, kernel>, the bound whose derivative D is at hand; for derivatives of D it is found anew."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(kernel: Tensor, direction: Tensor, steepest: Callable[[Tensor], Tensor]) -> Tensor:
+        return (direction * kernel.double()).sum().to(kernel.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        kernel, direction, ctx.steepest = inputs
+        ctx.save_for_backward(kernel, direction)
+        ctx.save_for_forward(kernel)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        kernel, direction = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            direction = ctx.steepest(kernel)
+        return (grad * direction).to(kernel.dtype), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        (kernel,) = ctx.saved_tensors
+        return (ctx.steepest(kernel) * tangent.double()).sum().to(kernel.dtype)
 
 
 class ContractiveLinearCell(ContractiveCell):
@@ -152,6 +208,8 @@ class ContractiveLinearCell(ContractiveCell):
     (torch.Size([2, 5]), 0.7)
     """
 
+    stretch = 1.0
+
     def __init__(self, features: int, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
         super().__init__((features, features), (features,), rho_max=rho_max, rho=rho)
 
@@ -163,7 +221,6 @@ class ContractiveLinearCell(ContractiveCell):
         """V^T u."""
         return F.linear(u, kernel.T)
 
-    @torch.no_grad()
     def steepest(self, kernel: Tensor) -> Tensor:
         """As `ContractiveCell.steepest`: u v^T of the largest singular value u^T V v."""
         u, _, vh = torch.linalg.svd(kernel.double())
@@ -190,6 +247,8 @@ class ContractiveConvCell(ContractiveCell):
     (torch.Size([2, 4, 5, 5]), 0.7)
     """
 
+    stretch = 3.0  # nine taps, the root of whose sum of squares is at least a third of their sum
+
     def __init__(self, channels: int, grid: Size, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
         super().__init__((channels, channels, 3, 3), (channels, grid[0], grid[1]), rho_max=rho_max, rho=rho)
 
@@ -201,7 +260,6 @@ class ContractiveConvCell(ContractiveCell):
         """V^T u."""
         return F.conv_transpose2d(u, kernel, padding=1)
 
-    @torch.no_grad()
     def steepest(self, kernel: Tensor) -> Tensor:
         """As `ContractiveCell.steepest`."""
         kernel = kernel.double()
@@ -215,11 +273,11 @@ class ContractiveConvCell(ContractiveCell):
         _, vectors = torch.linalg.eigh(matrix @ matrix.T)
         v = vectors[:, -1].view(1, *self.state)
         image = self.multiply(kernel, v)
-        norm = image.norm()
-        if norm <= torch.finfo(image.dtype).eps * kernel.norm():  # a kernel whose taps all meet the border
-            return self._of_circulant(kernel)
-        u = image / norm
-        return conv2d_weight(v, list(kernel.shape), u, padding=1)
+        size = kernel.norm()
+        least = torch.finfo(image.dtype).eps * size
+        u = image / image.norm().clamp_min(least)
+        direction = conv2d_weight(v, list(kernel.shape), u, padding=1)
+        return torch.where(image.norm() > least, direction, kernel / size)  # else each tap meets the border, and V = 0
 
     def _of_circulant(self, kernel: Tensor) -> Tensor:
         """The derivative of the norm of the circulant on a grid two wider.
@@ -230,10 +288,11 @@ class ContractiveConvCell(ContractiveCell):
         size = self.state[1] + 2, self.state[2] + 2
         responses = spectrum(kernel, size)  # (frequencies, out, in)
         largest = torch.linalg.eigvalsh(responses.mH @ responses)[:, -1]
-        frequency = int(largest.argmax())
-        u, _, vh = torch.linalg.svd(responses[frequency])
+        frequency = largest.argmax(0, keepdim=True)
+        u, _, vh = torch.linalg.svd(responses.index_select(0, frequency)[0])
         outer = u[:, 0].conj().unsqueeze(1) * vh[0].conj()  # d sigma / d S, of the real part: (out, in)
-        row, column = divmod(frequency, size[1] // 2 + 1)
+        columns = size[1] // 2 + 1
+        row, column = frequency.div(columns, rounding_mode="floor"), frequency % columns
         taps = torch.arange(3, dtype=torch.float64, device=kernel.device) - 1
         phase = torch.exp(2j * math.pi * (row / size[0] * taps.unsqueeze(1) + column / size[1] * taps))
         return (outer[:, :, None, None] * phase).real

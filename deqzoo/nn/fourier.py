@@ -27,7 +27,7 @@ def spectrum(kernel: Tensor, size: Size) -> Tensor:
         raise ValueError(f"a {rows}x{columns} kernel does not fit on {height}x{width} pixels")
     padded = F.pad(kernel, (0, width - columns, 0, height - rows))
     centred = padded.roll((-(rows // 2), -(columns // 2)), dims=(2, 3))
-    return to_frequencies(centred).conj_physical().mT
+    return to_frequencies(centred).mH
 
 
 def to_frequencies(z: Tensor) -> Tensor:

@@ -121,6 +121,17 @@ def test_weights_of_half_precision_are_bounded_after_rounding(dtype):
         assert norm(weight, (5, 5)) <= cell.lipschitz() + 1e-12
 
 
+def test_what_rounding_lifts_to_one_is_not_certified():
+    cell = ContractiveLinearCell(1, rho_max=1.0, rho=0.999).eval()  # in bfloat16 .999 is 1
+    deq = DEQ(cell)
+    assert cell.lipschitz() == pytest.approx(0.999)
+    assert deq.certified
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cell.lipschitz() == 1.0
+        assert not deq.certified
+    assert not deq.bfloat16().certified
+
+
 def test_the_bound_follows_the_weights_and_their_precision():
     cell = cell_of(torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)), (5, 5))
     before = cell.weight()
