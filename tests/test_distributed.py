@@ -80,6 +80,51 @@ def test_a_step_that_one_process_cannot_take_is_skipped_by_all(tmp_path):
     assert done.stdout.count("skipped 1 of 3, finite: True") == 2
 
 
+CONTRACTIVE = """
+import copy
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from deqzoo.implicit import GMRES, Implicit, Picard
+from deqzoo.nn import DEQ, ContractiveConvCell
+
+def steps(layer, deq, batches):
+    optimizer = torch.optim.SGD(deq.parameters(), 0.05)
+    for x in batches:
+        optimizer.zero_grad()
+        layer(x).square().mean().backward()
+        optimizer.step()
+    return deq.state_dict()
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(rank)  # the first process's weights and vector count
+    options = {"solver": Picard(tol=1e-12, max_steps=200), "gradient": Implicit(GMRES(tol=1e-12))}
+    deq = DEQ(ContractiveConvCell(3, (4, 4)), **options).double()
+    torch.manual_seed(0)
+    batches = torch.randn(5, 6, 3, 4, 4, dtype=torch.float64)
+    layer = DistributedDataParallel(deq)
+    alone = copy.deepcopy(deq)
+    found = steps(layer, deq, batches[:, 3 * rank : 3 * rank + 3])
+    expected = steps(alone, alone, batches)
+    assert set(found) == {"cell.kernel", "cell.gain", "cell.vector"}
+    same = all(torch.allclose(found[name], expected[name], rtol=1e-9, atol=1e-11) for name in found)
+    print(f"same: {same}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_contractive_cells_of_two_processes_share_weights_and_the_vector_of_their_norm(tmp_path):
+    (tmp_path / "script.py").write_text(CONTRACTIVE)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29561", "script.py"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.count("same: True") == 2
+
+
 @pytest.mark.slow
 def test_torchrun_starts_the_processes_as_well(whole, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29553"]

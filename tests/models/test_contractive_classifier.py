@@ -1,5 +1,7 @@
 """The kind of well-posed classifiers: each body trains, loads and tells whether its equilibrium is reached."""
 
+import math
+
 import pytest
 import torch
 
@@ -85,10 +87,42 @@ def test_a_network_that_does_not_converge_does_not_count():
     assert {row[0]: row[1] for row in check_rows(found)}["counts as a DEQ"] == "**no**"
 
 
-def test_gradients_at_the_shipped_weights_are_those_of_finite_differences():
-    model = deqzoo.load("deq_digits", tol=1e-13, max_steps=300).double().requires_grad_()
-    images = torch.rand(8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels = torch.arange(8)
+def written_out(cell, weight):
+    """The matrix of z -> W z."""
+    n = math.prod(cell.state)
+    return cell.multiply(weight, torch.eye(n, dtype=weight.dtype).view(n, *cell.state)).reshape(n, n).T
+
+
+def test_trained_cells_contract_as_they_are_certified_to():
+    model = deqzoo.load("deq_digits").double()
+    for layer in model.equilibria:
+        cell, weight = layer.cell, layer.cell.weight().detach()
+        norm = torch.linalg.svdvals(written_out(cell, weight))[0].item()
+        assert norm <= cell.lipschitz() * (1 + 1e-12) < 1
+        # The pair that f tears furthest apart, by ascent from random ones: some units are off for each of them.
+        torch.manual_seed(0)
+        x = torch.randn(4, *cell.state, dtype=weight.dtype)
+        pair = torch.randn(2, *x.shape, dtype=weight.dtype, requires_grad=True)
+        ascent, ratios = torch.optim.Adam([pair], lr=0.05), []
+        for _ in range(150):
+            image = [cell(z, x, weight) for z in pair]
+            ratio = (image[0] - image[1]).flatten(1).norm(dim=1) / (pair[0] - pair[1]).flatten(1).norm(dim=1)
+            ratios.append(ratio.max().item())
+            (-ratio.log().sum()).backward()
+            ascent.step()
+            ascent.zero_grad()
+        assert max(ratios) <= norm * (1 + 1e-12)
+        assert max(ratios) > 0.8 * norm > 1.5 * ratios[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape"),
+    [("deq_digits", (8, 1, 8, 8)), pytest.param("deq_cifar", (2, 3, 32, 32), marks=pytest.mark.slow)],
+)
+def test_gradients_at_the_shipped_weights_are_those_of_finite_differences(entry, shape):
+    model = deqzoo.load(entry, tol=1e-13, max_steps=300).double().requires_grad_()
+    images = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.arange(len(images))
     assert all(layer.certified for layer in model.equilibria)
 
     def loss():
