@@ -54,6 +54,21 @@ class DEQClassifierModule(DEQModule, FixedPointCorrected, Classifier):
 
     Options: ClassVar[type[TrainingConfig]] = DEQTraining
 
+    def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
+        """Cross-entropy and accuracy.
+
+        With ``flip_at_test`` the test has ``accuracy_flip`` beside it, of the logits of an image and of its mirror
+        image, averaged.
+        """
+        if stage != "test" or not self.options.flip_at_test:
+            return super().step(network, batch, stage)
+        inputs, labels = batch
+        mirrored = network(inputs.flip(-1))  # first: what is logged of the solves is of the images as they are
+        logits = network(inputs)
+        step = self.scored(logits, labels, inputs, stage)
+        step.metrics["accuracy_flip"] = ((logits + mirrored).argmax(1) == labels).float().mean()
+        return step
+
 
 class ODEClassifierModule(Classifier):
     """A `Classifier` of ODE layers, with the penalties of their paths (see `deqzoo.nn.NeuralODE`), summed over them."""

@@ -65,7 +65,9 @@ class FixedPointCorrection(TrainingConfig):
 
 @dataclass
 class DEQTraining(FixedPointTraining, FixedPointCorrection, ClassifierTraining):
-    """How a classifier of DEQ layers is trained."""
+    """How a classifier of images by DEQ layers is trained and tested."""
+
+    flip_at_test: bool = False  # test images are also classified together with their mirror images, as `accuracy_flip`
 
 
 @dataclass

@@ -10,9 +10,11 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.implicit import Picard
 from deqzoo.models import build_network
 from deqzoo.models.contractive_check import check_rows, contractive_check
+from deqzoo.models.metrics import METRICS
 from deqzoo.nn import contractive_net, use_solver
 from deqzoo.training.report import report
-from deqzoo.zoo.folder import read_golden
+from deqzoo.zoo.cards import model_card
+from deqzoo.zoo.folder import read_folder, read_golden
 from tests.running import SMALL, composed, run
 
 WORDS = [*SMALL, "model.widths=[8,12]", "trainer.max_epochs=2", "trainer.limit_train_batches=4", "data.batch_size=64"]
@@ -40,6 +42,28 @@ def test_the_run_says_whether_all_samples_converged(finished, capsys):
     assert ("all 360 samples converged" in told) == (finished.settings.model.body == "equilibrium")
     card = (finished.folder / "export" / "README.md").read_text()
     assert ("| converged to 1e-2 within 12 NFE | 360 of 360 | all |" in card) == ("samples converged (" in told)
+
+
+def test_mirrored_test_images_are_a_second_number(finished, tmp_path, capsys):
+    body = f"model.body={finished.settings.model.body}"
+    words = [*WORDS, body, "mode=test", f"ckpt={finished.folder / 'export'}", "model.flip_at_test=true"]
+    tested = run(tmp_path, *words)
+    found, plain = tested.metrics["test"], finished.metrics["test"]
+    assert found["accuracy"] == pytest.approx(plain["accuracy"])
+    assert found.get("residual") == pytest.approx(plain.get("residual"))  # of the images as they are
+    assert "accuracy_flip" not in plain
+    model = deqzoo.load(finished.folder / "export")
+    right = []
+    with torch.no_grad():
+        for images, labels in tested.data.test_dataloader():
+            right.append((model(images) + model(images.flip(3))).argmax(1) == labels)
+    assert found["accuracy_flip"] == pytest.approx(torch.cat(right).double().mean().item(), abs=1.5 / 360)
+    report(tested.metrics, tested.folder, tested.kind, trained=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"reached {plain['accuracy']:.2%}".replace("%", " %") in told
+    assert f"mirror image {found['accuracy_flip']:.2%}".replace("%", " %") in told
+    card = model_card(read_folder(finished.folder / "export").config, tested.metrics)
+    assert f"| {METRICS['accuracy_flip'].label} | {METRICS['accuracy_flip'].show(found['accuracy_flip'])} |" in card
 
 
 def network():
