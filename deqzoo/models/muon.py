@@ -1,4 +1,4 @@
-"""Muon: momentum whose updates are orthogonal matrices."""
+"""Muon: momentum whose updates are orthogonal matrices; and Adam or SGD for what is not a matrix."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from torch.optim import Optimizer
 
 QUINTIC = 3.4445, -4.7750, 2.0315  # of steep slope at zero: singular values come to lie between .7 and 1.2
 TINY = 1e-7
+SQUARES, EPS = 0.95, 1e-8  # of Adam
 
 
 class Muon(Optimizer):
-    """Muon on kernels, and SGD on what else there is.
+    """Muon on kernels, and SGD or Adam on what else there is.
 
     Of a group with ``orthogonal``, each parameter (o, ...) is a matrix of o rows, and its update is near the nearest
     orthogonal matrix O of the momentum (its singular values are set to about one, by a Newton-Schulz iteration):
 
         m <- momentum m + grad,    w <- w - lr sqrt(max(1, rows / columns)) O(grad + momentum m)
 
-    The matrices of one shape are taken together. Other groups are stepped by SGD with Nesterov's momentum.
+    The matrices of one shape are taken together. Other groups are stepped by SGD with Nesterov's momentum, or, with
+    ``adaptive``, by AdamW with betas (momentum, .95).
 
     Args:
-        groups: parameters or parameter groups; each may have all the options below, and `orthogonal` (True).
+        groups: parameters or parameter groups; each may have all the options below, and `orthogonal` (True) and
+            `adaptive` (False).
         lr, momentum, weight_decay: as of SGD; the decay is decoupled, w <- (1 - lr weight_decay) w.
         steps: of Newton-Schulz.
         unit_rows: scale each kernel to a root mean square row norm of one before its update; for kernels whose size
@@ -52,6 +55,7 @@ class Muon(Optimizer):
             "steps": steps,
             "unit_rows": unit_rows,
             "orthogonal": True,
+            "adaptive": False,
         }
         super().__init__(groups, defaults)
         for group in self.param_groups:
@@ -66,7 +70,8 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            updates = [(p, self._momentum(p, group["momentum"])) for p in group["params"] if p.grad is not None]
+            direction = self._adapted if group["adaptive"] and not group["orthogonal"] else self._momentum
+            updates = [(p, direction(p, group["momentum"])) for p in group["params"] if p.grad is not None]
             if group["orthogonal"]:
                 updates = self._orthogonal(updates, group["steps"])
             for p, update in updates:
@@ -83,6 +88,18 @@ class Muon(Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
         return p.grad + momentum * state["momentum"].mul_(momentum).add_(p.grad)  # type: ignore[operator]
+
+    def _adapted(self, p: Tensor, momentum: float) -> Tensor:
+        """Adam's: the mean of the gradients over the root of the mean of their squares."""
+        state = self.state[p]
+        if "step" not in state:
+            state["step"], state["mean"], state["square"] = 0, torch.zeros_like(p), torch.zeros_like(p)
+        state["step"] += 1
+        means = []
+        for name, value, beta in (("mean", p.grad, momentum), ("square", p.grad.square(), SQUARES)):  # type: ignore[union-attr]
+            state[name].lerp_(value, 1 - beta)
+            means.append(state[name] / (1 - beta ** state["step"]))
+        return means[0] / (means[1].sqrt() + EPS)
 
     @staticmethod
     def _orthogonal(updates: list[tuple[Tensor, Tensor]], steps: int) -> list[tuple[Tensor, Tensor]]:

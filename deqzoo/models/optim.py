@@ -31,7 +31,7 @@ def make_optimizer(
 
     Args:
         groups: parameters with a learning rate of their own; a parameter belongs to the first whose pattern fits its
-            name. With "muon" they are stepped by SGD, and what is left must be kernels.
+            name. With "muon" they are stepped by SGD or, if adaptive, by Adam, and what is left must be kernels.
         options: further ones of the optimiser.
     """
     if name not in OPTIMIZERS:
@@ -48,8 +48,8 @@ def make_optimizer(
         part["momentum"] = group.momentum
     if name == "sgd":
         return SGD(parts, lr=lr, momentum=momentum, nesterov=momentum > 0, **options)
-    for part in parts[2:]:
-        part["orthogonal"] = False
+    for part, (group, _) in zip(parts[2:], chosen, strict=True):
+        part["orthogonal"], part["adaptive"] = False, group.adaptive
     return Muon([part for part in parts if part["params"]], lr=lr, momentum=momentum, **options)
 
 

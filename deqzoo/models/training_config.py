@@ -10,7 +10,7 @@ class Optimizer(Enum):
 
     adamw = "adamw"
     sgd = "sgd"
-    muon = "muon"  # of matrices and kernels; what is in `parameter_groups` is stepped by sgd
+    muon = "muon"  # of matrices and kernels; what is in `parameter_groups` is stepped by SGD or Adam
 
 
 class Schedule(Enum):
@@ -30,6 +30,7 @@ class ParameterGroup:
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
+    adaptive: bool = False  # muon only: Adam's step, of betas (momentum, .95), in place of SGD's
 
 
 @dataclass

@@ -67,6 +67,16 @@ def test_other_groups_are_stepped_by_sgd():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_adaptive_groups_are_stepped_by_adamw():
+    start = [torch.randn(3), torch.randn(2, 2)]
+    options = {"lr": 0.1, "weight_decay": 0.2}
+    ours = trained(
+        start, lambda p: Muon([{"params": p, "orthogonal": False, "adaptive": True}], momentum=0.8, **options)
+    )
+    theirs = trained(start, lambda p: torch.optim.AdamW(p, betas=(0.8, 0.95), **options))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_its_state_can_be_saved():
     p = nn.Parameter(torch.eye(3))
     optimizer = Muon([p], lr=0.1)
