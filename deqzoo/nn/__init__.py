@@ -5,6 +5,7 @@ from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propag
 from .cells import ConvCell, PlainConvCell
 from .classifier import DEQClassifier
 from .contractive import ContractiveCell, ContractiveConvCell, ContractiveLinearCell
+from .contractive_attention import AttentionInjection, AttentionInput, ContractiveAttentionCell
 from .contractive_classifier import contractive_net
 from .data_cleaning import DataCleaner
 from .deq import DEQ
@@ -15,7 +16,7 @@ from .flow import ContinuousFlow, FlowODE
 from .graph import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
 from .image_classifier import ImageClassifier, conv_net, residual_net
 from .image_flow import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
-from .language_model import LanguageModel
+from .language_model import ContractiveLanguageModel, LanguageModel
 from .latent_ode import LatentODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
@@ -38,11 +39,15 @@ __all__ = [
     "MAML",
     "Adaptation",
     "Adjacency",
+    "AttentionInjection",
+    "AttentionInput",
     "BottleneckDynamics",
     "ConcatSquashNet",
     "ContinuousFlow",
+    "ContractiveAttentionCell",
     "ContractiveCell",
     "ContractiveConvCell",
+    "ContractiveLanguageModel",
     "ContractiveLinearCell",
     "ConvCell",
     "ConvDynamics",

@@ -132,7 +132,8 @@ class ContractiveCell(nn.Module):
     def _estimate(self, kernel: Tensor, update: bool) -> Tensor:
         """||V||_2 from below, |V v| for the unit vector v that V^T makes of the last step's."""
         with torch.no_grad():
-            v = F.normalize(self.transposed(kernel, self.vector).flatten(), dim=0).view_as(self.vector)
+            v = self.transposed(kernel, self.vector)
+            v = v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
         image = self.multiply(kernel, v)
         if update:
             self.vector.copy_(image.detach() / image.detach().norm())
@@ -196,22 +197,10 @@ class _BoundOf(torch.autograd.Function):
         return (ctx.steepest(kernel) * tangent.double()).sum().to(kernel.dtype)
 
 
-class ContractiveLinearCell(ContractiveCell):
-    """The cell of a dense V, on states (batch, features). Its bound is its norm, by an SVD.
-
-    Args:
-        features: width of the state.
-        rho_max, rho: see `ContractiveCell`.
-
-    >>> cell = ContractiveLinearCell(5).eval()
-    >>> cell(torch.zeros(2, 5), torch.ones(2, 5)).shape, round(cell.lipschitz(), 3)
-    (torch.Size([2, 5]), 0.7)
-    """
+class DenseContractiveCell(ContractiveCell):
+    """A cell of which V is a matrix. Its bound is its norm, by an SVD."""
 
     stretch = 1.0
-
-    def __init__(self, features: int, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
-        super().__init__((features, features), (features,), rho_max=rho_max, rho=rho)
 
     def multiply(self, kernel: Tensor, z: Tensor) -> Tensor:
         """V z."""
@@ -223,8 +212,24 @@ class ContractiveLinearCell(ContractiveCell):
 
     def steepest(self, kernel: Tensor) -> Tensor:
         """As `ContractiveCell.steepest`: u v^T of the largest singular value u^T V v."""
-        u, _, vh = torch.linalg.svd(kernel.double())
+        u, _, vh = torch.linalg.svd(kernel.double(), full_matrices=False)
         return u[:, :1] * vh[:1]
+
+
+class ContractiveLinearCell(DenseContractiveCell):
+    """The cell of a dense V, on states (batch, features). Its bound is its norm, by an SVD.
+
+    Args:
+        features: width of the state.
+        rho_max, rho: see `ContractiveCell`.
+
+    >>> cell = ContractiveLinearCell(5).eval()
+    >>> cell(torch.zeros(2, 5), torch.ones(2, 5)).shape, round(cell.lipschitz(), 3)
+    (torch.Size([2, 5]), 0.7)
+    """
+
+    def __init__(self, features: int, *, rho_max: float = 0.9, rho: float = 0.7) -> None:
+        super().__init__((features, features), (features,), rho_max=rho_max, rho=rho)
 
 
 class ContractiveConvCell(ContractiveCell):

@@ -1,19 +1,18 @@
-"""Language models: embedding, equilibrium of a causal transformer cell, logits of the next token; and their samples."""
+"""Language models: embedding, equilibrium of a causal cell, logits of the next token."""
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
 from ..implicit import FixedPointSolver, Gradient
+from .contractive_attention import AttentionInjection, ContractiveAttentionCell
 from .deq import DEQ
+from .next_token import NextTokenModel
 from .transformer import TransformerCell
 from .vocabulary import Vocabulary
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(NextTokenModel):
     """Predicts each next token of a sequence from those before it.
 
     x = embedding(tokens), z* = cell(z*, x), logits = head(z*): a sequence is one system, whose equilibrium is causal as
@@ -29,7 +28,7 @@ class LanguageModel(nn.Module):
         solver, gradient: of the equilibrium layer, see `DEQ`.
 
     >>> model = LanguageModel(vocabulary=Vocabulary.of("to be", "characters"), window=8, width=8, heads=2)
-    >>> model(torch.tensor([[1, 2, 3]])).shape, len(model.generate("to", length=3))
+    >>> model(model.vocabulary.encode("to ")[None]).shape, len(model.generate("to", length=3))
     (torch.Size([1, 3, 6]), 5)
     """
 
@@ -47,10 +46,9 @@ class LanguageModel(nn.Module):
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
     ) -> None:
-        super().__init__()
         if layers < 0:
             raise ValueError(f"layers must not be negative, got {layers}")
-        self.vocabulary, self.window = vocabulary, window
+        super().__init__(vocabulary, window)
         self.embedding = nn.Embedding(len(vocabulary), width)
         self.injection = nn.Linear(width, width, bias=False)
         cells = [TransformerCell(width, heads, expansion, dropout) for _ in range(max(layers, 1))]
@@ -61,100 +59,65 @@ class LanguageModel(nn.Module):
             self.head.weight = self.embedding.weight
         nn.init.normal_(self.head.weight, std=0.02)
 
-    @property
-    def equilibria(self) -> list[DEQ]:
-        """The equilibrium layer, if it has one."""
-        return [] if self.deq is None else [self.deq]
-
     def inject(self, tokens: Tensor) -> Tensor:
         """The cell's input x for tokens (B, T): (B, T, width)."""
         return self.injection(self.embedding(tokens))
 
     def forward(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-        """Logits of each next token, (B, T, vocabulary).
-
-        Args:
-            tokens: (B, T) int64.
-            start: (B, S, width), S <= T: near the equilibrium of the first S positions; the solve starts there.
-        """
+        """As `NextTokenModel.forward`."""
         x = self.inject(tokens)
         if self.deq is not None:
-            return self.head(self.deq(x, None if start is None else torch.cat([start, x[:, start.shape[1] :]], 1)))
+            return self.head(self.equilibrium(x, start))
         z = x
         for layer in self.layers:
             z = layer(z, z)
         return self.head(z)
 
-    @torch.no_grad()
-    def generate(
+
+class ContractiveLanguageModel(NextTokenModel):
+    """Predicts each next token of a sequence by an equilibrium that is certified to exist and to be unique.
+
+    x = injection(embedding(tokens)), z* = cell(z*, x), logits = head(norm(z*)), with an `AttentionInjection` and a
+    `ContractiveAttentionCell`.
+
+    Args:
+        vocabulary: the tokens.
+        window: the most tokens of a sequence: those of a window in training.
+        width, heads, rho_max, rho: of the cell.
+        features: channels of the embedding.
+        size, context: of the injection.
+        solver, gradient: of the equilibrium layer, see `DEQ`.
+
+    >>> vocabulary = Vocabulary.of("to be", "characters")
+    >>> model = ContractiveLanguageModel(vocabulary=vocabulary, window=8, width=8, heads=2, features=4)
+    >>> model(vocabulary.encode("to ")[None]).shape, len(model.generate("to", length=3)), model.eval().deq.certified
+    (torch.Size([1, 3, 6]), 5, True)
+    """
+
+    def __init__(
         self,
-        prompt: str,
-        length: int,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-        warm_start: bool = True,
-    ) -> str:
-        """The prompt and ``length`` tokens drawn to follow it, one after the other.
+        vocabulary: Vocabulary,
+        window: int,
+        width: int,
+        heads: int,
+        features: int,
+        size: int = 16,
+        context: int = 4,
+        rho_max: float = 0.9,
+        rho: float = 0.7,
+        solver: FixedPointSolver | None = None,
+        gradient: Gradient | None = None,
+    ) -> None:
+        super().__init__(vocabulary, window)
+        self.embedding = nn.Embedding(len(vocabulary), features)
+        self.injection = AttentionInjection(features, width, heads, window=window, size=size, context=context)
+        cell = ContractiveAttentionCell(width, heads, rho_max=rho_max, rho=rho)
+        self.deq = DEQ(cell, solver=solver, gradient=gradient)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(vocabulary), bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
 
-        It looks back on ``window`` tokens. The equilibrium does not change where the text does not, as it is causal:
-        with ``warm_start`` a solve starts from that of the text so far, and ends sooner, as the stop rule looks at all
-        positions together. A tighter ``tol`` (see `deqzoo.load`) makes the last one as exact as from a cold start.
-
-        Args:
-            prompt: at least one token, all of the vocabulary.
-            length: tokens to draw.
-            temperature: divides the logits; 0: always the likeliest token.
-            top_k: draw from so many likeliest tokens; None: from all.
-            seed: of the draws; the same seed gives the same text.
-            warm_start: whether solves start from the last one.
-
-        Raises:
-            ValueError: a prompt with unknown tokens or none, or an option that cannot be.
-        """
-        tokens = self._checked(prompt, length, temperature, top_k)
-        random = torch.Generator().manual_seed(seed)
-        start: Tensor | None = None
-        training = self.training
-        self.eval()  # without dropout: the text follows from the seed
-        try:
-            for _ in range(length):
-                window = tokens[None, -self.window :].to(self.embedding.weight.device)
-                logits = self(window, start)[0, -1]
-                if warm_start and self.deq is not None and self.deq.solution is not None:
-                    z = self.deq.solution.value
-                    start = z[:, 1:] if z.shape[1] == self.window else z  # the first token leaves a full window
-                drawn = _draw(logits.double().cpu(), temperature, top_k, random)
-                tokens = torch.cat([tokens, drawn])
-        finally:
-            self.train(training)
-        return self.vocabulary.decode(tokens.tolist())
-
-    def _checked(self, prompt: str, length: int, temperature: float, top_k: int | None) -> Tensor:
-        """The tokens of a prompt, after a look at all that `generate` was given."""
-        if unknown := self.vocabulary.unknown(prompt):
-            known = ", ".join(map(repr, self.vocabulary.tokens[1:101]))
-            listed = ", ".join(map(repr, unknown[:8]))
-            raise ValueError(
-                f"the prompt has {self.vocabulary.unit} that the model does not know: {listed}; it knows {known}"
-            )
-        tokens = self.vocabulary.encode(prompt)
-        if not len(tokens):
-            raise ValueError("the prompt is empty; give at least one token, such as a newline")
-        if length < 0 or not 0 <= temperature < math.inf:
-            raise ValueError(f"length and temperature must be finite and not negative, got {length} and {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        return tokens
-
-
-def _draw(logits: Tensor, temperature: float, top_k: int | None, random: torch.Generator) -> Tensor:
-    """One token, (1,), never the unknown one, which is the first."""
-    logits[0] = -torch.inf
-    if temperature == 0:
-        return logits.argmax(keepdim=True)
-    if top_k is not None and top_k < len(logits):
-        logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-    # Shifted first: a tiny temperature may take logits, but not their differences from the largest, past infinity.
-    return torch.multinomial(((logits - logits.max()) / temperature).softmax(0), 1, generator=random)
+    def forward(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
+        """As `NextTokenModel.forward`."""
+        return self.head(self.norm(self.equilibrium(self.injection(self.embedding(tokens)), start)))

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from deqzoo.implicit import Anderson
-from deqzoo.nn import LanguageModel, Vocabulary
+from deqzoo.nn import ContractiveLanguageModel, LanguageModel, Vocabulary
 from tests.implicit.solvers.helpers import F64, assert_close
 
 VOCABULARY = Vocabulary.of("to be, or not to be", "characters")
@@ -21,13 +21,27 @@ def model_of(**options):
     return LanguageModel(vocabulary=VOCABULARY, **options).to(F64).eval()
 
 
+def contractive(**options):
+    """One with a contractive cell."""
+    torch.manual_seed(0)
+    options = {"window": 8, "width": 8, "heads": 2, "features": 4, "solver": SHARP} | options
+    return ContractiveLanguageModel(vocabulary=VOCABULARY, **options).to(F64).eval()
+
+
+MAKERS = {
+    "transformer": model_of,
+    "explicit": lambda **options: model_of(layers=3, **options),
+    "contractive": contractive,
+}
+
+
 def tokens_of(*shape):
     return torch.randint(1, len(VOCABULARY), shape)
 
 
-@pytest.mark.parametrize("layers", [0, 3])
-def test_changing_a_token_changes_no_logits_before_it(layers):
-    model, tokens = model_of(layers=layers), tokens_of(2, 8)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_changing_a_token_changes_no_logits_before_it(make):
+    model, tokens = make(), tokens_of(2, 8)
     logits = model(tokens)
     for t in range(8):
         other = tokens.clone()
@@ -48,6 +62,23 @@ def test_gradient_reaches_every_parameter(layers, tied):
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
     assert ("head.weight" in dict(model.named_parameters())) != tied
+
+
+def test_gradient_reaches_every_parameter_of_a_contractive_one():
+    model, tokens = contractive().train(), tokens_of(4, 8)
+    F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    assert all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in model.parameters())
+
+
+def test_contractive_one_is_the_composition_of_its_parts():
+    model, tokens = contractive(), tokens_of(2, 5)
+    x = model.injection(model.embedding(tokens))
+    z = model.deq.cell.initial_state(x)
+    for _ in range(200):
+        z = model.deq.cell(z, x)
+    assert_close(model(tokens), model.head(model.norm(z)), 1e-8)
+    assert model.deq.certified
+    assert model.equilibria == [model.deq]
 
 
 def test_explicit_twin_applies_each_layer_once():
@@ -110,8 +141,9 @@ def test_text_follows_from_the_seed_whatever_the_mode_and_the_temperature():
     assert len(model.generate("to", length=8, temperature=1e300)) == 10
 
 
-def test_warm_start_saves_evaluations_and_changes_nothing():
-    model, spent = model_of(window=32, solver=Anderson(tol=1e-8, max_steps=100)), {}
+@pytest.mark.parametrize("make", [model_of, contractive])
+def test_warm_start_saves_evaluations_and_changes_nothing(make):
+    model, spent = make(window=32, solver=Anderson(tol=1e-8, max_steps=100)), {}
     hook = lambda deq, *_: spent[warm].append(deq.solution.nfe)  # noqa: E731
     model.deq.register_forward_hook(hook)
     texts = {}
