@@ -21,6 +21,7 @@ import ode
 import report
 import well_posed
 import well_posed_cifar
+import well_posed_step
 from measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
 from problems import classifier_problem, ridge_problem, solver_problems
 
@@ -282,6 +283,22 @@ def test_well_posed_cells_beside_others(tmp_path, monkeypatch, capsys):
     assert 1 < equilibrium["nfe"][0] <= 12
     assert explicit["nfe"] == [1.0]
     assert "not converged" in capsys.readouterr().out
+
+
+def test_a_step_of_well_posed_equilibria_beside_one_by_hand(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["well_posed_step.py", "--quick", "--json", str(tmp_path / "s.json")])
+    assert well_posed_step.main() == 0
+    told = json.loads((tmp_path / "s.json").read_text())
+    through, hand = told["rows"]
+    stages = 2
+    assert (through["evaluations"], through["products"]) == (hand["evaluations"], hand["products"])
+    # By hand: the stem, evaluations, injections, norms (V v and V^T u); through DEQ one evaluation on a tape more.
+    assert hand["convolutions"] == 1 + hand["evaluations"] + 3 * stages
+    assert through["convolutions"] == hand["convolutions"] + stages
+    assert through["input_gradients"] == hand["input_gradients"] + stages
+    assert through["kernel_gradients"] == hand["kernel_gradients"]
+    assert told["checks"][1]["kept"]
+    assert "gradients of kernels" in capsys.readouterr().out
 
 
 def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):

@@ -99,8 +99,10 @@ class DEQ(SolverLayer):
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
         if hasattr(self.cell, "prepare"):
-            prepared = self.cell.prepare(x)
-            return lambda z, x: self.cell(z, x, prepared), (x,)
+            # As arguments: what a closure holds is found by one evaluation more. An axis of its own in front tells
+            # what was prepared from the samples, which a compact solve may cut.
+            prepared = map_tensors(lambda t: t.unsqueeze(0), self.cell.prepare(x))
+            return lambda z, x, prepared: self.cell(z, x, map_tensors(_without_axis, prepared)), (x, prepared)
         f, parameters = with_parameters(self.cell)
         if self.training:
             f = same_randomness(f, tensor_leaves(z0)[0].device)
@@ -146,6 +148,10 @@ def recorded_residuals(layers: Iterable[DEQ]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _without_axis(t: Tensor) -> Tensor:
+    return t.squeeze(0)
 
 
 def _refuse_batch_norm(cell: Any) -> None:

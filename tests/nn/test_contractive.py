@@ -209,6 +209,26 @@ def test_every_sample_converges_at_the_rate_of_the_bound():
     assert bool((deq.solution.trace[1:5] < 0.75 * deq.solution.trace[:4]).all())
 
 
+def test_a_training_step_evaluates_the_cell_once_more_than_the_solve():
+    cell, calls = ContractiveConvCell(4, (5, 5)), []
+    deq = DEQ(cell, solver=Picard(tol=1e-4), gradient=Implicit(Neumann(k=30, tol=1e-4)))
+    cell.register_forward_hook(lambda *_: calls.append(0))
+    deq(torch.randn(3, 4, 5, 5)).square().sum().backward()
+    assert len(calls) == deq.solution.nfe + 1
+    assert deq.solution.backward.nfe > 0
+
+
+def test_a_compact_solve_cuts_the_samples_and_not_a_kernel_of_as_many_channels():
+    solver = Picard(tol=1e-6, max_steps=100)
+    deq = DEQ(ContractiveConvCell(4, (5, 5)).eval(), solver=solver).eval()
+    x = torch.randn(4, 4, 5, 5) * torch.tensor([1e-3, 1.0, 0.0, 1e3]).view(4, 1, 1, 1) - 0.1
+    expected = deq(x)
+    assert deq.solution.steps.unique().numel() > 1
+    deq.compact = True
+    torch.testing.assert_close(deq(x), expected)
+    assert bool(deq.solution.converged.all())
+
+
 @pytest.mark.parametrize("body", ["equilibrium", "once", "explicit"])
 def test_the_bodies_have_as_many_parameters_and_train(body):
     network = contractive_net((16, 16), ["a", "b"], [0.5] * 3, [0.3] * 3, widths=[8, 12], body=body)
