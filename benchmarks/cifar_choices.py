@@ -31,11 +31,6 @@ from deqzoo.plots.figure import panels, save
 FEW = 3  # steps of Anderson: 4 NFE
 
 
-def fixed_penalty(factor: float) -> dict[str, Any]:
-    """Settings of a Jacobian penalty that does not follow the solves."""
-    return {"jacobian_penalty": factor, "unconverged_at_most": None}
-
-
 CHOICES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipe", "as it is"): {},
     ("network", "two stages"): {"widths": [64, 192]},
@@ -43,10 +38,10 @@ CHOICES: dict[tuple[str, str], dict[str, Any]] = {
     ("network", "group normalisation outside the cells"): {"entry_norm": "group"},
     ("network", "mirror images alike"): {"mirror": True},
     ("network", "3x3 convolutions between the stages"): {"entry_kernel": 3},
-    ("solves", "4 NFE in training"): {"train_max_steps": FEW, **fixed_penalty(1.0)},
-    ("solves", "4 NFE in training, penalty .1"): {"train_max_steps": FEW, **fixed_penalty(0.1)},
-    ("solves", "penalty .1"): fixed_penalty(0.1),
-    ("solves", "penalty 5"): fixed_penalty(5.0),
+    ("solves", "4 NFE in training"): {"train_max_steps": FEW},
+    ("solves", "4 NFE in training, penalty .1"): {"train_max_steps": FEW, "jacobian_penalty": 0.1},
+    ("solves", "penalty .1"): {"jacobian_penalty": 0.1},
+    ("solves", "penalty 5"): {"jacobian_penalty": 5.0},
     ("gradient", "one step"): {"gradient": "one_step", "gradient_options": {}},
     ("gradient", "phantom, 2 steps"): {"gradient": "phantom", "gradient_options": {"steps": 2}},
     ("optimiser", "SGD, .1"): {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},

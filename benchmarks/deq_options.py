@@ -44,7 +44,6 @@ EXACT = {"tol": 1e-3, "max_steps": 30}  # of GMRES
 OPTIONS: dict[tuple[str, str], Options] = {  # what is changed in the shipped recipe
     SHIPPED: {},
     ("training", "no Jacobian regularisation"): {"jacobian_penalty": 0.0},
-    ("training", "regularisation that follows the solves"): {"unconverged_at_most": 0.1},
     ("training", "fixed-point correction, 3 and 7 steps"): {"correction_steps": [3, 7]},
     ("training", "variational dropout, .1"): {"dropout": 0.1},
     ("training", "weight normalisation"): {"weight_norm": True},

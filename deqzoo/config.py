@@ -26,6 +26,7 @@ from deqzoo.models.config import DEQClassifierConfig as DEQClassifierConfig
 from deqzoo.paths import zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
+FORMER = ("unconverged_at_most",)  # settings of models that older checkpoints have; at null they say nothing
 
 
 class ConfigError(ValueError):
@@ -148,6 +149,7 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
 
     Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
     """
+    settings = {key: value for key, value in settings.items() if value is not None or key not in FORMER}
     config = _typed(_kind(settings, MODEL_KINDS, where), settings, where)
     for name in config:
         if str(name).endswith("_options"):

@@ -26,7 +26,6 @@ class FixedPointTraining(TrainingConfig):
     """How any model of DEQ layers is trained."""
 
     jacobian_penalty: float = 0.0  # factor of ||df/dz||^2: keeps the solves short
-    unconverged_at_most: float | None = None  # fraction of a batch: the factor adapts to it; null: it stays
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
     train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
     train_tol: float | None = None  # of a solve in training; null: tol of the solver_options
@@ -37,13 +36,6 @@ class FixedPointTraining(TrainingConfig):
         super().__post_init__()
         if self.unrolled_steps < 0 or self.unrolled_depth < 1:
             raise ValueError("unrolled_steps must not be negative, and unrolled_depth must be at least 1.")
-        if self.unconverged_at_most is not None and not (
-            0 < self.unconverged_at_most < 1 and self.jacobian_penalty > 0
-        ):
-            raise ValueError(
-                f"unconverged_at_most must lie in (0, 1), and jacobian_penalty, which it adapts, be positive; "
-                f"got {self.unconverged_at_most} and {self.jacobian_penalty}."
-            )
         if self.jacobian_samples is not None and self.jacobian_samples < 1:
             raise ValueError(f"jacobian_samples must be at least 1, or null for all; got {self.jacobian_samples}.")
         if self.train_max_steps is not None and self.train_max_steps < 0:

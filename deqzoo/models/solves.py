@@ -46,11 +46,6 @@ def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
     return metrics
 
 
-def unconverged(layers: Sequence[SolverLayer]) -> Tensor:
-    """The fraction of samples of the last batch of which some DEQ layer did not meet its tolerance."""
-    return _unconverged(_solutions(layers, DEQ))
-
-
 def residuals(layers: Sequence[SolverLayer]) -> Tensor:
     """The residual of each sample of the last batch, the largest over the DEQ layers; empty if there are none."""
     solutions = _solutions(layers, DEQ)

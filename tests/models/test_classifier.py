@@ -1,17 +1,14 @@
 """The classifier's LightningModule, by hand and without Hydra."""
 
 import copy
-import math
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
 
 from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
-from deqzoo.implicit import Anderson
-from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network, deq_module
+from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network
 from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.nn import DEQ
@@ -119,69 +116,6 @@ def test_jacobian_penalty_joins_the_training_loss(tmp_path):
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
     module.eval()(images)
     assert module.penalties() == {}
-
-
-def trained_steps(tol, tmp_path, steps=30, **options):
-    """The module after a run of so many steps with at most three steps a solve."""
-    model = network(widths=[8, 8])
-    for layer in model.equilibria:
-        layer.solver = Anderson(tol=tol, max_steps=3)
-    module = DEQClassifierModule(model, jacobian_penalty=0.5, unconverged_at_most=0.2, **options)
-    trainer = Trainer(max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, **QUIET)
-    trainer.fit(module, DataLoader([batch()] * steps, batch_size=None))
-    return module
-
-
-def followed(excess, steps):
-    """The factor after so many steps with the same excess, from 0.5 on."""
-    smooth = [excess * (1 - 0.9 ** (n + 1)) for n in range(steps)]
-    return 0.5 * math.exp(smooth[-1] + 0.02 * sum(smooth))
-
-
-@pytest.mark.parametrize(("tol", "excess"), [(0.9, -0.2), (1e-12, 0.8)])
-def test_penalty_follows_the_fraction_of_samples_that_miss_the_tolerance(tol, excess, tmp_path):
-    """All of the batch meets the loose tolerance, none the tight one."""
-    factor = followed(excess, 30)
-    module = trained_steps(tol, tmp_path)
-    assert module.penalty_factor.item() == pytest.approx(factor, rel=1e-4)
-    assert module.trainer.callback_metrics["train/penalty_factor"].item() == pytest.approx(factor, rel=1e-4)
-    again = DEQClassifierModule(network(widths=[8, 8]), jacobian_penalty=0.5, unconverged_at_most=0.2)
-    again.load_state_dict(module.state_dict())  # a run that is resumed goes on with it
-    assert again.penalty_factor == module.penalty_factor
-    assert again.violation == module.violation
-    assert module.violation.item() == pytest.approx(excess * (1 - 0.9**30), rel=1e-4)
-
-
-def test_penalty_eases_as_soon_as_the_solves_do(tmp_path):
-    """The proportional term takes back at once what it added, where the sum alone would go on rising for a while."""
-    module = trained_steps(1e-12, tmp_path, steps=30)
-    module.log = lambda *args: None
-    high = module.penalty_factor.item()
-    for layer in module.network.equilibria:
-        layer.solver = Anderson(tol=0.9, max_steps=3)
-    module.network(batch()[0])
-    module._adapt_penalty(0.2)
-    assert module.violation > 0.2
-    assert module.penalty_factor.item() < 0.95 * high
-
-
-@pytest.mark.parametrize(("tol", "factor"), [(0.9, 0.5e-3), (1e-12, 500.0)])
-def test_penalty_stays_in_sight_of_the_first_one(tol, factor, tmp_path, monkeypatch):
-    """A factor that fell for long, while all converged, is back soon when they no longer do."""
-    monkeypatch.setattr(deq_module, "INTEGRAL", 50.0)
-    assert trained_steps(tol, tmp_path, steps=9).penalty_factor.item() == pytest.approx(factor, rel=1e-4)
-
-
-def test_penalty_is_not_adapted_to_unrolled_steps(tmp_path):
-    assert trained_steps(1e-12, tmp_path, steps=5, unrolled_steps=3).penalty_factor.item() == pytest.approx(
-        followed(0.8, 2), rel=1e-4
-    )
-
-
-@pytest.mark.parametrize("options", [{"unconverged_at_most": 1.5}, {"jacobian_penalty": 0.0}])
-def test_adaptation_of_no_penalty_is_an_error(options):
-    with pytest.raises(ValueError, match=r"unconverged_at_most must lie in \(0, 1\), and jacobian_penalty"):
-        DEQClassifierModule(network(), **({"jacobian_penalty": 1.0, "unconverged_at_most": 0.1} | options))
 
 
 def test_shares_of_the_equilibrium():
