@@ -10,10 +10,8 @@ from torch import nn
 
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.baseline import baseline_accuracy
-from deqzoo.models.contractive_check import check_rows, contractive_check
 from deqzoo.models.deq_classifier import DEQClassifierKind
-from deqzoo.models.kinds import Check, Trained
+from deqzoo.models.kinds import Trained
 from deqzoo.models.options import fixed_point_gradient, fixed_point_solver, settings_errors
 from deqzoo.nn import contractive_net
 
@@ -70,23 +68,6 @@ class ContractiveClassifierKind(DEQClassifierKind):
             from deqzoo.plots import PANELS, plot_training
 
             plot_training(trained.history, folder / "training.png", {"accuracy": PANELS["accuracy"]})
-
-    check = Check(
-        name="deq_check",
-        title="Does the equilibrium do the work?",
-        measure=lambda trained: measure(trained),
-        rows=check_rows,
-    )
-
-
-def measure(trained: Trained) -> dict[str, Any]:
-    """`contractive_check` on all test images, and the baseline's accuracy; nothing of explicit networks."""
-    if trained.settings.body != "equilibrium":
-        return {}
-    found = contractive_check(trained.network, trained.test_batches())  # type: ignore[arg-type]
-    if baseline := baseline_accuracy(trained.settings.baseline, trained.data):
-        found["baseline"] = baseline
-    return found
 
 
 KIND = ContractiveClassifierKind()

@@ -25,7 +25,7 @@ def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: boo
         ", ".join(f"{METRICS[name].label} {METRICS[name].show(test[name])}" for name in costs),
     ]
     if "largest_residual" in (check := metrics.get("deq_check", {})):
-        lines.append(_convergence(check))
+        lines += _convergence(check)
     if trained:
         lines[0] += f" after {duration(metrics['time'])}"
     lines += ["", f"run folder   {shown(folder)}"]
@@ -36,13 +36,18 @@ def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: boo
     console.print(Rule(), *lines, sep="\n")
 
 
-def _convergence(check: Mapping[str, Any]) -> str:
-    """How many samples reached their equilibrium, and whether the model counts as a DEQ."""
+def _convergence(check: Mapping[str, Any]) -> list[str]:
+    """How many samples reached their equilibrium, what is predicted there, and whether the model counts as a DEQ."""
     n, missed = check["n"], round(check["unconverged"] * check["n"])
     samples = f"all {n:,} samples converged" if not missed else f"{missed:,} of {n:,} samples did not converge"
-    worst = f"largest residual {check['largest_residual']:.1e} within {check['nfe']:.0f} NFE"
+    residuals = f"residual {check['median_residual']:.1e} in the median, {check['largest_residual']:.1e} at most"
     counts = "the equilibrium does the work" if check["passed"] else "it does not count as a DEQ: see the card"
-    return f"{samples} ({worst}); {counts}"
+    show = METRICS["accuracy"].show
+    return [
+        f"{samples} ({residuals}, within {check['nfe']:.0f} NFE); {counts}",
+        f"accuracy {show(check['accuracy_tight'])} at tolerance 1e-4, {show(check['accuracy_one_step'])} with each "
+        f"cell applied once; a second solver, to 1e-5, labels {check['disagreements']:,} of {n:,} otherwise",
+    ]
 
 
 def report_sweep(runs: list[dict[str, Any]]) -> None:

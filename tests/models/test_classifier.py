@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from deqzoo.config import DEQClassifierConfig
 from deqzoo.data import ImageData
 from deqzoo.models import Classifier, DEQClassifierModule, ImageInfo, build_network
-from deqzoo.models.deq_check import deq_check, flop_share, parameter_share
+from deqzoo.models.deq_check import check_rows, deq_check, flop_share, parameter_share
 from deqzoo.models.jacobian import jacobian_penalty
 from deqzoo.nn import DEQ
 
@@ -127,12 +127,36 @@ def test_shares_of_the_equilibrium():
     assert flop_share(model, images) == pytest.approx(12 * in_cell / (12 * in_cell + stem + head))
 
 
-def test_deq_check_measures_what_it_says():
+def test_the_check_of_cells_that_nothing_bounds():
     model = network().eval()
     own = model.equilibria[0].solver
-    result = deq_check(model, [batch(), batch()], limit=20)
+    batches = [batch(), batch(4)]
+    result = deq_check(model, batches)
     assert result["n"] == 20
     assert model.equilibria[0].solver is own
-    assert 0 < result["median_residual"] <= 1e-2
-    assert 0 <= result["accuracy_one_step"] <= 1
-    assert abs(result["accuracy_tight"] - result["accuracy_12_nfe"]) <= 0.1
+    assert result["parameter_share"] == 1 - (8 * 2 + 8 * 10 + 10) / sum(p.numel() for p in model.parameters())
+    assert result["state_share"] == parameter_share(model)
+    assert result["certified"] is None
+    rows = [row[0] for row in check_rows(result)]
+    assert not [row for row in rows if "certified" in row]
+    assert "counts as a DEQ" in rows
+    older = {name: result[name] for name in ("parameter_share", "accuracy_tight", "n", "passed")}
+    assert [row[0] for row in check_rows(older)] == [
+        "parameters in the equilibria and their injections",
+        "accuracy at tolerance 1e-4",
+    ]
+    assert 0 < result["median_residual"] <= result["largest_residual"]
+    with torch.no_grad():
+        right = torch.cat([model(images).argmax(1) == labels for images, labels in batches])
+        (layer,), x = model.equilibria, model.entries[0](model.stem((batches[1][0] - model.mean) / model.std))
+        z = layer(x)
+    assert result["accuracy"] == right.double().mean()
+    worst = ((layer.cell(z, x) - z).flatten(1).norm(dim=1) / layer.cell(z, x).flatten(1).norm(dim=1)).max()
+    assert result["largest_residual"] >= worst * 0.99
+
+
+def test_samples_that_miss_the_equilibrium_do_not_count():
+    model = network(solver_options={"tol": 1e-3, "max_steps": 1}).eval()
+    result = deq_check(model, [batch()])
+    assert result["unconverged"] == 1
+    assert not result["passed"]

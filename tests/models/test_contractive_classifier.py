@@ -9,7 +9,7 @@ import deqzoo
 from deqzoo.data.info import ImageInfo
 from deqzoo.implicit import Picard
 from deqzoo.models import build_network
-from deqzoo.models.contractive_check import check_rows, contractive_check
+from deqzoo.models.deq_check import check_rows, deq_check
 from deqzoo.models.metrics import METRICS
 from deqzoo.nn import contractive_net, use_solver
 from deqzoo.training.report import report
@@ -40,6 +40,15 @@ def test_the_run_says_whether_all_samples_converged(finished, capsys):
     report(finished.metrics, finished.folder, finished.kind, trained=True)
     told = " ".join(capsys.readouterr().out.split())
     assert ("all 360 samples converged" in told) == (finished.settings.model.body == "equilibrium")
+    if check := finished.metrics["deq_check"]:
+        others = check["disagreements"]
+        for words in (
+            f"residual {check['median_residual']:.1e} in the median, {check['largest_residual']:.1e} at most",
+            f"accuracy {100 * check['accuracy_tight']:.2f} % at tolerance 1e-4",
+            f"{100 * check['accuracy_one_step']:.2f} % with each cell applied once",
+            f"a second solver, to 1e-5, labels {others} of 360 otherwise",
+        ):
+            assert words in told
     card = (finished.folder / "export" / "README.md").read_text()
     assert ("| converged to 1e-2 within 12 NFE | 360 of 360 | all |" in card) == ("samples converged (" in told)
 
@@ -77,7 +86,7 @@ def labelled(n):
 
 def test_the_check_measures_what_it_says():
     model, batches = network(), [labelled(20), labelled(10)]
-    found = contractive_check(model, batches)
+    found = deq_check(model, batches)
     assert found["n"] == 30
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     everything, stages = sum(sizes.values()), sum(n for name, n in sizes.items() if name.startswith("body."))
@@ -105,7 +114,7 @@ def test_the_check_measures_what_it_says():
 def test_a_network_that_does_not_converge_does_not_count():
     model = network()
     with use_solver(model, Picard(tol=1e-3, max_steps=1)):
-        found = contractive_check(model, [labelled(20)])
+        found = deq_check(model, [labelled(20)])
     assert found["unconverged"] > 0
     assert found["passed"] is False
     assert {row[0]: row[1] for row in check_rows(found)}["counts as a DEQ"] == "**no**"
@@ -178,7 +187,7 @@ def test_deq_cifar_is_of_the_size_and_shares_that_are_asked_for():
     model = build_network(composed("model=deq_cifar").model, info).eval()
     assert sum(p.numel() for p in model.parameters()) < 4_000_000
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found = contractive_check(model, [(images, torch.arange(4))])
+    found = deq_check(model, [(images, torch.arange(4))])
     assert found["parameter_share"] > 0.99
     assert found["state_share"] > 0.6
     assert found["flop_share"] > 0.99

@@ -46,8 +46,6 @@ def finished(request, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqzoo.models.deq_classifier.LARGE", 0)
-        patch.setattr("deqzoo.models.deq_classifier.CHECKED_ON_CPU", 20)
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
         patch.setattr("deqzoo.models.deq_classifier.DRAWN", 50)
         return run(folder, f"model={request.param}", *SMALL, *SHAPES[request.param])
@@ -57,7 +55,7 @@ def test_recipe_trains(finished):
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics["test"]["n"] == 360
     assert metrics["test"]["nfe"] == 5
-    assert metrics["deq_check"]["n"] == 20
+    assert metrics["deq_check"]["n"] == 360
     assert 0 < metrics["deq_check"]["parameter_share"] < 1
     assert {path.name for path in (finished.folder / "plots").iterdir()} == {
         "accuracy_over_nfe.png",
