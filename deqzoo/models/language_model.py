@@ -1,4 +1,4 @@
-"""The kind ``language_model``: DEQ transformers of characters or words, and their explicit twins."""
+"""The kind ``language_model``: equilibria with attention, of characters or words, and their explicit twins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from deqzoo.config import ConfigError
 from deqzoo.data.info import TextInfo
 from deqzoo.models.config import FixedPointConfig, FixedPointTraining, LanguageModelConfig, TrainingConfig
 from deqzoo.models.kinds import EQUILIBRIA, Check, Kind, Trained
@@ -20,12 +21,15 @@ from deqzoo.models.options import (
     refuse,
     settings_errors,
 )
-from deqzoo.nn import LanguageModel, Vocabulary
+from deqzoo.nn import ContractiveLanguageModel, LanguageModel, Vocabulary
 
 if TYPE_CHECKING:
     from deqzoo.models.module import SolverModule
 
 
+_CELLS = "transformer", "contractive"
+_OF_CONTRACTIVE = {"features", "context", "size", "rho_max", "rho"}
+_OF_TRANSFORMERS = {"expansion", "dropout", "layers", "tied"}
 _OF_EQUILIBRIA = {field.name for part in (FixedPointConfig, FixedPointTraining) for field in fields(part)} - {
     "compile",  # explicit layers, too
     *(field.name for field in fields(TrainingConfig)),
@@ -41,7 +45,12 @@ class LanguageModelKind(Kind):
     takes = "tokens -> logits of the next ones; model.generate(prompt, length) -> text"
 
     def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
-        """See `deqzoo.nn.LanguageModel`."""
+        """See `deqzoo.nn.LanguageModel` and `deqzoo.nn.ContractiveLanguageModel`."""
+        if settings.cell not in _CELLS:
+            raise ConfigError(f"model.cell={settings.cell}: valid are {', '.join(_CELLS)}.")
+        if settings.cell == "contractive":
+            return self._contractive(settings, info)
+        refuse(settings, _OF_CONTRACTIVE, "model.cell=transformer")
         if settings.layers > 0:
             refuse(settings, _OF_EQUILIBRIA, f"model.layers={settings.layers}, explicit layers")
         with settings_errors():
@@ -54,6 +63,24 @@ class LanguageModelKind(Kind):
                 dropout=settings.dropout,
                 layers=settings.layers,
                 tied=settings.tied,
+                solver=fixed_point_solver(settings),
+                gradient=fixed_point_gradient(settings),
+            )
+
+    @staticmethod
+    def _contractive(settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
+        refuse(settings, _OF_TRANSFORMERS, "model.cell=contractive")
+        with settings_errors():
+            return ContractiveLanguageModel(
+                vocabulary=Vocabulary(info.vocabulary, info.unit),
+                window=info.length,
+                width=settings.width,
+                heads=settings.heads,
+                features=settings.features,
+                size=settings.size,
+                context=settings.context,
+                rho_max=settings.rho_max,
+                rho=settings.rho,
                 solver=fixed_point_solver(settings),
                 gradient=fixed_point_gradient(settings),
             )
@@ -83,6 +110,8 @@ class LanguageModelKind(Kind):
         facts = {"network": f"width {model['width']}, {model['heads']} heads"}
         if model["layers"]:
             return facts | {"layers": f"{model['layers']}, each applied once: the explicit twin"}
+        if model.get("cell") == "contractive":
+            facts["Lipschitz constant of the cell"] = f"below {model['rho_max']:g}"
         return facts | {
             "forward solver": described(model["solver"], model["solver_options"]),
             "gradient": described(model["gradient"], model["gradient_options"]),

@@ -32,10 +32,11 @@ class ContractiveAttentionCell(DenseContractiveCell):
 
     with the matrices [W_0 .. W_H] = W = rho_max sigmoid(gain) V / ||V||_2 side by side, as of a `ContractiveCell`.
 
-    It contracts by ||W||_2 < rho_max in the norm ||z|| = max_t |z_t|_2. For relu never takes two vectors further apart,
-    and W is applied to the vector of all sqrt(m_h) (A_h z)_t. No (A_h z)_t is longer than ||z||, as each is an average,
-    or less; hence that vector is no longer than (sum_h m_h)^(1/2) ||z|| = ||z||. For rho_max < 1 the equilibrium
-    exists, is unique, and each plain iteration brings it nearer by that factor at least, whatever A.
+    It contracts by ||W||_2 < rho_max in the norm ||z|| = max_t |z_t|_2: relu never takes two vectors further apart, and
+    W is applied to the vector of all sqrt(m_h) (A_h z)_t, with A_0 z = z. No (A_h z)_t is longer than ||z||, as it is
+    an average, or less; hence that vector is no longer than (sum_h m_h)^(1/2) ||z|| = ||z||. For rho_max < 1 the
+    equilibrium exists, is unique, and each plain iteration brings it nearer by that factor at least, whatever A. Where
+    m_h is |v_h|^2 for the blocks v_h of W's largest right singular vector, some A reaches the bound.
 
     Args:
         width: channels of the state.

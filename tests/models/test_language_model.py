@@ -28,7 +28,6 @@ SMALL = [
     "data.batch_size=16",
     "model.width=8",
     "model.heads=2",
-    "model.dropout=0.1",
     "model.ema_decay=0.5",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
@@ -37,13 +36,19 @@ SMALL = [
 
 
 SOLVES = ["model.solver_options.tol=1e-6", "model.train_max_steps=7"]
+BOUNDED, UNBOUNDED = "deq_lm_shakespeare", "deq_lm_shakespeare_unbounded"
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """A recipe's command line, on a small text."""
-    text = write_text(tmp_path_factory.mktemp("text") / "own.txt")
-    return ["model=deq_lm_shakespeare", *SMALL, *SOLVES, f"data.file={text}"]
+def small(tmp_path_factory):
+    """Overrides that make a recipe small, and its text too."""
+    return [*SMALL, f"data.file={write_text(tmp_path_factory.mktemp('text') / 'own.txt')}"]
+
+
+@pytest.fixture(scope="module")
+def words(small):
+    """The command line of the recipe with a transformer cell."""
+    return [f"model={UNBOUNDED}", *small, *SOLVES, "model.dropout=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,7 @@ def test_run_folder_and_logs(finished):
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics["test"]["nfe"] == 12
     begin, end = finished.data.spans["test"]
+    assert not metrics["language_model_check"]["certified"]
     assert metrics["test"]["n"] == metrics["language_model_check"]["n"] == end - begin - 1
     assert metrics["test"]["bits_per_char"] == pytest.approx(metrics["test"]["loss"] / math.log(2), rel=1e-4)
     assert metrics["test"]["perplexity"] == pytest.approx(math.exp(metrics["test"]["loss"]), rel=1e-4)
@@ -118,10 +124,31 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, words, tmp_path, m
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("entry", ["lm_shakespeare"])
-def test_explicit_twin(entry, words, tmp_path):
-    explicit = [word for word in words[1:] if word not in SOLVES]
-    twin = run(tmp_path, f"model={entry}", *explicit, "trainer.max_steps=2")
+def test_a_contractive_cell_is_certified_and_every_window_converges(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(SAMPLE, "length", 10)
+    done = run(tmp_path, f"model={BOUNDED}", *small, "model.features=4", "model.size=3", "trainer.precision=32-true")
+    check, test = done.metrics["language_model_check"], done.metrics["test"]
+    assert check["certified"]
+    assert check["unconverged"] == test["unconverged"] == 0
+    assert check["largest_residual"] <= check["tol"] == done.settings.model.solver_options["tol"]
+    assert check["nfe"] <= 30
+    assert check["bits"] == pytest.approx(test["bits_per_char"], rel=1e-4)
+    assert check["bits_tight"] == pytest.approx(check["bits"], abs=1e-3)
+    begin, end = done.data.spans["test"]
+    assert check["n"] == end - begin - 1
+    counted = {
+        name: sum(p.numel() for p in part.parameters()) for name, part in done.module.trained_network.named_children()
+    }
+    assert check["state_share"] == pytest.approx(counted["deq"] / sum(counted.values()))
+    assert check["parameter_share"] == pytest.approx((counted["deq"] + counted["injection"]) / sum(counted.values()))
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "| the cell is certified to contract | yes |" in card
+    assert f"| {check['windows']} of {check['windows']} | all, within 30 NFE |" in card
+    assert deqzoo.load(tmp_path / "export").deq.certified
+
+
+def test_explicit_twin(small, tmp_path):
+    twin = run(tmp_path, "model=lm_shakespeare", *small, "trainer.max_steps=2")
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"training.png"}
     card = (tmp_path / "export" / "README.md").read_text()
     assert "the explicit twin" in card
@@ -166,6 +193,9 @@ def test_one_batch_is_learned_by_heart():
         ("model.heads=3", "model.heads=3 must divide width=8"),
         ("model.layers=2", "model.* has no meaning for model.layers=2, explicit layers"),
         ("model.layers=-1", "model.layers must not be negative"),
+        ("model.cell=liquid", "model.cell=liquid: valid are transformer, contractive"),
+        ("model.cell=contractive", "model.dropout has no meaning for model.cell=contractive"),
+        ("model.rho=0.5", "model.rho has no meaning for model.cell=transformer"),
         ("model.solver=anderso", "model.solver=anderso: valid are anderson"),
         ("model.gradient_options.steps=3", "model.gradient=implicit: .*steps"),
         ("data=digits", "data=digits has images; .* needs tokens"),
