@@ -182,14 +182,15 @@ def test_gradients_at_the_shipped_weights_are_those_of_finite_differences(entry,
 
 
 @pytest.mark.slow
-def test_deq_cifar_is_of_the_size_and_shares_that_are_asked_for():
+@pytest.mark.parametrize(("entry", "limit"), [("deq_cifar", 4_000_000), ("deq_cifar_small", 172_000)])
+def test_entries_are_of_the_size_and_shares_that_are_asked_for(entry, limit):
     info = ImageInfo(3, list("0123456789"), [0.5] * 3, [0.25] * 3, (32, 32))
-    model = build_network(composed("model=deq_cifar").model, info).eval()
-    assert sum(p.numel() for p in model.parameters()) < 4_000_000
+    model = build_network(composed(f"model={entry}").model, info).eval()
+    assert sum(p.numel() for p in model.parameters()) < limit
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = deq_check(model, [(images, torch.arange(4))])
-    assert found["parameter_share"] > 0.99
+    assert found["parameter_share"] > 0.98
     assert found["state_share"] > 0.6
-    assert found["flop_share"] > 0.99
+    assert found["flop_share"] > 0.98
     assert found["certified"]
     assert found["unconverged"] == 0
