@@ -36,6 +36,7 @@ SMALL = [
 
 
 SOLVES = ["model.solver_options.tol=1e-6", "model.train_max_steps=7"]
+CERTIFIED = ["model.rho_max=0.9", "model.rho=0.7", "model.features=4", "model.size=3", "trainer.precision=32-true"]
 BOUNDED, UNBOUNDED = "deq_lm_shakespeare", "deq_lm_shakespeare_unbounded"
 
 
@@ -126,7 +127,7 @@ def test_cut_off_run_resumes_to_the_same_parameters(finished, words, tmp_path, m
 
 def test_a_contractive_cell_is_certified_and_every_window_converges(small, tmp_path, monkeypatch):
     monkeypatch.setitem(SAMPLE, "length", 10)
-    done = run(tmp_path, f"model={BOUNDED}", *small, "model.features=4", "model.size=3", "trainer.precision=32-true")
+    done = run(tmp_path, f"model={BOUNDED}", *small, *CERTIFIED)
     check, test = done.metrics["language_model_check"], done.metrics["test"]
     assert check["certified"]
     assert check["unconverged"] == test["unconverged"] == 0
