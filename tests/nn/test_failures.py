@@ -29,8 +29,11 @@ from deqzoo.nn import (
     DEQ,
     IMAML,
     MAML,
+    AttentionInjection,
     ContinuousFlow,
+    ContractiveAttentionCell,
     ContractiveConvCell,
+    ContractiveLanguageModel,
     ContractiveLinearCell,
     DataCleaner,
     DEQClassifier,
@@ -77,6 +80,13 @@ LAYERS = {  # name: (layer, a batch of three)
         lambda: DEQ(ContractiveConvCell(4, (5, 5)), solver=Picard(tol=1e-5, max_steps=100)),
         rows(4, 5, 5),
     ),
+    "ContractiveAttentionCell": (
+        lambda: nn.Sequential(
+            AttentionInjection(4, 8, heads=2, window=5),
+            DEQ(ContractiveAttentionCell(8, heads=2), solver=Picard(tol=1e-5, max_steps=100)),
+        ),
+        rows(5, 4),
+    ),
     "contractive_net": (lambda: contractive_net((8, 8), ["a", "b"], [0.5], [0.5], widths=[4]), rows(1, 8, 8)),
     "DEQ of a transformer": (lambda: DEQ(TransformerCell(8, 2), solver=SHARP), rows(5, 8)),
     "DEQ of many resolutions": (lambda: DEQ(MDEQCell([8, 8], groups=2), solver=SHARP), rows(8, 6, 6)),
@@ -109,9 +119,10 @@ METHODS = {
     "FirstOrderMAML": FirstOrderMAML(steps=2, lr=0.1),
     "IMAML": IMAML(strength=2.0, solver=LBFGS(tol=1e-4)),
 }
-OWN_TEST = {"DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner"}
+OWN_TEST = {"ContractiveLanguageModel", "DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner"}
 NO_SOLVER = {
-    "Adaptation", "Adjacency", "BottleneckDynamics", "ConcatSquashNet", "ContractiveCell", "ConvCell",
+    "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
+    "BottleneckDynamics", "ConcatSquashNet", "ContractiveCell", "ConvCell",
     "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
     "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
@@ -251,8 +262,10 @@ def test_a_graph_is_one_system(bad):
         assert told(lambda: network(features, edges)).warned
 
 
-def test_a_language_model_without_the_budget():
-    model = LanguageModel(vocabulary=Vocabulary.of("abc", "characters"), window=4, width=8, heads=2).eval()
+@pytest.mark.parametrize(("kind", "settings"), [(LanguageModel, {}), (ContractiveLanguageModel, {"features": 4})])
+def test_a_language_model_without_the_budget(kind, settings):
+    vocabulary = Vocabulary.of("abc", "characters")
+    model = kind(vocabulary=vocabulary, window=4, width=8, heads=2, **settings).eval()
     with use_solver(model, Picard(max_steps=1, tol=1e-9)):
         assert told(lambda: model(torch.ones(2, 4, dtype=torch.long))).warned
 

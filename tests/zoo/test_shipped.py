@@ -77,7 +77,8 @@ def test_files_and_sizes(name):
 
 
 def test_all_checkpoints_together_are_small():
-    assert sum(path.stat().st_size for path in zoo_path("checkpoints").rglob("*")) < 40e6
+    """They travel inside the wheel: a package index takes files of up to 100 MB."""
+    assert sum(path.stat().st_size for path in zoo_path("checkpoints").rglob("*")) < 60e6
 
 
 def test_accuracy_of_the_default_entry_is_its_metrics():
