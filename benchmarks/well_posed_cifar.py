@@ -1,4 +1,4 @@
-"""What the recipe deq_cifar was chosen by: its network, its bound, its solves and its training, one thing changed each.
+"""Choices of the recipe deq_cifar: its network, its bound, its solves and its training, one thing changed each.
 
 All see the same batches of CIFAR-10 and are tested on images of the validation part with the recipe's solver. The loss
 is the mean over the last fifth of the training, a less noisy measure than the accuracy. `--plot FILE` draws it.

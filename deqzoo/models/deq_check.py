@@ -55,8 +55,8 @@ def deq_check(network: nn.Module, batches: Batches) -> dict[str, Any]:
     result: dict[str, Any] = {
         "parameter_share": _count(p for stage in stages for p in stage.parameters()) / _count(network.parameters()),
         "state_share": parameter_share(network),
-        "flop_share": _flop_share(network, stages, few, Picard(tol=0.0, max_steps=BUDGET - 1)),
-        "flop_share_used": _flop_share(network, stages, few),
+        "flop_share": flop_share(network, stages, few, Picard(tol=0.0, max_steps=BUDGET - 1)),
+        "flop_share_used": flop_share(network, stages, few),
         "certified": all(layer.certified for layer in bounded) if bounded else None,
         "unconverged": (own["residual"] > RESIDUAL).double().mean().item(),
         "median_residual": own["residual"].median().item(),
@@ -88,7 +88,7 @@ def _run(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], solver: A
     """
     labels, residuals, nfe = [], [], []
     layers: Any = network.equilibria
-    with _solved_by(network, solver), recorded_residuals(layers) as found:
+    with solved_by(network, solver), recorded_residuals(layers) as found:
         for images, _ in batches:
             found.clear()
             labels.append(network(images).argmax(1).cpu())
@@ -98,7 +98,7 @@ def _run(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], solver: A
 
 
 @contextmanager
-def _solved_by(network: nn.Module, solver: FixedPointSolver | None) -> Iterator[None]:
+def solved_by(network: nn.Module, solver: FixedPointSolver | None) -> Iterator[None]:
     """Another solver, None: the own one, for the samples alone that have not converged; failures are counted.
 
     A splitting takes the whole batch.
@@ -115,13 +115,16 @@ def _stages(network: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _flop_share(
-    network: nn.Module, stages: Sequence[nn.Module], images: Tensor, solver: FixedPointSolver | None = None
+def flop_share(
+    network: nn.Module, modules: Sequence[nn.Module], inputs: Tensor, solver: FixedPointSolver | None = None
 ) -> float:
-    """FLOPs of the stages over all of a forward pass."""
-    with _solved_by(network, solver):
-        network(images)  # the bound of a norm is found once, not in every pass
-        return share_of_flops(stages, lambda: network(images))
+    """FLOPs inside of the modules over all of a forward pass; None: with the own solver.
+
+    Matrix products and convolutions are counted.
+    """
+    with solved_by(network, solver):
+        network(inputs)  # the bound of a norm is found once, not in every pass
+        return share_of_flops(modules, lambda: network(inputs))
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -132,17 +135,6 @@ def parameter_share(network: nn.Module) -> float:
     """Parameters of the equilibrium cells over all parameters."""
     in_cells = {id(p): p.numel() for deq in network.equilibria for p in deq.cell.parameters()}  # type: ignore[union-attr]
     return sum(in_cells.values()) / sum(p.numel() for p in network.parameters())
-
-
-@torch.no_grad()
-def flop_share(network: nn.Module, images: Tensor) -> float:
-    """FLOPs of the equilibrium cells over all FLOPs of a forward pass with 12 evaluations of each cell.
-
-    Matrix products and convolutions are counted; the solver's own are none, as plain iteration is used here.
-    """
-    cells = [deq.cell for deq in network.equilibria]  # type: ignore[union-attr]
-    with use_solver(network, Picard(tol=0.0, max_steps=11)):
-        return share_of_flops(cells, lambda: network(images))
 
 
 def share_of_flops(modules: Iterable[nn.Module], run: Callable[[], object]) -> float:

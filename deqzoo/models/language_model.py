@@ -48,41 +48,21 @@ class LanguageModelKind(Kind):
         """See `deqzoo.nn.LanguageModel` and `deqzoo.nn.ContractiveLanguageModel`."""
         if settings.cell not in _CELLS:
             raise ConfigError(f"model.cell={settings.cell}: valid are {', '.join(_CELLS)}.")
-        if settings.cell == "contractive":
-            return self._contractive(settings, info)
-        refuse(settings, _OF_CONTRACTIVE, "model.cell=transformer")
+        contractive = settings.cell == "contractive"
+        own, others = (_OF_CONTRACTIVE, _OF_TRANSFORMERS) if contractive else (_OF_TRANSFORMERS, _OF_CONTRACTIVE)
+        refuse(settings, others, f"model.cell={settings.cell}")
         if settings.layers > 0:
             refuse(settings, _OF_EQUILIBRIA, f"model.layers={settings.layers}, explicit layers")
+        kind: Any = ContractiveLanguageModel if contractive else LanguageModel
         with settings_errors():
-            return LanguageModel(
+            return kind(
                 vocabulary=Vocabulary(info.vocabulary, info.unit),
                 window=info.length,
                 width=settings.width,
                 heads=settings.heads,
-                expansion=settings.expansion,
-                dropout=settings.dropout,
-                layers=settings.layers,
-                tied=settings.tied,
                 solver=fixed_point_solver(settings),
                 gradient=fixed_point_gradient(settings),
-            )
-
-    @staticmethod
-    def _contractive(settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
-        refuse(settings, _OF_TRANSFORMERS, "model.cell=contractive")
-        with settings_errors():
-            return ContractiveLanguageModel(
-                vocabulary=Vocabulary(info.vocabulary, info.unit),
-                window=info.length,
-                width=settings.width,
-                heads=settings.heads,
-                features=settings.features,
-                size=settings.size,
-                context=settings.context,
-                rho_max=settings.rho_max,
-                rho=settings.rho,
-                solver=fixed_point_solver(settings),
-                gradient=fixed_point_gradient(settings),
+                **{name: getattr(settings, name) for name in own},
             )
 
     def module(self, network: nn.Module, settings: LanguageModelConfig) -> "SolverModule":

@@ -1,7 +1,6 @@
 """Does the equilibrium of a language model do the work? And: its explicit twins, what generation costs, a sample."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor, nn
 from deqzoo.implicit import Anderson, FixedPointSolver, Picard, make_solver
 from deqzoo.models.baseline import baseline_costs, shipped_baseline
 from deqzoo.models.bits import bits_per_char, totals
-from deqzoo.models.deq_check import RESIDUAL, SHARE, STATE_SHARE, share_of_flops
+from deqzoo.models.deq_check import RESIDUAL, SHARE, STATE_SHARE, flop_share, parameter_share, solved_by
 from deqzoo.models.kinds import Trained
-from deqzoo.nn import use_solver
 from deqzoo.nn.deq import recorded_residuals
-from deqzoo.nn.layer import use_options
 from deqzoo.nn.vocabulary import NEWLINE
 
 GAP = 0.01  # largest gap in bits per character between the own solver and a tight tolerance
@@ -53,8 +50,8 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
     total = _count(network)
     result: dict[str, Any] = {
         "parameter_share": (_count(network.deq.cell) + _count(network.injection)) / total,
-        "state_share": _count(network.deq.cell) / total,
-        "flop_share": _flop_share(network, batches[0][0][:8]),
+        "state_share": parameter_share(network),
+        "flop_share": flop_share(network, [network.deq.cell, network.injection], batches[0][0][:8]),
         "certified": network.deq.certified,
         "tol": tol,
         "nfe": own["nfe"],
@@ -109,20 +106,12 @@ def over_nfe(network: nn.Module, batch: Batch) -> dict[str, list[tuple[int, floa
 def _test(network: Any, batches: Sequence[Batch], solver: FixedPointSolver | None = None) -> dict[str, Any]:
     """Bits, tokens, the most NFE in a batch, and each window's residual; None: the own solver."""
     sums, nfe = torch.zeros(3, dtype=torch.float64), 0
-    options = use_options(network.equilibria, on_failure="ignore")  # failures are counted
-    with options, use_solver(network, solver) if solver else nullcontext(), recorded_residuals(network.equilibria) as r:
+    with solved_by(network, solver), recorded_residuals(network.equilibria) as residuals:
         for tokens, targets in batches:
             characters = torch.tensor(network.vocabulary.characters, device=targets.device)
             sums += totals(network(tokens), targets, characters).double().cpu()
             nfe = max(nfe, network.deq.solution.nfe)
-    return {"bits": bits_per_char(sums).item(), "n": int(sums[1]), "nfe": nfe, "residual": torch.cat(r)}
-
-
-@torch.no_grad()
-def _flop_share(network: Any, tokens: Tensor) -> float:
-    """FLOPs of the cell and its injection over all of a forward pass."""
-    network(tokens)  # the bound of a cell's norm is found once, not in every pass
-    return share_of_flops([network.deq.cell, network.injection], lambda: network(tokens))
+    return {"bits": bits_per_char(sums).item(), "n": int(sums[1]), "nfe": nfe, "residual": torch.cat(residuals)}
 
 
 def _count(module: nn.Module) -> int:

@@ -75,7 +75,7 @@ class LanguageModel(NextTokenModel):
 
 
 class ContractiveLanguageModel(NextTokenModel):
-    """Predicts each next token of a sequence by an equilibrium that is certified to exist and to be unique.
+    """Predicts each next token of a sequence by an equilibrium that, for rho_max < 1, is sure to exist and be unique.
 
     x = injection(embedding(tokens)), z* = cell(z*, x), logits = head(norm(z*)), with an `AttentionInjection` and a
     `ContractiveAttentionCell`.

@@ -35,7 +35,7 @@ class Whitening(nn.Module):
         self.weight = nn.Parameter(torch.empty(self.channels, in_channels, 2, 2), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(6 * in_channels if symmetric else self.channels))
         directions = nn.init.orthogonal_(torch.empty(4 * in_channels, 4 * in_channels))
-        self._set(_even_and_odd(in_channels, directions.dtype) if symmetric else directions)
+        self._set(_even_and_odd(in_channels, directions.dtype, directions.device) if symmetric else directions)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -45,7 +45,7 @@ class Whitening(nn.Module):
         if not self.symmetric:
             self._set(_scaled_directions(moments))
             return
-        parts = _even_and_odd(len(moments) // 4, moments.dtype).chunk(2)
+        parts = _even_and_odd(len(moments) // 4, moments.dtype, moments.device).chunk(2)
         self._set(torch.cat([_scaled_directions(part @ moments @ part.T) @ part for part in parts]))
 
     def partners(self) -> Tensor:
@@ -79,7 +79,7 @@ def _scaled_directions(moments: Tensor) -> Tensor:
     return (directions / (variances + SMALLEST).sqrt()).T.flip(0)
 
 
-def _even_and_odd(in_channels: int, dtype: torch.dtype) -> Tensor:
+def _even_and_odd(in_channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """An orthonormal basis of 2x2 patches: those that are their mirror images, then those that are its negatives."""
-    rows = torch.eye(2 * in_channels, dtype=dtype).view(-1, in_channels, 2, 1) * 0.5**0.5
+    rows = torch.eye(2 * in_channels, dtype=dtype, device=device).view(-1, in_channels, 2, 1) * 0.5**0.5
     return torch.cat([torch.cat([rows, sign * rows], dim=3).flatten(1) for sign in (1, -1)])

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import deqzoo
 from deqzoo.config import ConfigError
 from deqzoo.data.info import ImageInfo
+from deqzoo.implicit import Picard
 from deqzoo.models import build_network
 from deqzoo.models.deq_check import flop_share, parameter_share
 from deqzoo.training.history import read_history
@@ -88,7 +89,8 @@ def test_sizes(name, limit):
     assert count <= limit
     assert count == sum(p.numel() for p in twin.parameters())
     assert parameter_share(network) > 0.8
-    assert flop_share(network, torch.rand(1, 3, 32, 32)) > 0.8
+    cells = [layer.cell for layer in network.equilibria]
+    assert flop_share(network, cells, torch.rand(1, 3, 32, 32), Picard(tol=0.0, max_steps=11)) > 0.8
 
 
 @pytest.mark.parametrize("name", [*TWIN, *EXPLICIT])

@@ -48,3 +48,10 @@ def test_symmetric_directions_span_all_patches():
 def test_a_whitening_that_is_not_symmetric_has_no_partners():
     with pytest.raises(ValueError, match="only a symmetric whitening"):
         Whitening(3).partners()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_it_is_fitted_on_the_device_of_the_images(symmetric):
+    whitening = Whitening(1, symmetric).to("meta")
+    whitening.fit(torch.rand(2, 1, 4, 4, device="meta"))  # a tensor of the CPU among those is an error
+    assert whitening.weight.is_meta
