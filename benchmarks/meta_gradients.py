@@ -1,9 +1,10 @@
 """How right are meta-gradients? `python benchmarks/meta_gradients.py [--entry imaml_omniglot_5w1s] [--tasks 20]`.
 
 On test tasks of an iMAML entry, with its trained weights (fresh ones where it has none), the meta-gradient of each
-method is compared with a reference for the same proximal problem: in float64, from the entry's own inner solution on,
-to a stationarity of 1e-6 and a linear residual of 1e-8. Cosines and relative errors are medians over the tasks that
-have a reference: where the inner problem has no regular minimum (as with ReLU) there is none, which is told.
+method is compared with a reference for the same proximal problem: in float64, from the method's own inner solution on
+(MAML's from that of iMAML's defaults), to a stationarity of 1e-6 and a linear residual of 1e-8. Cosines and relative
+errors are medians over the tasks that have a reference: where the inner problem has no regular minimum (as with ReLU)
+there is none, which is told. A recipe may end its inner solves early, at the cost that its row shows.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from deqzoo.nn import IMAML, MAML, FirstOrderMAML, MetaLearner
 from deqzoo.nn.adaptation import each_task
 
 STATIONARITY, LINEAR = 1e-6, 1e-8  # of the reference
-LEAST_COSINE = 0.99  # of iMAML at its default settings, with a smooth network
+DEFAULTS = "iMAML, defaults"
+LEAST_COSINE = 0.99  # of these, with a smooth network
 LANCZOS = 20  # steps
 
 
@@ -116,10 +118,11 @@ def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], n
 
 
 def methods(learner: MetaLearner) -> dict[str, MetaLearner]:
-    """The entry's own method, and others beside it."""
+    """iMAML as it is by default and as the entry has it, and others beside them."""
     own: Any = learner.method
     quiet = {"strength": own.strength, "on_failure": "ignore"}
     beside = {
+        DEFAULTS: IMAML(**quiet),
         "iMAML, recipe": own,
         "iMAML, Hessian-free": IMAML(solver=NewtonCG(tol=1e-3), linear_solver=CG(tol=1e-3), **quiet),
         "iMAML, MINRES": dataclasses.replace(own, linear_solver=MINRES(max_steps=10)),
@@ -139,10 +142,12 @@ def measure(learner: MetaLearner, tasks: list[tuple[Tensor, ...]]) -> list[Row]:
     found: dict[str, list[tuple[float, float, float | None, Extremes]]] = {}
     for task in tasks:
         x, y, *_ = task
-        _, near, _ = meta_gradient(learner, task)
-        exact = reference(learner, own.strength, task, near)
+        by_default: Any = None  # the first method's
         for name, other in methods(learner).items():
             gradient, adapted, solution = meta_gradient(other, task)
+            if name == DEFAULTS:
+                by_default = adapted
+            exact = reference(learner, own.strength, task, by_default if solution is None else adapted)
             objective = IMAML(own.strength).objective(other.task_loss)
             ends = curvature(objective, adapted, other.start, x, y, batch_dims=1, steps=LANCZOS)
             cosine = math.nan if exact is None else torch.cosine_similarity(gradient, exact, 0).item()
@@ -199,8 +204,9 @@ def main() -> int:
     checks = []
     if options.activation != "relu":  # whose inner problem need not have a regular minimum: reported without a bar
         promise = f"iMAML at its default settings: median cosine at least {LEAST_COSINE:g}, most tasks with a reference"
-        kept = rows[0].cosine >= LEAST_COSINE and 2 * rows[0].tasks > count
-        checks.append(Check(promise, f"{rows[0].cosine:.5f} over {rows[0].tasks} of {count} tasks", kept))
+        default = next(row for row in rows if row.method == DEFAULTS)
+        kept = default.cosine >= LEAST_COSINE and 2 * default.tasks > count
+        checks.append(Check(promise, f"{default.cosine:.5f} over {default.tasks} of {count} tasks", kept))
     print_checks(console, checks)
     return finished(options, ["deqzoo"], checks, rows=rows)
 
