@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import LightningModule
+from lightning.pytorch import Trainer
 from report import finished, open_console, print_table, started
 from torch import Tensor, nn
-from training import fit, recipe
+from training import Losses, fit, recipe
 
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson, Picard
@@ -66,15 +68,17 @@ class Row:
     losses: list[float]
 
 
-class Recorder(DEQClassifierModule):
-    """Keeps loss and NFE of each training step."""
+class Recorder(Losses):
+    """Keeps the NFE of each training step, too, the largest over the layers."""
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """As the module trains."""
-        loss = super().training_step(batch, batch_idx)
-        self.losses.append(loss.item())
-        self.nfe.append(max(layer.solution.nfe for layer in solver_layers(self.network)))
-        return loss
+    def __init__(self) -> None:
+        super().__init__()
+        self.nfe: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
+        """After each step."""
+        super().on_train_batch_end(trainer, module, *rest)
+        self.nfe.append(max(layer.solution.nfe for layer in solver_layers(module.network)))
 
 
 def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Namespace) -> Row:
@@ -85,11 +89,11 @@ def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Na
     if options.quick:
         settings, images = dataclasses.replace(settings, widths=[8, 8], stem=8), ImageData("digits", batch_size=64)
     torch.manual_seed(0)
-    module = Recorder.of(build_network(settings, images.info), settings)
-    module.losses, module.nfe = [], []
+    module = DEQClassifierModule.of(build_network(settings, images.info), settings)
+    recorder = Recorder()
     started_at = time.process_time()
     steps = 3 if options.quick else options.steps
-    fit(module, images, epochs=1000, steps=steps, clip=trainer.gradient_clip_val)
+    fit(module, images, epochs=1000, steps=steps, clip=trainer.gradient_clip_val, callbacks=[recorder])
     seconds = (time.process_time() - started_at) / steps
     held_out = first_batches(images.val_dataloader(), 100 if options.quick else options.images)
     network = module.trained_network.eval()
@@ -99,8 +103,8 @@ def measure(name: tuple[str, str], changes: dict[str, Any], options: argparse.Na
         with use_solver(network, solver):
             accuracies.append(test(network, held_out)[0])
     parameters = sum(p.numel() for p in network.parameters())
-    mean_nfe = sum(module.nfe) / len(module.nfe)
-    return Row(*name, parameters, accuracy, *accuracies, nfe, residual, mean_nfe, seconds, module.losses)
+    mean_nfe = sum(recorder.nfe) / len(recorder.nfe)
+    return Row(*name, parameters, accuracy, *accuracies, nfe, residual, mean_nfe, seconds, recorder.values)
 
 
 @torch.no_grad()

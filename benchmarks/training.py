@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import OmegaConf
 
 from deqzoo import config
@@ -30,6 +32,7 @@ def fit(
     steps: int = -1,
     clip: float | None = None,
     precision: str | int = "32-true",
+    callbacks: Sequence[Callback] = (),
 ) -> int:
     """Train on the CPU for so many epochs, or steps if they are fewer; returns the steps taken."""
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -37,6 +40,17 @@ def fit(
         warnings.simplefilter("ignore")
         limits: dict[str, Any] = {"max_epochs": epochs, "max_steps": steps, "limit_val_batches": 0}
         chosen: Any = {"gradient_clip_val": clip, "precision": precision}
-        trainer = Trainer(accelerator="cpu", **chosen, **limits, **off)
+        trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **chosen, **limits, **off)
         trainer.fit(module, datamodule=data)
     return trainer.global_step
+
+
+class Losses(Callback):
+    """Keeps the loss of each training step, in `values`; NaN where the step was skipped."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
+        """After each step."""
+        self.values.append(outputs["loss"].item() if outputs else math.nan)

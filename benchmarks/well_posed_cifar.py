@@ -18,11 +18,12 @@ import torch
 import well_posed_variants as variants
 from report import finished, open_console, print_table, started
 from torch import Tensor, nn
-from training import fit, recipe
+from training import Losses, fit, recipe
 
 from deqzoo.data import ImageData
-from deqzoo.models import DEQClassifierModule, build_network
+from deqzoo.models import build_network
 from deqzoo.models.deq_check import first_batches
+from deqzoo.models.kinds import kind_of
 from deqzoo.nn import ImageClassifier
 from deqzoo.nn.deq import recorded_residuals
 from deqzoo.plots.figure import panels, save
@@ -86,18 +87,6 @@ class Row:
     losses: list[float]
 
 
-class Recorder(DEQClassifierModule):
-    """Keeps the loss of each training step."""
-
-    losses: list[float]
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """As the module trains."""
-        loss = super().training_step(batch, batch_idx)
-        self.losses.append(torch.nan if loss is None else loss.item())
-        return loss
-
-
 def measure(name: tuple[str, str], choice: Choice, options: argparse.Namespace) -> Row:
     """Train and test one choice."""
     settings, data, trainer = recipe("deq_cifar")
@@ -106,26 +95,24 @@ def measure(name: tuple[str, str], choice: Choice, options: argparse.Namespace) 
     images = ImageData("cifar10", batch_size=data.batch_size, augment=data.augment, root=options.root)
     if options.quick:
         settings, images = dataclasses.replace(settings, widths=[8], halve_first=False), ImageData("digits")
-    if settings.body == "explicit":
-        groups = [group for group in settings.parameter_groups if "gain" not in group.match]
-        settings = dataclasses.replace(settings, parameter_groups=groups)
     torch.manual_seed(0)
     network: Any = build_network(settings, images.info)
     if choice.change is not None:
         choice.change(network)
     network.to(memory_format=torch.channels_last)
-    module = Recorder.of(network, settings)
-    module.losses = []
+    module: Any = kind_of(settings.kind).module(network, settings)
+    losses = Losses()
     steps = 3 if options.quick else round(options.steps * choice.length)
     started_at = time.process_time()
-    fit(module, images, epochs=1000, steps=steps, precision=choice.precision or precision(trainer))
+    bits = choice.precision or precision(trainer)
+    fit(module, images, epochs=1000, steps=steps, precision=bits, callbacks=[losses])
     seconds = (time.process_time() - started_at) / steps
     network = module.trained_network.eval()
     accuracy, residual, nfe = test(network, first_batches(images.val_dataloader(), 100 if options.quick else 5000))
-    tail = module.losses[-max(1, steps // 5) :]
+    tail = losses.values[-max(1, steps // 5) :]
     parameters = sum(p.numel() for p in network.parameters())
     certified = bool(network.equilibria) and all(layer.certified for layer in network.equilibria)
-    return Row(*name, parameters, sum(tail) / len(tail), accuracy, residual, nfe, seconds, certified, module.losses)
+    return Row(*name, parameters, sum(tail) / len(tail), accuracy, residual, nfe, seconds, certified, losses.values)
 
 
 @torch.no_grad()
