@@ -10,6 +10,8 @@ import torch
 from lightning import LightningModule, Trainer
 
 from deqzoo.data import DATASETS, Augment, DataNotFoundError, ImageData
+from deqzoo.data.augment import augment_images
+from deqzoo.data.loader import generator
 
 
 def md5(data):
@@ -76,6 +78,36 @@ def test_evaluation_sees_each_image_once_unchanged(digits):
     torch.testing.assert_close(images, digits.images[digits.parts["test"]].float() / 16)
     assert torch.equal(labels, digits.labels[digits.parts["test"]])
     assert len(batches(digits.val_dataloader())[1]) == 180
+
+
+@pytest.mark.parametrize("options", [{"rotate": 9.0}, {"translate": 1.0}, {"crop": 1}, {"flip": True}, {"cutout": 3}])
+def test_training_images_are_augmented_and_others_are_not(options):
+    plain, changed = (ImageData("digits", seed=3, augment=augment) for augment in (Augment(), Augment(**options)))
+    plain.setup()
+    changed.setup()
+    pairs = zip(plain.train_dataloader(), changed.train_dataloader(), strict=True)
+    for number, ((images, labels), (augmented, same)) in enumerate(pairs, start=1):
+        assert torch.equal(labels, same)
+        assert not torch.equal(images, augmented)
+        expected = augment_images(images, Augment(**options), generator(3, 0, number, 0), torch.tensor(plain.mean))
+        assert torch.equal(augmented, expected)
+    for part in ("val_dataloader", "test_dataloader"):
+        images, augmented = (batches(getattr(data, part)())[0] for data in (plain, changed))
+        assert torch.equal(images, augmented)
+
+
+def test_training_images_alone_are_mirrored_in_every_second_epoch():
+    plain, turned = (ImageData("digits", augment=Augment(alternating_flip=turns)) for turns in (False, True))
+    plain.setup()
+    turned.setup()
+    plain_loader, turned_loader = plain.train_dataloader(), turned.train_dataloader()
+    for _ in range(2):
+        images, found = batches(plain_loader)[0], batches(turned_loader)[0]
+        mirrored = (found == images.flip(3)).flatten(1).all(1)
+        assert (mirrored | (found == images).flatten(1).all(1)).all()
+        assert 0.4 < mirrored.float().mean() < 0.6
+    assert torch.equal(batches(turned.test_dataloader())[0], batches(plain.test_dataloader())[0])
+    assert torch.equal(batches(turned.val_dataloader())[0], batches(plain.val_dataloader())[0])
 
 
 def test_stated_statistics_are_those_of_the_training_images(digits):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deqzoo.data.loader import ImageLoader, generator
+from deqzoo.data.loader import ImageLoader, PassesLoader, generator
 
 N = 23
 IMAGES = torch.arange(N * 4).reshape(N, 1, 2, 2).to(torch.uint8)
@@ -71,6 +71,18 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert same(first, epoch_of(loader, 3))
     assert not same(first, epoch_of(loader, 4))
     assert not same(first, epoch_of(make(seed=1, transform=noisy), 3))
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    orders = {tuple(torch.cat([labels for _, labels in epoch_of(make(), epoch)]).tolist()) for epoch in range(4)}
+    assert len(orders) == 4
+
+
+def test_each_pass_of_each_epoch_has_an_order_of_its_own():
+    loader = PassesLoader((LABELS,), LABELS, N, shuffle=True, repeats=2)  # a batch is a pass
+    passes = [labels for epoch in range(3) for (labels,) in epoch_of(loader, epoch)]
+    assert [sorted(labels.tolist()) for labels in passes] == [list(range(N))] * 6
+    assert len(torch.stack(passes).unique(dim=0)) == 6
 
 
 def test_noise_differs_from_batch_to_batch():

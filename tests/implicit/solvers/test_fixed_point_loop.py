@@ -151,6 +151,27 @@ def test_the_best_iterate_is_returned_not_the_last(solver):
     assert torch.equal(solution.value, f.points[best])
 
 
+LEAP = [[-10.0, 0.0], [0.0, 0.0], [0.01, 0.0], [1000.0, 0.0], [1000.02, 0.0]]  # the fourth converges, by its size
+LEAP_BY_COMPONENTS = [[-10.0, 0.0], [0.0, 0.0], [0.5, 0.2], [98.95, -0.05], [100.0, 0.0]]  # so does the fourth
+
+
+@pytest.mark.parametrize(
+    ("points", "options"), [(LEAP, {"tol": 1e-4}), (LEAP_BY_COMPONENTS, {"tol": 0.01, "atol": 0.1})]
+)
+def test_converged_tells_of_the_iterate_returned_where_an_earlier_residual_was_smaller(points, options):
+    """f takes each point to the next; ||f(z) - z|| is least at the second, far from converged beside ||f(z)||."""
+    points = torch.tensor(points, dtype=F64)
+
+    def f(z):
+        return points[torch.cdist(z, points).argmin(dim=1) + 1]
+
+    solution = Picard(**options)(f, points[:2], batch_dims=1)  # the other sample is a step ahead
+    assert solution.converged.all()
+    assert solution.steps.tolist() == [3, 2]
+    assert torch.equal(solution.value, points[[3, 3]])
+    assert torch.allclose(solution.residual, true_residual(f, solution.value), rtol=1e-12)
+
+
 # --- freezing and the host ---
 
 
