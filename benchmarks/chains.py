@@ -21,7 +21,7 @@ from training import fit, recipe
 from deqzoo.data import ChainData
 from deqzoo.data.chains import GraphBatch
 from deqzoo.models import build_network
-from deqzoo.models.graph_module import GraphClassifier
+from deqzoo.models.graph.module import GraphClassifier
 from deqzoo.nn import solver_layers
 from deqzoo.plots.figure import COLORS, panels, save
 

@@ -26,7 +26,7 @@ from training import Losses, fit, recipe
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson, Picard
 from deqzoo.models import DEQClassifierModule, build_network
-from deqzoo.models.deq_check import first_batches
+from deqzoo.models.common.kind import first_batches
 from deqzoo.nn import solver_layers, use_solver
 from deqzoo.plots.figure import panels, save
 

@@ -23,10 +23,10 @@ from training import fit, recipe
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson
 from deqzoo.models import DEQClassifierModule, build_network
-from deqzoo.models.solves import backward_metrics
+from deqzoo.models.common.solves import backward_metrics
 from deqzoo.nn import solver_layers, use_solver
 
-Options = dict[str, Any]  # settings of `deqzoo.models.config.DEQClassifierConfig`
+Options = dict[str, Any]  # settings of `deqzoo.models.equilibrium.config.DEQClassifierConfig`
 
 BATCH = 64
 SHORT = 4  # steps of the short solve at test time: 5 NFE

@@ -25,7 +25,8 @@ from rich.console import Console
 from torch import Tensor
 
 from deqzoo.implicit import GMRES, Anderson, Broyden, Implicit, Neumann, Phantom
-from deqzoo.nn import MDEQCell, MDEQClassifier
+from deqzoo.models import MDEQClassifier
+from deqzoo.nn import MDEQCell
 
 try:
     import torchdeq

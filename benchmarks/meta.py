@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from deqzoo.implicit import CG, GradientDescent
-from deqzoo.nn import IMAML, MAML, Adaptation, FewShotNetwork, MetaLearner
+from deqzoo.models import FewShotNetwork, MetaLearner
+from deqzoo.nn import IMAML, MAML, Adaptation
 
 try:
     with warnings.catch_warnings():

@@ -27,8 +27,8 @@ from training import recipe
 import deqzoo
 from deqzoo.data.kinds import make_data
 from deqzoo.implicit import CG, LBFGS, MINRES, Extremes, NewtonCG, Solution, Status, argmin, curvature
-from deqzoo.models import build_network
-from deqzoo.nn import IMAML, MAML, FirstOrderMAML, MetaLearner
+from deqzoo.models import MetaLearner, build_network
+from deqzoo.nn import IMAML, MAML, FirstOrderMAML
 from deqzoo.nn.adaptation import each_task
 
 STATIONARITY, LINEAR = 1e-6, 1e-8  # of the reference

@@ -28,8 +28,9 @@ from torch.utils._pytree import tree_map
 from deqzoo.data.sinusoids import draw_sinusoids
 from deqzoo.implicit import GMRES, LBFGS, MINRES, Gradient, Implicit, NewtonCG, Picard, Unrolled, argmin, fixed_point
 from deqzoo.implicit.minimizers import gradient as gradient_of
-from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML, MetaLearner
-from deqzoo.nn.latent_ode import mlp
+from deqzoo.models import MetaLearner
+from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
+from deqzoo.nn.dynamics import mlp
 from deqzoo.plots.figure import COLORS, panels, save
 
 STRENGTH, LR = 1.0, 0.05

@@ -21,7 +21,7 @@ from training import fit, recipe
 
 from deqzoo.data import ImageData
 from deqzoo.models import build_network
-from deqzoo.models.kinds import kind_of
+from deqzoo.models.registry import kind_of
 from deqzoo.nn import solver_layers
 from deqzoo.nn.deq import recorded_residuals
 

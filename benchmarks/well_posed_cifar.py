@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from training import Losses, fit, recipe
 
 from deqzoo.data import ImageData
-from deqzoo.models import build_network
-from deqzoo.models.deq_check import first_batches
-from deqzoo.models.kinds import kind_of
-from deqzoo.nn import ImageClassifier
+from deqzoo.models import ImageClassifier, build_network
+from deqzoo.models.common.kind import first_batches
+from deqzoo.models.registry import kind_of
 from deqzoo.nn.deq import recorded_residuals
 from deqzoo.plots.figure import panels, save
 from deqzoo.training.device import precision

@@ -21,7 +21,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deqzoo.implicit import Implicit, Neumann, Picard
-from deqzoo.nn import ImageClassifier, contractive_net
+from deqzoo.models import ImageClassifier, contractive_net
 
 TOL, TIGHT = 1e-2, 1e-10  # of solves, forward and backward: of the step, and in float64 for a look at the gradient
 MOST = 100  # steps of a solve

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deqzoo.nn import DEQ, ImageClassifier
+from deqzoo.models import ImageClassifier
+from deqzoo.models.equilibrium.contractive_network import Injection
+from deqzoo.nn import DEQ
 from deqzoo.nn.contractive import ContractiveConvCell
-from deqzoo.nn.contractive_classifier import Injection
 
 GELU_SLOPE = 1.1290  # the largest of GELU
 

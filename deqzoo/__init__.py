@@ -14,29 +14,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, root
+    from deqzoo.errors import CheckpointError
+    from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, odeint, root
+    from deqzoo.nn import DEQ, ContinuousFlow, NeuralODE
     from deqzoo.zoo import export, list_models, load
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DEQ": "deqzoo.nn",
+    "ContinuousFlow": "deqzoo.nn",
+    "NeuralODE": "deqzoo.nn",
     "ImplicitFunction": "deqzoo.implicit",
     "argmin": "deqzoo.implicit",
     "fixed_point": "deqzoo.implicit",
+    "odeint": "deqzoo.implicit",
     "root": "deqzoo.implicit",
+    "CheckpointError": "deqzoo.errors",
     "export": "deqzoo.zoo",
     "list_models": "deqzoo.zoo",
     "load": "deqzoo.zoo",
 }
 
 __all__ = [
+    "DEQ",
+    "CheckpointError",
+    "ContinuousFlow",
     "ImplicitFunction",
+    "NeuralODE",
     "__version__",
     "argmin",
     "export",
     "fixed_point",
     "list_models",
     "load",
+    "odeint",
     "root",
 ]
 

@@ -3,8 +3,8 @@
 Every file in ``models/`` is a recipe: the fields of its kind's dataclass (``kind:`` names it), and beside
 them ``data`` (the set it trains on), ``trainer`` (its defaults) and ``threads``. Every file in ``data/`` is a data set.
 `register` merges each onto its dataclass, so that a typo in a file or on the command line is an error that
-lists what is valid. Hydra composes; it instantiates nothing. The kinds' dataclasses are in ``models/config.py`` and
-``data/config.py`` of the package. This file imports no torch.
+lists what is valid. Hydra composes; it instantiates nothing. The kinds' dataclasses are in the ``config.py`` of each
+family in ``deqzoo/models`` and in ``deqzoo/data/config.py``. This file imports no torch.
 """
 
 import json
@@ -21,16 +21,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqzoo.data.config import DATA_KINDS
-from deqzoo.models.config import MODEL_KINDS
-from deqzoo.models.config import DEQClassifierConfig as DEQClassifierConfig
-from deqzoo.paths import zoo_path
+from deqzoo.errors import ConfigError
+from deqzoo.models.registry import KINDS, settings_of
+from deqzoo.paths import names, zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
 FORMER = ("unconverged_at_most",)  # settings of models that older checkpoints have; at null they say nothing
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be; the message names the valid ones."""
 
 
 class Mode(Enum):
@@ -95,15 +91,6 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-def names(group: Literal["models", "data"]) -> list[str]:
-    """The entries (``names("models")``) or data sets (``names("data")``) of the zoo, sorted.
-
-    >>> "digits" in names("data")
-    True
-    """
-    return sorted(path.stem for path in zoo_path(group).glob("*.yaml"))
-
-
 _stored: dict[tuple[str, str], int] = {}  # group and name of what Hydra has, and when its file was written
 
 
@@ -150,7 +137,7 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
     Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
     """
     settings = {key: value for key, value in settings.items() if value is not None or key not in FORMER}
-    config = _typed(_kind(settings, MODEL_KINDS, where), settings, where)
+    config = _typed(settings_of(_kind(settings, KINDS, where)), settings, where)
     for name in config:
         if str(name).endswith("_options"):
             OmegaConf.set_struct(config[name], False)  # open here: the solver's own dataclass checks them
@@ -159,7 +146,7 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
 
 def data_config(settings: Mapping[str, Any], where: str) -> DictConfig:
     """Typed settings of a data set; as `model_config`."""
-    return _typed(_kind(settings, DATA_KINDS, where), settings, where)
+    return _typed(DATA_KINDS[_kind(settings, DATA_KINDS, where)], settings, where)
 
 
 def load_run(folder: Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -255,11 +242,11 @@ def _recipe(name: str) -> DictConfig:
     )
 
 
-def _kind(settings: Mapping[str, Any], kinds: Mapping[str, type], where: str) -> type:
+def _kind(settings: Mapping[str, Any], kinds: Iterable[str], where: str) -> str:
     kind = settings.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{where}: kind is {kind!r}; valid are {_listed(kinds)}.")
-    return kinds[kind]
+    return kind
 
 
 def _typed(base: Any, settings: Mapping[str, Any], where: str) -> DictConfig:

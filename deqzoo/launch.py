@@ -1,14 +1,13 @@
 """The command line around ``train.py``: help page, Hydra, errors told in a sentence. Imports no torch."""
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
-from deqzoo.paths import zoo_path
+from deqzoo.errors import written_for_users
+from deqzoo.paths import first_line, zoo_path
 
 _HELP = """\
 deqzoo: train and test the implicit models of the zoo.
@@ -49,11 +48,6 @@ Settings (NAME=VALUE)
 
 A run's folder holds config.yaml, metrics.json, metrics.csv, last.ckpt, plots/ and export/, a checkpoint
 folder that `deqzoo.load` takes."""
-
-
-def written_for_users(error: Exception) -> bool:
-    """Whether it is one of our own errors, whose message alone tells what to do."""
-    return type(error).__module__.startswith("deqzoo.")
 
 
 def launch(main: Callable[[Any], Any]) -> None:
@@ -106,12 +100,6 @@ def help_page(arguments: list[str]) -> str:
         if word.startswith("model=") and recipe.is_file():
             page += f"\n\nmodels/{recipe.name}\n\n{recipe.read_text().rstrip()}"
     return page
-
-
-def first_line(path: Path) -> str:
-    """What a YAML file of the zoo says about itself: its first line, without the ``#``."""
-    with path.open() as lines:
-        return re.sub(r"^#\s*", "", lines.readline()).strip()
 
 
 def _entries(group: Any) -> str:

@@ -16,8 +16,9 @@ from problems import penalised_problems
 
 from deqzoo.data.sinusoids import draw_sinusoids
 from deqzoo.implicit import LBFGS
-from deqzoo.nn import IMAML, MetaLearner
-from deqzoo.nn.latent_ode import mlp
+from deqzoo.models import MetaLearner
+from deqzoo.nn import IMAML
+from deqzoo.nn.dynamics import mlp
 
 
 def test_ridge_hypergradient_at_any_scale_of_the_loss():

@@ -10,9 +10,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from deqzoo import config
-from deqzoo.config import ConfigError, Mode, RunConfig
+from deqzoo.config import Mode, RunConfig
+from deqzoo.errors import ConfigError
+from deqzoo.paths import head
 from deqzoo.training import Run
-from deqzoo.zoo.recipes import head
 from tests.running import ROOT, composed
 
 

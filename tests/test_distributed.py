@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from deqzoo.config import ConfigError
+from deqzoo.errors import ConfigError
 from deqzoo.training import Run
 from tests.running import ROOT, SMALL, UNBOUNDED, composed, run, train_py
 
@@ -53,7 +53,7 @@ BAD_BATCH = """
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
-from deqzoo.models.classifier import Classifier
+from deqzoo.models import Classifier
 
 if __name__ == "__main__":
     torch.manual_seed(0)

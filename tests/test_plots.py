@@ -21,7 +21,7 @@ from deqzoo.plots import (
 def drawn(monkeypatch):
     figures = []
     save = figure.save
-    for module in ("cost", "flow", "graph", "residuals", "training"):
+    for module in ("budget", "flow", "residuals", "training"):
         monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from deqzoo.nn import mondeq_conv
+from deqzoo.models import mondeq_conv
 from deqzoo.plots import Budget, budget_curves, figure, plot_budget
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 import deqzoo
-from deqzoo.config import ConfigError, load_run
+from deqzoo.config import load_run
+from deqzoo.errors import ConfigError
 from deqzoo.models import Classifier, NonFiniteError
-from deqzoo.models.finite import fault_of_step
+from deqzoo.models.common.finite import fault_of_step
+from deqzoo.models.common.metrics import total
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
-from deqzoo.zoo.cards import model_card, total
+from deqzoo.zoo.cards import model_card
 from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run, train_py
 
 RANDOM = ["model.ema_decay=0.9"]  # beside the recipe's own augmentation, lookahead and momentum

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from deqzoo.data.sinusoids import SinusoidData
     from deqzoo.data.table import data_table
     from deqzoo.data.text import TextData
+    from deqzoo.data.vocabulary import Vocabulary
 
 _HOMES = {
     "Augment": "deqzoo.data.config",
@@ -52,6 +53,7 @@ _HOMES = {
     "RegressionTaskInfo": "deqzoo.data.info",
     "SinusoidData": "deqzoo.data.sinusoids",
     "TextData": "deqzoo.data.text",
+    "Vocabulary": "deqzoo.data.vocabulary",
     "TextInfo": "deqzoo.data.info",
     "data_table": "deqzoo.data.table",
 }
@@ -79,6 +81,7 @@ __all__ = [
     "SinusoidData",
     "TextData",
     "TextInfo",
+    "Vocabulary",
     "data_table",
 ]
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from deqzoo.config import ConfigError
 from deqzoo.data import cifar_fs, omniglot
 from deqzoo.data.config import DataConfig, EpisodeDataConfig
 from deqzoo.data.files import Archive, FileSet, data_root, fetch
 from deqzoo.data.info import FewShotInfo
 from deqzoo.data.loader import TensorLoader, generator
 from deqzoo.data.module import TensorData
+from deqzoo.errors import ConfigError
 
 
 class Draw(NamedTuple):

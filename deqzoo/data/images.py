@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from deqzoo.config import ConfigError
 from deqzoo.data.augment import augment_images
 from deqzoo.data.config import DataConfig, ImageDataConfig
 from deqzoo.data.files import fetch, read_file
@@ -15,6 +14,7 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.data.loader import ImageLoader
 from deqzoo.data.module import TensorData
 from deqzoo.data.registry import image_set
+from deqzoo.errors import ConfigError
 
 
 class ImageData(TensorData):

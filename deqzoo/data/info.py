@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from deqzoo.config import ConfigError
+from deqzoo.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from deqzoo.config import ConfigError
+from deqzoo.errors import ConfigError
 
 DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
     "chains": "deqzoo.data.chains:ChainData",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from deqzoo.config import ConfigError
+from deqzoo.errors import ConfigError
 
 Transform = Callable[[Tensor, Generator], Tensor]
 

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from deqzoo.config import ConfigError
 from deqzoo.data.config import DataConfig, TextDataConfig
 from deqzoo.data.files import CorruptDataError, DataNotFoundError, fetch, read_file
 from deqzoo.data.info import IGNORED, TextInfo
 from deqzoo.data.loader import TensorLoader, generator
 from deqzoo.data.module import TensorData
 from deqzoo.data.text_sets import OWN, text_set
-from deqzoo.nn.vocabulary import UNKNOWN, Vocabulary
+from deqzoo.data.vocabulary import UNKNOWN, Vocabulary
+from deqzoo.errors import ConfigError
 
 PARTS = ("train", "val", "test")
 _TRAIN, _VAL = 0.9, 0.05  # shares of a text in one file; the rest is for the test

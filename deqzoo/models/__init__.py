@@ -1,7 +1,7 @@
-"""Kinds of models: their settings, their LightningModules, and the way from a recipe to a network.
+"""The models of the zoo: networks, the LightningModules that train them, and the way from a recipe to a network.
 
-``config.py`` has the settings of each kind, ``kinds.py`` the table of kinds and the questions that each answers;
-``module.py`` trains any network with solver layers, ``classifier.py`` classifiers.
+A family is a folder: its settings (``config.py``), networks, kinds, LightningModules and checks; ``common/`` has what
+they share. ``registry.py`` is the table of kinds, ``build.py`` makes a network of a recipe's settings.
 """
 
 from importlib import import_module
@@ -9,31 +9,102 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deqzoo.data.info import ImageInfo, PointInfo
-    from deqzoo.models.classifier import Classifier, DEQClassifierModule, ODEClassifierModule
-    from deqzoo.models.finite import NonFiniteError
-    from deqzoo.models.kinds import build_network
-    from deqzoo.models.module import SolverModule
+    from deqzoo.models.build import build_network
+    from deqzoo.models.common.classifier import Classifier
+    from deqzoo.models.common.finite import NonFiniteError
+    from deqzoo.models.common.image_classifier import ImageClassifier
+    from deqzoo.models.common.module import SolverModule
+    from deqzoo.models.equilibrium.contractive_network import contractive_net
+    from deqzoo.models.equilibrium.deq_network import DEQClassifier
+    from deqzoo.models.equilibrium.explicit_network import conv_net, residual_net
+    from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
+    from deqzoo.models.equilibrium.module import DEQClassifierModule
+    from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
+    from deqzoo.models.flow.image_network import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
+    from deqzoo.models.graph.network import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
+    from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
+    from deqzoo.models.meta.data_cleaning_network import DataCleaner
+    from deqzoo.models.meta.few_shot_network import FewShotNetwork
+    from deqzoo.models.meta.learner import MetaLearner
+    from deqzoo.models.ode.latent_ode_network import LatentODE
+    from deqzoo.models.ode.module import ODEClassifierModule
+    from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
+    from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
 
 _HOMES = {
-    "Classifier": "deqzoo.models.classifier",
-    "DEQClassifierModule": "deqzoo.models.classifier",
+    "Classifier": "deqzoo.models.common.classifier",
+    "ContractiveLanguageModel": "deqzoo.models.language.network",
+    "DEQClassifier": "deqzoo.models.equilibrium.deq_network",
+    "DEQClassifierModule": "deqzoo.models.equilibrium.module",
+    "DataCleaner": "deqzoo.models.meta.data_cleaning_network",
+    "FewShotNetwork": "deqzoo.models.meta.few_shot_network",
+    "FlatFlow": "deqzoo.models.flow.image_network",
+    "GraphCell": "deqzoo.models.graph.network",
+    "GraphConvolutionNetwork": "deqzoo.models.graph.network",
+    "ImageClassifier": "deqzoo.models.common.image_classifier",
+    "ImageFlow": "deqzoo.models.flow.image_network",
     "ImageInfo": "deqzoo.data.info",
-    "NonFiniteError": "deqzoo.models.finite",
-    "ODEClassifierModule": "deqzoo.models.classifier",
+    "ImplicitGraphNetwork": "deqzoo.models.graph.network",
+    "LanguageModel": "deqzoo.models.language.network",
+    "LatentODE": "deqzoo.models.ode.latent_ode_network",
+    "MDEQClassifier": "deqzoo.models.equilibrium.mdeq_network",
+    "MetaLearner": "deqzoo.models.meta.learner",
+    "MultiscaleFlow": "deqzoo.models.flow.image_network",
+    "NonFiniteError": "deqzoo.models.common.finite",
+    "ODEClassifier": "deqzoo.models.ode.network",
+    "ODEClassifierModule": "deqzoo.models.ode.module",
+    "PendulumODE": "deqzoo.models.physics.pendulum_network",
+    "PendulumPINN": "deqzoo.models.physics.pendulum_network",
     "PointInfo": "deqzoo.data.info",
-    "SolverModule": "deqzoo.models.module",
-    "build_network": "deqzoo.models.kinds",
+    "SolverModule": "deqzoo.models.common.module",
+    "UNetFlow": "deqzoo.models.flow.image_network",
+    "anode_net": "deqzoo.models.ode.network",
+    "build_network": "deqzoo.models.build",
+    "contractive_net": "deqzoo.models.equilibrium.contractive_network",
+    "conv_net": "deqzoo.models.equilibrium.explicit_network",
+    "mondeq_conv": "deqzoo.models.equilibrium.mondeq_network",
+    "mondeq_fc": "deqzoo.models.equilibrium.mondeq_network",
+    "ode_net": "deqzoo.models.ode.network",
+    "point_classifier": "deqzoo.models.ode.network",
+    "residual_net": "deqzoo.models.equilibrium.explicit_network",
 }
 
 __all__ = [
     "Classifier",
+    "ContractiveLanguageModel",
+    "DEQClassifier",
     "DEQClassifierModule",
+    "DataCleaner",
+    "FewShotNetwork",
+    "FlatFlow",
+    "GraphCell",
+    "GraphConvolutionNetwork",
+    "ImageClassifier",
+    "ImageFlow",
     "ImageInfo",
+    "ImplicitGraphNetwork",
+    "LanguageModel",
+    "LatentODE",
+    "MDEQClassifier",
+    "MetaLearner",
+    "MultiscaleFlow",
     "NonFiniteError",
+    "ODEClassifier",
     "ODEClassifierModule",
+    "PendulumODE",
+    "PendulumPINN",
     "PointInfo",
     "SolverModule",
+    "UNetFlow",
+    "anode_net",
     "build_network",
+    "contractive_net",
+    "conv_net",
+    "mondeq_conv",
+    "mondeq_fc",
+    "ode_net",
+    "point_classifier",
+    "residual_net",
 ]
 
 

@@ -92,3 +92,15 @@ class ConvCell(nn.Module):
         """f(z, x), of z's shape."""
         y = self.dropout(self.norm1(torch.relu(self.conv1(z))))
         return self.norm3(torch.relu(z + self.norm2(x + self.conv2(y))))
+
+
+def normalised_conv(before: int, after: int, kernel: int, stride: int, groups: int | None = None) -> nn.Sequential:
+    """A convolution without bias that divides the resolution by its stride, and group normalisation (None: batch)."""
+    padding = 1 if kernel == 3 else 0
+    conv = nn.Conv2d(before, after, kernel, stride=stride, padding=padding, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(groups, after) if groups else nn.BatchNorm2d(after))
+
+
+def conv3x3(before: int, after: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the resolution, but for its stride."""
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=bias)

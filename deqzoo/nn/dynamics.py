@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,3 +109,15 @@ class BottleneckDynamics(nn.Module):
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, of y's shape."""
         return self.layers(y)
+
+
+def mlp(*sizes: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """Linear layers of these sizes, with an activation between them.
+
+    >>> mlp(2, 8, 1)(torch.zeros(3, 2)).shape
+    torch.Size([3, 1])
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), activation()]
+    return nn.Sequential(*layers[:-1])

@@ -4,14 +4,11 @@
 what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks.
 """
 
-from deqzoo.plots.adaptation import plot_adaptation
-from deqzoo.plots.budget import Budget, budget_curves, plot_budget
-from deqzoo.plots.cost import plot_over_nfe
+from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
-from deqzoo.plots.graph import plot_over_hops
 from deqzoo.plots.residuals import plot_residuals, residual_traces
-from deqzoo.plots.series import animate_series, plot_fit, plot_parameters, plot_plane, plot_series
+from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
 from deqzoo.plots.training import (
     CLEANING_PANELS,
     FEW_SHOT_PANELS,
@@ -23,8 +20,8 @@ from deqzoo.plots.training import (
     PANELS,
     SERIES_PANELS,
     plot_training,
+    plot_trust,
 )
-from deqzoo.plots.trust import plot_trust
 
 __all__ = [
     "CLEANING_PANELS",

@@ -69,3 +69,24 @@ def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tu
     with recorded_residuals(network.equilibria) as residuals:  # type: ignore[arg-type]
         right = [network(images).argmax(1) == labels for images, labels in batches]
     return torch.cat(right).double().mean().item(), torch.cat(residuals).median().item()
+
+
+def plot_over_nfe(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> Path:
+    """Draw points (NFE, number), a line a solver; ``label`` names the number."""
+    figure, (axis,) = panels(1, f"{label.capitalize()} over evaluations of the cell")
+    for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+        axis.plot(*zip(*points, strict=True), label=name, color=color, marker="o", markersize=3)
+    axis.set(xlabel="NFE of a solve", ylabel=label)
+    axis.legend(frameon=False)
+    return save(figure, path)
+
+
+def plot_over_hops(curves: Mapping[str, Tensor], path: Path) -> Path:
+    """Draw the accuracy of nodes over their hops from the node that tells their class; a line a network."""
+    figure, (axis,) = panels(1, "How far the class is known")
+    for color, (name, accuracy) in zip(COLORS, curves.items(), strict=False):
+        known = accuracy.isfinite()
+        axis.plot(known.nonzero().flatten(), 100 * accuracy[known], label=name, color=color, linewidth=1)
+    axis.set(xlabel="hops from the node that tells the class", ylabel="accuracy (%)", ylim=(0, 105))
+    axis.legend(frameon=False)
+    return save(figure, path)

@@ -10,6 +10,12 @@ from deqzoo.plots.figure import panels as make_panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
+import torch
+from torch import Tensor
+
+from deqzoo.plots.figure import panels
+
 Rows = Sequence[Mapping[str, float]]
 
 Curves = Mapping[str, str]  # column of metrics.csv -> its name in the legend
@@ -94,3 +100,14 @@ def _lines(axis: "Axes", rows: Rows, names: Mapping[str, str], label: str) -> No
             axis.plot(*zip(*points, strict=True), label=legend, color=color, marker="o" if len(points) < 30 else "")
             axis.legend(frameon=False)
     axis.set(xlabel="step", ylabel=label)
+
+
+def plot_trust(trust: Tensor, wrong: Tensor, path: Path) -> Path:
+    """Draw the distribution of the weights (N,) in [0, 1] of examples with right and with ``wrong`` (N,) labels."""
+    figure, (axis,) = panels(1, "Weights of the training examples")
+    edges = torch.linspace(0, 1, 31).tolist()
+    for name, chosen, color in (("right label", ~wrong, COLORS[0]), ("wrong label", wrong, COLORS[1])):
+        axis.hist(trust[chosen].tolist(), bins=edges, label=name, color=color, alpha=0.6)
+    axis.set(xlabel="weight", ylabel="examples")
+    axis.legend(frameon=False)
+    return save(figure, path)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deqzoo.atomic import whole_file
-from deqzoo.models.finite import NonFiniteError
+from deqzoo.models.common.finite import NonFiniteError
 
 console = Console(highlight=False, soft_wrap=True)
 _LOG_EVERY = 10  # steps: reading a metric waits for the device

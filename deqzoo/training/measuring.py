@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from deqzoo import config
 from deqzoo.atomic import whole_folder
+from deqzoo.errors import CheckpointError
 from deqzoo.training.run import Run
-from deqzoo.zoo.folder import GOLDEN, METRICS, CheckpointError, read_golden, write_json
+from deqzoo.zoo.folder import GOLDEN, METRICS, read_golden, write_json
 from deqzoo.zoo.loading import golden_tensors, load
 from deqzoo.zoo.shipped import shipped, shipped_folder, write_manifest
 

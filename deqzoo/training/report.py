@@ -7,8 +7,8 @@ from typing import Any
 from rich.rule import Rule
 from rich.table import Table
 
-from deqzoo.models.kinds import Kind
-from deqzoo.models.metrics import METRICS
+from deqzoo.models.common.kind import Kind
+from deqzoo.models.common.metrics import METRICS
 from deqzoo.training.callbacks import console
 from deqzoo.zoo.cards import duration
 

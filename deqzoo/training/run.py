@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from deqzoo.atomic import whole_file
-from deqzoo.config import ConfigError, Logger, Mode, RunConfig, load_run, names, to_plain
+from deqzoo.config import Logger, Mode, RunConfig, load_run, to_plain
 from deqzoo.data.kinds import make_data
+from deqzoo.errors import ConfigError
 from deqzoo.models import NonFiniteError, build_network
-from deqzoo.models.kinds import Kind, Trained, kind_of
+from deqzoo.models.common.kind import Kind, Trained
+from deqzoo.models.registry import kind_of
+from deqzoo.paths import names
 from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
 from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
 from deqzoo.training.report import report
 from deqzoo.training.weights import earlier_training, initial_weights
 from deqzoo.zoo import export
+from deqzoo.zoo.baseline import find_baseline
 from deqzoo.zoo.loading import round_weights
 
 
@@ -160,7 +165,8 @@ class Run:
         history = read_history(self.folder / "metrics.csv")
         trainer, self.data.trainer = self.data.trainer, None
         try:
-            yield Trained(network, self.settings.model, self.data, self.device, history)
+            find = partial(find_baseline, data=self.data)
+            yield Trained(network, self.settings.model, self.data, self.device, history, find)
         finally:
             self.data.trainer = trainer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from deqzoo.config import ConfigError
+from deqzoo.errors import ConfigError
 
 
 def wandb_logger(folder: Path, entry: str, config: dict[str, Any]) -> Logger:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from deqzoo.errors import CheckpointError
 from deqzoo.models import SolverModule
-from deqzoo.zoo.folder import METRICS, CheckpointError
+from deqzoo.zoo.folder import METRICS
 from deqzoo.zoo.loading import find_checkpoint, load_weights, read_checkpoint
 
 

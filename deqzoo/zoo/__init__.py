@@ -6,10 +6,10 @@ card, made from the others). Nothing in it is ever unpickled; ``config.json`` bu
 
 ``folder.py`` reads and writes such folders, ``shipped.py`` knows those of ``checkpoints/``, ``loading.py``
 has `list_models`, `load` and `export`; ``cards.py`` writes model cards and ``tables.py`` the tables of the
-READMEs (``python -m deqzoo.zoo tables``; ``python -m deqzoo.zoo measure NAME`` tests shipped weights again).
+READMEs (``python -m deqzoo tables``; ``python -m deqzoo measure NAME`` tests shipped weights again).
 """
 
-from deqzoo.zoo.folder import CheckpointError
+from deqzoo.errors import CheckpointError
 from deqzoo.zoo.loading import export, list_models, load
 
 __all__ = ["CheckpointError", "export", "list_models", "load"]

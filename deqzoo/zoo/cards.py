@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deqzoo.models.kinds import Kind, kind_of
-from deqzoo.models.metrics import METRICS, result
-from deqzoo.zoo.recipes import head
+from deqzoo.models.common.kind import Kind
+from deqzoo.models.common.metrics import METRICS, result
+from deqzoo.models.registry import kind_of
+from deqzoo.paths import head
 
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
@@ -21,7 +22,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
     lines += ["", "| | |", "| --- | --- |"]
     lines += [f"| {label} | {value} |" for label, value in _facts(kind, model, metrics).items()]
     if kind.check is not None and (measured := metrics.get(kind.check.name)):
-        lines += ["", f"## {kind.check.title}", "", "| check | measured | asked for |", "| --- | --- | --- |"]
+        lines += ["", f"## {kind.check.title}", "", "| check | measured | required |", "| --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in kind.check.rows(measured)]
         lines += [] if kind.check.text is None else ["", kind.check.text(measured)]
     if plots:
@@ -33,7 +34,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
         f"Kind `{model['kind']}`{classes}. Trained and tested on the "
         "named data only: an example of its method, not made for decisions about people.",
         "",
-        "This file is generated (`python -m deqzoo.zoo tables`).",
+        "This file is generated (`python -m deqzoo tables`).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -47,12 +48,6 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def total(cost: str, metrics: Mapping[str, Any]) -> Any:
-    """The time (s) or steps of a training, those of the weights from which it started included."""
-    earlier = metrics.get("started_from")
-    return metrics[cost] + (total(cost, earlier) if earlier else 0)
 
 
 def _training(metrics: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from deqzoo.atomic import whole_folder
+from deqzoo.errors import CheckpointError
 
 FORMAT = 1
 WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
@@ -24,10 +25,6 @@ WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
 OUTPUT, _OLD_OUTPUT = "output", "logits"  # the golden output's name, and that in files of the first version
 _CONFIG_KEYS = {"format", "name", "model", "data", "weights"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be found, trusted or used; the message says what to do."""
 
 
 @dataclass(frozen=True)

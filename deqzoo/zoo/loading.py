@@ -12,11 +12,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from deqzoo.config import model_config, names, to_plain
-from deqzoo.models.kinds import build_network, kind_of
-from deqzoo.nn import IMAML, MetaLearner
+from deqzoo.config import model_config, to_plain
+from deqzoo.errors import CheckpointError
+from deqzoo.models.build import build_network
+from deqzoo.models.meta.learner import MetaLearner
+from deqzoo.models.registry import kind_of
+from deqzoo.nn import IMAML
+from deqzoo.paths import names
 from deqzoo.zoo.cards import model_card
-from deqzoo.zoo.folder import CONFIG, OUTPUT, CheckpointError, Contents, read_folder, write_folder
+from deqzoo.zoo.folder import CONFIG, OUTPUT, Contents, read_folder, write_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
 
 HALF_ABOVE = 2_000_000  # parameters: above, weights are stored in float16, so that the file stays under 10 MB

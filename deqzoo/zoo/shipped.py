@@ -8,17 +8,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from deqzoo.atomic import whole_file, whole_folder
+from deqzoo.errors import CheckpointError
 from deqzoo.paths import zoo_path
-from deqzoo.zoo.folder import (
-    CARD,
-    CONFIG,
-    FILES,
-    METRICS,
-    CheckpointError,
-    check_fingerprint,
-    fingerprint,
-    write_json,
-)
+from deqzoo.zoo.folder import CARD, CONFIG, FILES, METRICS, check_fingerprint, fingerprint, write_json
 
 PLOTS = "plots"  # folder in a run's, and beside the files of a shipped checkpoint
 Manifest = dict[str, dict[str, dict[str, Any]]]
@@ -53,7 +45,7 @@ def publish(runs: Sequence[Path]) -> str:
 
     The other runs are the same recipe with other seeds: mean and spread of all go to its metrics.
     """
-    from deqzoo.models.kinds import kind_of
+    from deqzoo.models.registry import kind_of
     from deqzoo.zoo.cards import model_card
 
     source = runs[0] / "export"

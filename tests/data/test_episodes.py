@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Generator
 
-from deqzoo.config import ConfigError
 from deqzoo.data import DataNotFoundError, EpisodeData, cifar_fs, omniglot
 from deqzoo.data.episodes import EPISODE_SETS, draw_episode
 from deqzoo.data.files import CorruptDataError
+from deqzoo.errors import ConfigError
 from tests.data.episode_sets import put_in_place, small_set
 
 

@@ -3,10 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from deqzoo.config import DATA_KINDS, names
+from deqzoo.config import DATA_KINDS
 from deqzoo.data import DATASETS, ImageDataConfig, data_table
 from deqzoo.data.kinds import make_data
-from deqzoo.paths import zoo_path
+from deqzoo.paths import names, zoo_path
 
 
 def test_each_image_set_has_a_recipe():

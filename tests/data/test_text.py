@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqzoo.config import ConfigError
 from deqzoo.data.config import TextDataConfig
 from deqzoo.data.files import Archive, CorruptDataError, DataNotFoundError
 from deqzoo.data.info import IGNORED
 from deqzoo.data.kinds import make_data
 from deqzoo.data.text import TextData, WindowLoader
 from deqzoo.data.text_sets import TEXT_SETS, TextSet
-from deqzoo.nn.vocabulary import UNKNOWN
+from deqzoo.data.vocabulary import UNKNOWN
+from deqzoo.errors import ConfigError
 from tests.texts import write_text
 
 

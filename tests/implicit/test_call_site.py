@@ -11,7 +11,8 @@ from torch import nn
 
 from deqzoo.implicit import NonConvergenceWarning, Picard, argmin, fixed_point, root
 from deqzoo.implicit.call_site import warn_once
-from deqzoo.nn import DEQ, DEQClassifier
+from deqzoo.models import DEQClassifier
+from deqzoo.nn import DEQ
 
 
 def fails(z):

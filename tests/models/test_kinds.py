@@ -3,19 +3,19 @@
 import pytest
 from omegaconf import OmegaConf
 
-from deqzoo.config import MODEL_KINDS, names
 from deqzoo.data.info import DataInfo
 from deqzoo.data.kinds import make_data
 from deqzoo.data.series_set import MissingPackageError
-from deqzoo.models.kinds import KINDS, Kind, kind_of
-from deqzoo.models.metrics import METRICS, result
+from deqzoo.models.common.kind import Kind
+from deqzoo.models.common.metrics import METRICS, result
+from deqzoo.models.registry import KINDS, kind_of, settings_of
+from deqzoo.paths import names
 from tests.running import composed
 
 
 def test_each_kind_of_settings_has_its_kind():
-    assert set(KINDS) == set(MODEL_KINDS)
-    for name, settings in MODEL_KINDS.items():
-        assert settings().kind == name
+    for name in KINDS:
+        assert settings_of(name)().kind == name
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

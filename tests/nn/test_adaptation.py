@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call
 
 from deqzoo.implicit import CG, LBFGS, MINRES, Damped, Dense, GradientDescent, NewtonCG, NonConvergenceWarning, Status
-from deqzoo.nn import IMAML, MAML, FirstOrderMAML, MetaLearner
+from deqzoo.models import MetaLearner
+from deqzoo.nn import IMAML, MAML, FirstOrderMAML
 from tests.implicit.solvers.helpers import F64, PeakBytes, assert_close, randn, symmetric_matrix
 
 EXACT = {

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from deqzoo.implicit import Implicit, Neumann, Picard
-from deqzoo.nn import DEQ, ContractiveConvCell, ContractiveLinearCell, ConvCell, contractive_net
+from deqzoo.models import contractive_net
+from deqzoo.nn import DEQ, ContractiveConvCell, ContractiveLinearCell, ConvCell
 
 F64 = torch.float64
 GRIDS = [(3, 3), (5, 4), (1, 1), (7, 7)]

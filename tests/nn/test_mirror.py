@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deqzoo.implicit import Anderson, Implicit, Picard
-from deqzoo.nn import DEQClassifier, PlainConvCell, contractive_net, residual_net
+from deqzoo.models import DEQClassifier, contractive_net, residual_net
+from deqzoo.nn import PlainConvCell
 from deqzoo.nn.mirror import PairedBatchNorm2d, mirror, tie_mirror_images
 
 F64 = torch.float64

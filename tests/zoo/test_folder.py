@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 
 import deqzoo
-from deqzoo.config import DEQClassifierConfig
 from deqzoo.implicit import NonConvergenceWarning
 from deqzoo.models import ImageInfo, build_network
+from deqzoo.models.equilibrium.config import DEQClassifierConfig
 from deqzoo.zoo import CheckpointError, export, load
 from deqzoo.zoo.folder import fingerprint, read_golden
 

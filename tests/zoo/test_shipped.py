@@ -11,18 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 import deqzoo
-from deqzoo.config import model_config, names, to_plain
+from deqzoo.__main__ import main
+from deqzoo.config import model_config, to_plain
 from deqzoo.data import ImageData
-from deqzoo.models.kinds import kind_of
-from deqzoo.models.metrics import METRICS
-from deqzoo.paths import zoo_path
+from deqzoo.models.common.metrics import METRICS
+from deqzoo.models.registry import kind_of
+from deqzoo.paths import head, names, zoo_path
 from deqzoo.training.measuring import measure_again
 from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
-from deqzoo.zoo.__main__ import main
 from deqzoo.zoo.folder import CARD, CONFIG, FILES, GOLDEN, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
-from deqzoo.zoo.recipes import head
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
 from deqzoo.zoo.tables import results_table, stale
 from tests.running import composed, to_plain_model
@@ -142,7 +141,7 @@ def test_entry_without_weights_says_how_to_train_it(monkeypatch):
 
 
 def test_generated_pages_are_up_to_date():
-    assert not stale(), "run `python -m deqzoo.zoo tables`"
+    assert not stale(), "run `python -m deqzoo tables`"
 
 
 def test_results_have_one_row_an_entry():

@@ -1,0 +1,55 @@
+"""``python -m deqzoo list | tables [--check] | publish RUN ... | measure NAME ...``, in a checkout."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from deqzoo.errors import CheckpointError, written_for_users
+from deqzoo.zoo.loading import list_models
+from deqzoo.zoo.shipped import publish
+from deqzoo.zoo.tables import stale, write_pages
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m deqzoo", description="Look after the zoo.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the entries; * marks those with trained weights")
+    tables = commands.add_parser("tables", help="write the generated pages: tables and model cards")
+    tables.add_argument("--check", action="store_true", help="only say which are stale; exit 1 if some are")
+    publishing = commands.add_parser("publish", help="ship a run's weights: copy its export to checkpoints/")
+    publishing.add_argument("runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it")
+    measuring = commands.add_parser("measure", help="test shipped weights again, and write their metrics and card anew")
+    measuring.add_argument("names", nargs="+", metavar="NAME", help="an entry")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "list":
+        trained = list_models(pretrained=True)
+        print("\n".join(f"{name}{' *' if name in trained else ''}" for name in list_models()))
+    elif chosen.command == "publish":
+        try:
+            print(f"checkpoints/{publish(chosen.runs)}")
+        except CheckpointError as error:
+            sys.exit(f"Error: {error}")
+        write_pages()
+    elif chosen.command == "measure":
+        from deqzoo.training.measuring import measure_again
+
+        try:
+            for name in chosen.names:
+                before, now = measure_again(name)
+                changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+                print(name, ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or "unchanged")
+                write_pages()
+        except Exception as error:
+            if not written_for_users(error):
+                raise
+            sys.exit(f"Error: {error}")
+    elif chosen.check:
+        if pages := stale():
+            sys.exit(f"stale: {', '.join(map(str, pages))}; run `python -m deqzoo tables`")
+    else:
+        print("\n".join(f"wrote {path}" for path in write_pages()) or "all pages are up to date")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The numbers of a ``metrics.json``: what they are called where people read them, and how they are written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one number is shown.
+
+    Attributes:
+        label: its name in reports, cards and tables.
+        form: Python's format; ``%`` at its end makes per cent of a fraction.
+    """
+
+    label: str
+    form: str
+
+    def show(self, value: float) -> str:
+        """The number as text.
+
+        >>> METRICS["accuracy"].show(0.98611), METRICS["residual"].show(0.00243)
+        ('98.61 %', '2.4e-03')
+        """
+        return f"{value:{self.form}}".replace("%", " %")
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", ".2%"),
+    "accuracy_flip": Metric("accuracy, logits averaged over an image and its mirror image", ".2%"),
+    "rmse": Metric("RMSE inside the window", ".4f"),
+    "rmse_beyond": Metric("RMSE beyond the window", ".4f"),
+    "rmse_50": Metric("RMSE inside the window, half of its times shown", ".4f"),
+    "rmse_beyond_50": Metric("RMSE beyond the window, half of its times shown", ".4f"),
+    "rmse_30": Metric("RMSE inside the window, 30 % of its times shown", ".4f"),
+    "rmse_beyond_30": Metric("RMSE beyond the window, 30 % of its times shown", ".4f"),
+    "kl": Metric("KL of the posterior (nats a series)", ".1f"),
+    "parameter_error": Metric("largest error of a parameter", ".2%"),
+    "gravity_over_length": Metric("gravity / length (1/s^2)", ".4f"),
+    "damping": Metric("damping (1/s)", ".4f"),
+    "bits_per_char": Metric("bits per character", ".3f"),
+    "perplexity": Metric("perplexity of a token", ".2f"),
+    "kl_density": Metric("KL from the true density (nats)", ".4f"),
+    "nll": Metric("negative log-likelihood (nats)", ".4f"),
+    "bits_per_dim": Metric("bits/dim", ".4f"),
+    "mse": Metric("mean squared error", ".4f"),
+    "accuracy_interval": Metric("95 % interval of it, to each side", ".2%"),
+    "mse_interval": Metric("95 % interval of it, to each side", ".4f"),
+    "stationarity": Metric("inner gradient left, relative (median)", ".1e"),
+    "inner_unconverged": Metric("inner problems not solved to tolerance", ".1%"),
+    "loss": Metric("loss", ".4f"),
+    "nfe": Metric("NFE (largest over the layers)", ".1f"),
+    "residual": Metric("median residual", ".1e"),
+    "unconverged": Metric("samples not converged", ".1%"),
+    "steps": Metric("steps accepted (largest over the layers)", ".1f"),
+    "rejected": Metric("steps rejected (largest over the layers)", ".1f"),
+    "failed": Metric("solves that failed", ".1%"),
+}
+
+
+def result(metric: str, metrics: Mapping[str, Mapping]) -> str:
+    """The number of a ``metrics.json`` that an entry is judged by, with its spread where seeds were compared.
+
+    >>> result("accuracy", {"test": {"accuracy": 0.9861}})
+    '98.61 %'
+    """
+    shown = METRICS[metric]
+    text = shown.show(metrics["test"][metric])
+    if (interval := metrics["test"].get(f"{metric}_interval")) is not None:
+        text = f"{text.removesuffix(' %')} ± {shown.show(interval)}"
+    if seeds := metrics.get("seeds"):
+        spread = f"{shown.show(seeds['mean']).removesuffix(' %')} ± {shown.show(seeds['standard_deviation'])}"
+        text += f" (seed {metrics['seed']}; {spread.removesuffix(' %')} over {len(seeds['seeds'])} seeds)"
+    return text
+
+
+def total(cost: str, metrics: Mapping[str, Any]) -> Any:
+    """The time (s) or steps of a training, those of the weights from which it started included."""
+    earlier = metrics.get("started_from")
+    return metrics[cost] + (total(cost, earlier) if earlier else 0)

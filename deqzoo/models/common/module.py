@@ -1,0 +1,213 @@
+"""Training of any network with solver layers: optimiser, schedule, moving average, NaN checks, logging."""
+
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from deqzoo.models.common.config import TrainingConfig
+from deqzoo.models.common.finite import Skips, fault_of_gradients, fault_of_step
+from deqzoo.models.common.lookahead import Lookahead
+from deqzoo.models.common.optim import make_optimizer, make_schedule
+from deqzoo.models.common.solves import backward_metrics, forward_metrics, residuals
+from deqzoo.nn import SolverLayer, solver_layers
+
+Batch = tuple[Tensor, ...]
+
+
+@dataclass
+class Step:
+    """What `SolverModule.step` makes of a batch.
+
+    Attributes:
+        loss: a scalar, with a graph in training.
+        metrics: further numbers to log, means over the batch.
+        inputs: what the network was fed, (B, ...): looked through for NaN and Inf.
+        count: samples in the batch.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    inputs: Tensor
+    count: int
+
+
+class SolverModule(LightningModule):
+    """Trains ``network``: a subclass says what a `step` is, and this does the rest.
+
+    Logged for ``train``, ``val`` and ``test``: ``loss``, the step's metrics, and what the solves cost (see
+    `deqzoo.models.common.solves`); in training also the backward solves'. A training step with a NaN or Inf is skipped:
+    weights, optimiser, moving average and buffers stay as they were. ``train/skipped`` counts such steps; ten in a row
+    end the run with their cause.
+
+    Args:
+        network: its solver layers are found by `deqzoo.nn.solver_layers`.
+        options: fields of the class's ``Options``: those of `deqzoo.models.common.config.TrainingConfig` and its own.
+
+    It needs no Hydra: ``Trainer().fit(Classifier(network), datamodule)``.
+    """
+
+    Options: ClassVar[type[TrainingConfig]] = TrainingConfig
+
+    def __init__(self, network: nn.Module, **options: Any) -> None:
+        super().__init__()
+        valid = {field.name for field in fields(self.Options)}
+        if unknown := set(options) - valid:
+            listed = ", ".join(sorted(valid))
+            raise TypeError(f"{type(self).__name__} has no option {min(unknown)!r}; valid are {listed}")
+        self.options: Any = self.Options(**options)
+        plain = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self.options).items()}
+        self.save_hyperparameters(plain)
+        self.network = network
+        self.average: AveragedModel | None = None
+        if self.options.ema_decay:
+            average = get_ema_multi_avg_fn(self.options.ema_decay)
+            self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+            self.average.requires_grad_(False)
+        self.lookahead: Lookahead | None = None
+        if self.options.lookahead_every:
+            trained = [p for p in network.parameters() if p.requires_grad]
+            self.lookahead = Lookahead(trained, self.options.lookahead_every, self.options.lookahead_decay)
+        self.skips = Skips()
+        self._residuals: list[Tensor] = []
+        self._tested = 0
+
+    @classmethod
+    def of(cls, network: nn.Module, settings: Any) -> Self:
+        """With the options that the typed settings of a recipe have."""
+        return cls(network, **{field.name: getattr(settings, field.name) for field in fields(cls.Options)})
+
+    def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
+        """Loss and metrics of a batch; ``stage`` is train, val or test."""
+        raise TypeError(f"{type(self).__name__} does not define step()")
+
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """Penalties of the training step that has just run, by name: the factor, and the penalty that is logged."""
+        return {}
+
+    @property
+    def trained_network(self) -> nn.Module:
+        """The network that is validated, tested and exported: the moving average, if there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Output of the trained network."""
+        return self.trained_network(*inputs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of a batch, with its penalties; None where it is not finite, which skips the step."""
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        step = self.step(self.network, batch, "train")
+        layers = solver_layers(self.network)
+        if fault := fault_of_step(step.loss, step.inputs, layers, self.network):
+            self.skips.fault = fault
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.data.copy_(before)  # a batch normalisation would keep the NaN for good
+            # Of several processes each takes part in the backward: by its gradients the others hear of it.
+            return None if self.trainer.world_size == 1 else step.loss * torch.nan
+        self._log("train", step, layers)
+        loss = step.loss
+        for name, (factor, penalty) in self.penalties().items():
+            self.log(f"train/{name}", penalty.detach())
+            loss = loss + factor * penalty
+        return loss
+
+    def on_after_backward(self) -> None:
+        """Log the backward solves."""
+        for name, value in backward_metrics(solver_layers(self.network)).items():
+            self.log(f"train/{name}", value)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep a NaN or Inf away from the weights; in a gradient alone, float16's loss scaling sees to that itself."""
+        if self.skips.fault is None and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self.skips.fault = fault_of_gradients(self.network, solver_layers(self.network))
+        self.skips.end_step(self._when())
+        if self.skips.latest is not None:
+            optimizer.zero_grad(set_to_none=True)  # what has no gradient is left alone by its step
+        if self.skips.total:
+            self.log("train/skipped", float(self.skips.total))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and update the moving average of the weights; a checkpoint has both or neither."""
+        super().optimizer_step(*args, **kwargs)
+        if self.skips.latest is not None:
+            return
+        if self.lookahead is not None:
+            self.lookahead.update(self.global_step, int(self.trainer.estimated_stepping_batches))
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def on_train_end(self) -> None:
+        """A training of which each step was skipped has failed, however short it was."""
+        if self.skips.row and self.skips.row == self.global_step:
+            self.skips.stop(self._when())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The skipped steps are counted on when training is resumed."""
+        checkpoint["skips"] = self.skips.state_dict()
+        if self.lookahead is not None:
+            checkpoint["lookahead"] = self.lookahead.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As saved."""
+        self.skips.load_state_dict(checkpoint.get("skips", self.skips.state_dict()))
+        if self.lookahead is not None and "lookahead" in checkpoint:
+            self.lookahead.load_state_dict(checkpoint["lookahead"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss, metrics and cost of the solves on held-out data."""
+        self._log("val", self.step(self.trained_network, batch, "val"), solver_layers(self.trained_network))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As `validation_step`, and the residuals are kept for their median over the whole set."""
+        layers = solver_layers(self.trained_network)
+        step = self.step(self.trained_network, batch, "test")
+        self._log("test", step, layers)
+        self._tested += step.count
+        self._residuals.append(residuals(layers).float())
+
+    def on_test_epoch_end(self) -> None:
+        """Log the number of samples of the test set, and the median residual over all of them."""
+        residual, count = torch.cat([torch.zeros(0, device=self.device), *self._residuals]), self._tested
+        self._residuals, self._tested = [], 0
+        if len(residual):
+            self.log("test/residual", residual.median(), sync_dist=True)
+        self.log("test/n", float(count), sync_dist=True, reduce_fx="sum")
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the schedule over all steps of the run."""
+        options = self.options
+        optimizer = make_optimizer(
+            self.network,
+            options.optimizer.value,
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            groups=options.parameter_groups,
+            **options.optimizer_options,
+        )
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = make_schedule(optimizer, options.schedule.value, total_steps=total_steps, warmup=options.warmup)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def sum_over_processes(self, values: Tensor) -> Tensor:
+        """The sum of each process's values, for numbers of a whole test set."""
+        gathered = self.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered.reshape(-1, *values.shape).sum(0)
+
+    def _log(self, stage: str, step: Step, layers: list[SolverLayer]) -> None:
+        metrics = {"loss": step.loss.detach(), **step.metrics, **forward_metrics(layers)}
+        if stage == "test":
+            metrics.pop("residual", None)  # its median is taken over the whole set
+        training = stage == "train"
+        named = {f"{stage}/{name}": value for name, value in metrics.items()}
+        self.log_dict(named, on_step=training, on_epoch=not training, batch_size=step.count, sync_dist=not training)
+
+    def _when(self) -> str:
+        batch = self.trainer.fit_loop.epoch_loop.batch_idx
+        return f"epoch {self.current_epoch}, batch {batch} (step {self.global_step})"

@@ -1,0 +1,96 @@
+"""Optimisers and learning-rate schedules of the recipes, one step of the schedule a training step."""
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from deqzoo.models.common.config import ParameterGroup
+from deqzoo.models.common.muon import Muon
+
+OPTIMIZERS = ("adamw", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
+
+
+def make_optimizer(
+    module: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    groups: Sequence[ParameterGroup] = (),
+    **options: Any,
+) -> Optimizer:
+    """AdamW, SGD with Nesterov's momentum, or `Muon`. Weight decay spares tensors of one dimension.
+
+    Args:
+        groups: parameters with a learning rate of their own; a parameter belongs to the first whose pattern fits its
+            name. With "muon" they are stepped by SGD or, if adaptive, by Adam, and what is left must be kernels.
+        options: further ones of the optimiser.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} is unknown; valid are {', '.join(OPTIMIZERS)}.")
+    chosen, rest = _divided(module, groups)
+    parts: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    parts += [{"params": params, "lr": group.lr, "weight_decay": group.weight_decay} for group, params in chosen]
+    if name == "adamw":
+        return AdamW(parts, lr=lr, **options)
+    for part, (group, _) in zip(parts[2:], chosen, strict=True):
+        part["momentum"] = group.momentum
+    if name == "sgd":
+        return SGD(parts, lr=lr, momentum=momentum, nesterov=momentum > 0, **options)
+    for part, (group, _) in zip(parts[2:], chosen, strict=True):
+        part["orthogonal"], part["adaptive"] = False, group.adaptive
+    return Muon([part for part in parts if part["params"]], lr=lr, momentum=momentum, **options)
+
+
+def _divided(
+    module: nn.Module, groups: Sequence[ParameterGroup]
+) -> tuple[list[tuple[ParameterGroup, list[nn.Parameter]]], list[nn.Parameter]]:
+    """The parameters of each group, and the others."""
+    chosen: list[tuple[ParameterGroup, list[nn.Parameter]]] = [(group, []) for group in groups]
+    rest: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            fits = next((params for group, params in chosen if fnmatchcase(name, group.match)), rest)
+            fits.append(parameter)
+    if unused := [group.match for group, params in chosen if not params]:
+        names = ", ".join(name for name, _ in module.named_parameters())
+        raise ValueError(f"parameter_groups: no parameter left fits {unused[0]!r}; there are {names}.")
+    return chosen, rest
+
+
+def make_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float = 0.0) -> LambdaLR:
+    """The schedule ``name`` over ``total_steps`` steps, of which the fraction ``warmup`` rises linearly."""
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule {name!r} is unknown; valid are {', '.join(SCHEDULES)}.")
+    return LambdaLR(optimizer, partial(lr_scale, name=name, total_steps=total_steps, warmup=warmup))
+
+
+def lr_scale(step: int, *, name: str, total_steps: int, warmup: float) -> float:
+    r"""Learning rate at ``step`` over its maximum.
+
+    It rises linearly during the warm-up, then stays (``constant``), falls to zero as half a cosine (``cosine``) or
+    evenly (``linear``). ``one_cycle`` rises as half a cosine from 1/25 instead (Smith & Topin, arXiv:1708.07120).
+
+    >>> [round(lr_scale(s, name="cosine", total_steps=8, warmup=0.25), 2) for s in range(9)]
+    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07, 0.0]
+    """
+    rise = round(warmup * total_steps)
+    if step < rise:
+        if name == "one_cycle":
+            return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rise)) / 2
+        return (step + 1) / rise
+    if name == "constant":
+        return 1.0
+    done = min(1.0, (step - rise) / max(1, total_steps - rise))
+    return 1 - done if name == "linear" else (1 + math.cos(math.pi * done)) / 2

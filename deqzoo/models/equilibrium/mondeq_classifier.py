@@ -1,0 +1,58 @@
+"""The kind ``mondeq_classifier``: image classifiers with a monotone operator equilibrium network."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from deqzoo.data.info import ImageInfo
+from deqzoo.errors import ConfigError
+from deqzoo.models.common.options import fixed_point_gradient, monotone_solver, settings_errors
+from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
+from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
+
+if TYPE_CHECKING:
+    from deqzoo.models.common.module import SolverModule
+
+
+class MonDEQClassifierKind(DEQClassifierKind):
+    """Images in, logits out; the body is one monotone equilibrium."""
+
+    try_next = "model.solver=anderson"
+    compared = ("peaceman_rachford", "forward_backward", "anderson", "picard")
+
+    def network(self, settings: Any, info: ImageInfo) -> nn.Module:
+        """See `deqzoo.models.mondeq_conv`, `deqzoo.models.mondeq_fc`."""
+        widths: list[int] = list(settings.widths)
+        if settings.body not in ("conv", "fc"):
+            raise ConfigError(f"model.body={settings.body}: valid are conv, fc.")
+        if not widths or (settings.body == "fc" and len(widths) > 1):
+            raise ConfigError(f"model.widths={widths}: conv takes one width a tier, fc takes one.")
+        options: Any = {
+            "classes": info.classes,
+            "mean": info.mean,
+            "std": info.std,
+            "margin": settings.margin,
+            "solver": monotone_solver(settings),
+            "gradient": fixed_point_gradient(settings),
+        }
+        with settings_errors():
+            if settings.body == "conv":
+                return mondeq_conv(widths=widths, stride=settings.stride, grid=settings.grid, **options)
+            if info.size is None:
+                raise ValueError("body=fc needs the size of the images; the data do not state it")
+            return mondeq_fc(info.in_channels * prod(info.size), features=widths[0], **options)
+
+    def module(self, network: nn.Module, settings: Any) -> "SolverModule":
+        """Cross-entropy."""
+        from deqzoo.models.common.classifier import Classifier
+
+        return Classifier.of(network, settings)
+
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Solver, gradient and margin."""
+        return super().facts(model) | {"margin of monotonicity": f"{model['margin']:g}"}
+
+
+KIND = MonDEQClassifierKind()

@@ -1,0 +1,1 @@
+"""Implicit graph networks, and graph convolutions."""

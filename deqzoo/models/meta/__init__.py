@@ -1,0 +1,1 @@
+"""Meta-learning and hyperparameters by implicit gradients."""

@@ -1,0 +1,1 @@
+"""Neural ODEs: classifiers, and latent ODEs of series."""

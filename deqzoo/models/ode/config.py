@@ -1,0 +1,76 @@
+"""What the recipes of classifiers by neural ODEs, and latent ODEs may say; imports no torch."""
+
+from dataclasses import dataclass, field
+
+from deqzoo.models.common.config import ClassifierTraining, ODESolverConfig, TrainingConfig
+
+
+@dataclass
+class ODETraining(ClassifierTraining):
+    """How a classifier of ODE layers is trained. The penalties keep the solves short (RNODE)."""
+
+    kinetic_penalty: float = 0.0  # factor of the integral of |f|^2 / dim
+    jacobian_penalty: float = 0.0  # factor of the integral of ||df/dy||^2 / dim, by one draw of Hutchinson's estimate
+
+
+@dataclass
+class ODEClassifierConfig(ODESolverConfig, ODETraining):
+    """An image classifier by a neural ODE (`deqzoo.models.ode_net`, `deqzoo.models.anode_net`) and its training."""
+
+    kind: str = "ode_classifier"
+    # The network.
+    body: str = "ode_net"  # or anode_net
+    width: int = 64  # channels; of anode_net: those inside the dynamics
+    groups: int = 32  # of ode_net's group norms
+    augment: int = 0  # channels of zeros that the ODE's state has besides
+    # How it runs.
+    channels_last: bool = False
+
+
+@dataclass
+class ODEPointClassifierConfig(ODESolverConfig, ODETraining):
+    """A classifier of points by a neural ODE (`deqzoo.models.point_classifier`) and its training."""
+
+    kind: str = "ode_point_classifier"
+    # The network.
+    hidden: int = 32  # width of the dynamics' MLP
+    activation: str = "relu"  # of it: relu, tanh, softplus, elu
+    augment: int = 0  # dimensions of zeros that the ODE's state has besides
+
+
+@dataclass
+class LatentODETraining(TrainingConfig):
+    """How a latent ODE is trained and tested."""
+
+    kl_weight: float = 1.0  # of the divergence from the prior, in the end
+    kl_annealing: float = 0.0  # fraction of the steps during which it rises from 0
+    least_shown: float = 1.0  # share of the window shown to the encoder in training, drawn from here to 1
+    hidden_by: str = "times"  # the rest is hidden as whole times, or as single values
+    shares: list[float] = field(default_factory=lambda: [1.0])  # those it is tested with; 1 is among them
+    relative_errors: bool = False  # in units of each channel's standard deviation, instead of their own
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_by not in ("times", "values"):
+            raise ValueError(f"hidden_by={self.hidden_by}: valid are times, values.")
+        for name in ("least_shown", "kl_annealing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if 1.0 not in self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must lie in (0, 1], with 1 among them; got {list(self.shares)}.")
+
+
+@dataclass
+class LatentODEConfig(ODESolverConfig, LatentODETraining):
+    """A latent ODE of series (`deqzoo.models.LatentODE`), or its recurrent baseline, and its training."""
+
+    kind: str = "latent_ode"
+    # The network.
+    latent: int = 4  # dimensions of the latent state
+    hidden: int = 20  # width of dynamics and decoder
+    width: int = 25  # of the encoder's hidden state
+    encoder: str = "gru"  # or ode_rnn
+    dynamics: str = "ode"  # or gru: the baseline that a latent ODE is compared with
+    noise: float | None = None  # standard deviation of the observations; null: learned, a channel
+    # Beside it.
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card

@@ -1,0 +1,1 @@
+"""Parameters of physical systems from observations."""

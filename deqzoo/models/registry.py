@@ -1,0 +1,74 @@
+"""The kinds of models: of each, where its settings and its `Kind` are. This file imports no torch.
+
+A kind is a folder, or some files in one, and a line here. Others may be registered from outside of this package:
+``KINDS["mine"] = KindPlace("my_package.config:MyConfig", "my_package.kind:KIND")`` before a configuration is read.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from deqzoo.models.common.kind import Kind
+
+
+class KindPlace(NamedTuple):
+    """Where a kind is found, as MODULE:NAME.
+
+    Attributes:
+        settings: the dataclass of its recipes, in a module that imports no torch.
+        kind: the object that answers for it.
+    """
+
+    settings: str
+    kind: str
+
+
+def _in(wing: str, settings: str, kind: str) -> KindPlace:
+    return KindPlace(f"deqzoo.models.{wing}.config:{settings}", f"deqzoo.models.{wing}.{kind}")
+
+
+KINDS: dict[str, KindPlace] = {
+    "deq_classifier": _in("equilibrium", "DEQClassifierConfig", "deq_classifier:KIND"),
+    "contractive_classifier": _in("equilibrium", "ContractiveClassifierConfig", "contractive_classifier:KIND"),
+    "mdeq_classifier": _in("equilibrium", "MDEQClassifierConfig", "mdeq_classifier:KIND"),
+    "mondeq_classifier": _in("equilibrium", "MonDEQClassifierConfig", "mondeq_classifier:KIND"),
+    "conv_classifier": _in("equilibrium", "ConvClassifierConfig", "explicit:CONV"),
+    "residual_classifier": _in("equilibrium", "ResidualClassifierConfig", "explicit:RESIDUAL"),
+    "implicit_graph": _in("graph", "ImplicitGraphConfig", "kind:IMPLICIT"),
+    "graph_convolution": _in("graph", "GraphConvolutionConfig", "kind:CONVOLUTION"),
+    "language_model": _in("language", "LanguageModelConfig", "kind:KIND"),
+    "ode_classifier": _in("ode", "ODEClassifierConfig", "classifier:IMAGES"),
+    "ode_point_classifier": _in("ode", "ODEPointClassifierConfig", "classifier:POINTS"),
+    "latent_ode": _in("ode", "LatentODEConfig", "latent_ode:KIND"),
+    "node_pendulum": _in("physics", "NodePendulumConfig", "pendulum:NODE"),
+    "pinn_pendulum": _in("physics", "PINNPendulumConfig", "pendulum:PINN"),
+    "flow": _in("flow", "FlowConfig", "kind:KIND"),
+    "image_flow": _in("flow", "ImageFlowConfig", "image_kind:KIND"),
+    "meta_regression": _in("meta", "MetaRegressionConfig", "regression:KIND"),
+    "few_shot": _in("meta", "FewShotConfig", "few_shot:KIND"),
+    "data_cleaning": _in("meta", "DataCleaningConfig", "data_cleaning:KIND"),
+}
+
+
+def settings_of(name: str) -> type:
+    """The dataclass of a kind's recipes.
+
+    >>> settings_of("flow").__name__
+    'FlowConfig'
+    """
+    return _found(KINDS[name].settings)
+
+
+def kind_of(name: str) -> "Kind":
+    """The `Kind` of this name, one of `KINDS`.
+
+    >>> kind_of("deq_classifier").metric
+    'accuracy'
+    """
+    kind: Kind = _found(KINDS[name].kind)
+    return kind
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
