@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deqzoo.models.common.finite import NonFiniteError
     from deqzoo.models.common.image_classifier import ImageClassifier
     from deqzoo.models.common.module import SolverModule
+    from deqzoo.models.equilibrium.config import DEQClassifierConfig
     from deqzoo.models.equilibrium.contractive_network import contractive_net
     from deqzoo.models.equilibrium.deq_network import DEQClassifier
     from deqzoo.models.equilibrium.explicit_network import conv_net, residual_net
@@ -35,6 +36,7 @@ _HOMES = {
     "Classifier": "deqzoo.models.common.classifier",
     "ContractiveLanguageModel": "deqzoo.models.language.network",
     "DEQClassifier": "deqzoo.models.equilibrium.deq_network",
+    "DEQClassifierConfig": "deqzoo.models.equilibrium.config",
     "DEQClassifierModule": "deqzoo.models.equilibrium.module",
     "DataCleaner": "deqzoo.models.meta.data_cleaning_network",
     "FewShotNetwork": "deqzoo.models.meta.few_shot_network",
@@ -73,6 +75,7 @@ __all__ = [
     "Classifier",
     "ContractiveLanguageModel",
     "DEQClassifier",
+    "DEQClassifierConfig",
     "DEQClassifierModule",
     "DataCleaner",
     "FewShotNetwork",

@@ -27,6 +27,7 @@ class MonDEQ(DEQ):
     Source: Winston, Kolter, "Monotone operator equilibrium networks", 2020.
 
     >>> import torch
+    >>> from deqzoo.nn import MonotoneLinear
     >>> mondeq = MonDEQ(MonotoneLinear(4))
     >>> z = mondeq(torch.randn(3, 4))
     >>> bool((z >= 0).all()), mondeq.solution.converged

@@ -30,6 +30,7 @@ def conv_net(
         stride: of the convolution that takes the image.
         grid: the head sees grid x grid averages of each channel.
 
+    >>> import torch
     >>> conv_net(["a", "b"], [0.5], [0.5], width=4)(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
     """
@@ -70,6 +71,7 @@ def residual_net(
         dropout: probability that a channel of a layer's input is dropped.
         mirror: as in `DEQClassifier`.
 
+    >>> import torch
     >>> residual_net(["a", "b"], [0.5], [0.5], widths=[8])(torch.rand(3, 1, 8, 8)).shape
     torch.Size([3, 2])
     """
