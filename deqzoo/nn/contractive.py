@@ -15,6 +15,7 @@ from torch.nn.grad import conv2d_weight
 from ..implicit.modes import in_transform, no_derivatives
 from .fourier import Size, spectrum
 
+ROUNDING = 1e-12  # relative, of a norm computed in float64, by which a bound is enlarged
 WRITTEN_OUT = 2048  # numbers in a state, up to which a convolution is written out as a matrix
 
 
@@ -127,7 +128,7 @@ class ContractiveCell(nn.Module):
         weight, device = self.weight(), self.kernel.device.type
         if torch.is_autocast_enabled(device):
             weight = weight.to(torch.get_autocast_dtype(device))
-        return float((self.steepest(weight) * weight.double()).sum())
+        return (1 + ROUNDING) * float((self.steepest(weight) * weight.double()).sum())
 
     def _estimate(self, kernel: Tensor, update: bool) -> Tensor:
         """||V||_2 from below, |V v| for the unit vector v that V^T makes of the last step's."""

@@ -1,6 +1,6 @@
 """Every public layer and network, and every fault of its input: no finite wrong value comes without a warning.
 
-What `deqzoo.nn` offers is either tried or listed as what holds no solver, so a new name is asked for.
+What `deqzoo.nn` and `deqzoo.models` offer is either tried or listed as what holds no solver: a new name fails the test.
 """
 
 import dataclasses
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+import deqzoo.models
 import deqzoo.nn
+from deqzoo.data import Vocabulary
 from deqzoo.implicit import (
     GRADIENTS,
     LBFGS,
@@ -33,7 +35,6 @@ from deqzoo.models import (
     LanguageModel,
     MDEQClassifier,
     MetaLearner,
-    Vocabulary,
     contractive_net,
     mondeq_conv,
     mondeq_fc,
@@ -128,8 +129,12 @@ NO_SOLVER = {
     "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
     "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
-    "TransformerCell", "UNet", "Vocabulary", "conv_net", "normalized_adjacency", "perron_frobenius", "propagate",
+    "TransformerCell", "UNet", "conv_net", "normalized_adjacency", "perron_frobenius", "propagate",
     "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
+}  # fmt: skip
+PIPELINE = {  # of deqzoo.models: no networks
+    "Classifier", "DEQClassifierConfig", "DEQClassifierModule", "ImageInfo", "NonFiniteError", "ODEClassifierModule",
+    "PointInfo", "SolverModule", "build_network",
 }  # fmt: skip
 SQUASH = MLPDynamics(2, 8)
 ODE_LAYERS = {
@@ -140,7 +145,7 @@ ODE_LAYERS = {
     ),
 }
 ODE_SOLVERS = {"Tsit5": Tsit5, "RK4": lambda **_: RK4(step_size=0.1), "Kvaerno5": Kvaerno5, "Rodas5P": Rodas5P}
-ODES = {  # built of those that are tried; tests/nn/test_ode.py and test_flow.py have theirs
+ODES = {  # built of those that are tried; tests/nn/test_ode.py and test_flow.py have their own
     "FlatFlow", "ImageFlow", "LatentODE", "MultiscaleFlow", "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net",
     "ode_net", "point_classifier",
 }  # fmt: skip
@@ -162,7 +167,8 @@ def joined(output):
 
 def test_all_that_is_offered_is_tried():
     tried = {name.partition(" ")[0].strip(",") for name in LAYERS} | set(METHODS) | OWN_TEST
-    assert set(deqzoo.nn.__all__) == tried | NO_SOLVER | ODES | set(ODE_LAYERS)
+    offered = set(deqzoo.nn.__all__) | set(deqzoo.models.__all__)
+    assert offered == tried | NO_SOLVER | ODES | set(ODE_LAYERS) | PIPELINE
 
 
 @each_layer
