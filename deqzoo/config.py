@@ -26,7 +26,6 @@ from deqzoo.models.registry import KINDS, settings_of
 from deqzoo.paths import names, zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
-FORMER = ("unconverged_at_most",)  # settings of models that older checkpoints have; at null they say nothing
 
 
 class Mode(Enum):
@@ -136,7 +135,6 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
 
     Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
     """
-    settings = {key: value for key, value in settings.items() if value is not None or key not in FORMER}
     config = _typed(settings_of(_kind(settings, KINDS, where)), settings, where)
     for name in config:
         if str(name).endswith("_options"):

@@ -94,13 +94,6 @@ def test_wrong_recipe_names_file_and_valid_keys():
         config.model_config({"kind": "deq"}, "models/x.yaml")
 
 
-def test_a_setting_that_is_no_more_may_stand_in_an_older_file_unless_it_says_something():
-    older = {"kind": "deq_classifier", "unconverged_at_most": None}
-    assert config.model_config(older, "config.json") == config.model_config({"kind": "deq_classifier"}, "config.json")
-    with pytest.raises(ConfigError, match="there is no setting 'unconverged_at_most'"):
-        config.model_config(older | {"unconverged_at_most": 0.6}, "config.json")
-
-
 def test_resume_last_without_a_run_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no unfinished run"):

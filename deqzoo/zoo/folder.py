@@ -13,8 +13,8 @@ from torch import Tensor
 
 from deqzoo.atomic import whole_folder
 from deqzoo.errors import CheckpointError
+from deqzoo.zoo.conversions import FORMAT, convert
 
-FORMAT = 1
 WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
     "model.safetensors",
     "config.json",
@@ -43,16 +43,15 @@ def read_folder(folder: Path) -> Contents:
     if missing := [name for name in (WEIGHTS, CONFIG, METRICS) if not (folder / name).is_file()]:
         hint = f" There is {folder / 'export'}: load that." if (folder / "export").is_dir() else ""
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}: it is no whole checkpoint folder.{hint}")
-    config, metrics = _read_json(folder / CONFIG), _read_json(folder / METRICS)
-    if set(config) != _CONFIG_KEYS:
-        wrong = ", ".join(sorted(set(config) ^ _CONFIG_KEYS))
-        valid = ", ".join(sorted(_CONFIG_KEYS))
-        raise CheckpointError(f"{folder / CONFIG} has unknown or missing keys: {wrong}. It has {valid}.")
-    if config["format"] != FORMAT:
-        raise CheckpointError(
-            f"{folder / CONFIG} has format {config['format']}; this deqzoo reads {FORMAT}. Update deqzoo."
-        )
-    return Contents(config, metrics, _read_weights(folder / WEIGHTS, config["weights"]))
+    config, metrics = _checked_config(folder), _read_json(folder / METRICS)
+    config, weights = convert(config, _read_weights(folder / WEIGHTS, config["weights"]))
+    return Contents(config, metrics, weights)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint folder, as it is written today."""
+    config, _ = convert(_checked_config(folder), {})
+    return config
 
 
 def write_folder(
@@ -103,6 +102,20 @@ def check_fingerprint(path: Path, expected: Mapping[str, Any]) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """JSON as people like to read it, with a newline at its end."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of any format that can be read."""
+    config = _read_json(folder / CONFIG)
+    if set(config) != _CONFIG_KEYS:
+        wrong = ", ".join(sorted(set(config) ^ _CONFIG_KEYS))
+        valid = ", ".join(sorted(_CONFIG_KEYS))
+        raise CheckpointError(f"{folder / CONFIG} has unknown or missing keys: {wrong}. It has {valid}.")
+    if config["format"] not in range(1, FORMAT + 1):
+        raise CheckpointError(
+            f"{folder / CONFIG} has format {config['format']}; this deqzoo reads 1 to {FORMAT}. Update deqzoo."
+        )
+    return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,14 +10,27 @@ from typing import Any
 from deqzoo.atomic import whole_file, whole_folder
 from deqzoo.errors import CheckpointError
 from deqzoo.paths import zoo_path
-from deqzoo.zoo.folder import CARD, CONFIG, FILES, METRICS, check_fingerprint, fingerprint, write_json
+from deqzoo.zoo.folder import (
+    CARD,
+    CONFIG,
+    FILES,
+    METRICS,
+    WEIGHTS,
+    check_fingerprint,
+    fingerprint,
+    read_config,
+    write_json,
+)
 
 PLOTS = "plots"  # folder in a run's, and beside the files of a shipped checkpoint
 Manifest = dict[str, dict[str, dict[str, Any]]]
 
 
 def manifest() -> Manifest:
-    """sha256 and size of each file of each shipped checkpoint (but for the cards, which are generated)."""
+    """sha256 and size of the files of each shipped checkpoint.
+
+    Cards are generated, and that of the weights stands in ``config.json``, which is among the files.
+    """
     path = zoo_path("checkpoints") / "MANIFEST.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -51,7 +64,7 @@ def publish(runs: Sequence[Path]) -> str:
     source = runs[0] / "export"
     if missing := [str(run) for run in runs if not (run / "metrics.json").is_file()]:
         raise CheckpointError(f"not a finished run: {', '.join(missing)}.")
-    config, metrics = (json.loads((source / file).read_text()) for file in (CONFIG, METRICS))
+    config, metrics = read_config(source), json.loads((source / METRICS).read_text())
     results = [json.loads((run / "metrics.json").read_text()) for run in runs]
     if len({result["command"].partition(" seed=")[0] for result in results}) > 1:
         raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
@@ -79,7 +92,7 @@ def write_manifest() -> None:
     """Write ``MANIFEST.json`` anew from the folders beside it."""
     root = zoo_path("checkpoints")
     entries = {
-        folder.name: {file: fingerprint(folder / file) for file in FILES if file != CARD}
+        folder.name: {file: fingerprint(folder / file) for file in FILES if file not in (CARD, WEIGHTS)}
         for folder in sorted(root.iterdir())
         if (folder / CONFIG).is_file()
     }

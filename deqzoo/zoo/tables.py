@@ -12,7 +12,7 @@ from deqzoo.models.common.metrics import METRICS, result, total
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import first_line, head, names, zoo_path
 from deqzoo.zoo.cards import duration, model_card
-from deqzoo.zoo.folder import CARD, CONFIG
+from deqzoo.zoo.folder import CARD, read_config
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.shipped import plots, shipped
 
@@ -33,7 +33,8 @@ def pages() -> dict[Path, str]:
         f"{data_table()}\n{generated}",
     }
     for name in shipped():
-        config, metrics = (json.loads((checkpoints / name / file).read_text()) for file in (CONFIG, METRICS_FILE))
+        config = read_config(checkpoints / name)
+        metrics = json.loads((checkpoints / name / METRICS_FILE).read_text())
         found[checkpoints / name / CARD] = model_card(config, metrics, plots(checkpoints / name))
     readme = models.parent / "README.md"
     if readme.is_file():
@@ -136,7 +137,7 @@ def _metrics(name: str) -> dict[str, Any]:
 
 
 def _kind(name: str) -> Kind:
-    config = json.loads((zoo_path("checkpoints") / name / CONFIG).read_text())
+    config = read_config(zoo_path("checkpoints") / name)
     return kind_of(config["model"]["kind"])
 
 

@@ -20,7 +20,7 @@ from deqzoo.paths import head, names, zoo_path
 from deqzoo.training.measuring import measure_again
 from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
-from deqzoo.zoo.folder import CARD, CONFIG, FILES, GOLDEN, read_golden
+from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
 from deqzoo.zoo.tables import results_table, stale
@@ -53,7 +53,7 @@ def test_golden_output(name):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_recipe_builds_the_shipped_network(name):
     """So that ``mode=test ckpt=pretrained``, which builds from the recipe, tests what `load` loads."""
-    config = json.loads((folder(name) / CONFIG).read_text())
+    config = read_config(folder(name))
     assert config["name"] == name
     shipped_model = to_plain(model_config(config["model"], name))  # an older one lacks newer settings: their defaults
     assert to_plain_model(composed(f"model={name}")) == shipped_model
@@ -61,7 +61,7 @@ def test_recipe_builds_the_shipped_network(name):
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_head_comment_has_the_result(name):
-    config = json.loads((folder(name) / CONFIG).read_text())
+    config = read_config(folder(name))
     metric = kind_of(config["model"]["kind"]).metric
     assert METRICS[metric].show(metrics(name)["test"][metric]) in head(name, "Result")
 
@@ -71,8 +71,8 @@ def test_files_and_sizes(name):
     assert {path.name for path in folder(name).iterdir()} - {PLOTS} == set(FILES)
     card = (folder(name) / CARD).read_text()
     assert all(f"](plots/{plot})" in card for plot in plots(folder(name)))
-    sizes = [file["size"] for file in manifest()[name].values()]
-    assert sum(sizes) < 10e6
+    assert set(manifest()[name]) == set(FILES) - {CARD, WEIGHTS}  # config.json has the fingerprint of the weights
+    assert sum((folder(name) / file).stat().st_size for file in FILES) < 10e6
 
 
 def test_all_checkpoints_together_are_small():
@@ -101,6 +101,13 @@ def test_loads_in_a_fresh_process_and_another_folder(tmp_path):
 def test_altered_shipped_file_is_found(tmp_path, monkeypatch):
     copy = shutil.copytree(zoo_path("checkpoints"), tmp_path / "checkpoints")
     monkeypatch.setattr(shipped_module, "zoo_path", lambda kind: tmp_path / kind)
+    weights = copy / "deq_digits" / WEIGHTS
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was altered"):
+        deqzoo.load("deq_digits")
+    weights.write_bytes(content)
+    assert deqzoo.load("deq_digits")
     path = copy / "deq_digits" / METRICS_FILE
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(CheckpointError, match="altered"):

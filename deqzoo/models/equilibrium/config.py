@@ -51,7 +51,7 @@ class DEQClassifierConfig(ImageDEQConfig):
     stem: int = 0  # channels of a convolution at full resolution before the stages; 0: none
     entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
     entry_norm: str = "group"  # or batch: of those convolutions, the stem and the head
-    mirror: bool = False  # an image and its mirror image have the same logits, by tied weights
+    flip_equivariant: bool = False  # an image and its mirror image have the same logits, by tied weights
 
 
 @dataclass
@@ -63,7 +63,7 @@ class ContractiveClassifierConfig(FixedPointConfig, DEQTraining):
     widths: list[int] = field(default_factory=lambda: [32, 128, 128])  # channels, one stage a width
     body: str = "equilibrium"  # or once: each cell applied once; or explicit: layers of as many parameters
     halve_first: bool = True  # the first stage halves the resolution, too
-    mirror: bool = False  # an image and its mirror image have the same logits, by tied weights
+    flip_equivariant: bool = False  # an image and its mirror image have the same logits, by tied weights
     rho_max: float = 0.9  # bound of the cells' Lipschitz constants
     rho: float = 0.7  # with which they start
     # How it runs.
@@ -107,7 +107,7 @@ class ResidualClassifierConfig(ClassifierTraining):
     stem: int = 32  # channels of the convolution at full resolution
     groups: int = 8  # of the group norms
     dropout: float = 0.0  # of a layer's channels
-    mirror: bool = False  # as in a DEQClassifierConfig
+    flip_equivariant: bool = False  # as in a DEQClassifierConfig
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
 
 

@@ -38,7 +38,7 @@ class ContractiveClassifierKind(DEQClassifierKind):
                 widths=settings.widths,
                 body=settings.body,
                 halve_first=settings.halve_first,
-                mirror=settings.mirror,
+                flip_equivariant=settings.flip_equivariant,
                 rho_max=settings.rho_max,
                 rho=settings.rho,
                 solver=fixed_point_solver(settings),

@@ -12,7 +12,7 @@ from deqzoo.implicit import FixedPointSolver, Gradient, Picard
 from deqzoo.models.common.image_classifier import ImageClassifier
 from deqzoo.nn.contractive import ContractiveConvCell
 from deqzoo.nn.deq import DEQ
-from deqzoo.nn.mirror import PairMean, tie_mirror_images
+from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 from deqzoo.nn.whitening import Whitening
 
 BODIES = ("equilibrium", "once", "explicit")
@@ -28,7 +28,7 @@ def contractive_net(
     widths: Sequence[int],
     body: str = "equilibrium",
     halve_first: bool = True,
-    mirror: bool = False,
+    flip_equivariant: bool = False,
     rho_max: float = 0.9,
     rho: float = 0.7,
     solver: FixedPointSolver | None = None,
@@ -45,8 +45,8 @@ def contractive_net(
         body: "equilibrium"; "once", the same with each cell applied once, to its start; or "explicit", of as many
             parameters, z = gelu(BN(V gelu(b(x)))).
         halve_first: the first stage halves the resolution, too; False, for images of few pixels: it does not.
-        mirror: the logits of an image and of its mirror image are the same, by tied weights (see `nn.mirror`), which
-            halves the number of parameters; images of even width alone.
+        flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
+            `nn.flip_equivariant`), which halves the number of parameters; images of even width alone.
         rho_max, rho: of the cells.
         solver, gradient: see `DEQ`; None: `Picard` to 1e-3, and the exact gradient.
 
@@ -59,16 +59,16 @@ def contractive_net(
         raise ValueError(f"body={body}: valid are {', '.join(BODIES)}")
     if not widths:
         raise ValueError("widths needs at least one stage")
-    stem = Whitening(len(mean), symmetric=mirror)
+    stem = Whitening(len(mean), symmetric=flip_equivariant)
     activation: nn.Module = nn.GELU() if body == "explicit" else nn.ReLU()
     grid, before = (size[0] - 1, size[1] - 1), stem.channels
     stages = []
     for i, width in enumerate(widths):
         pool = 2 if i or halve_first else 1
-        if mirror and pool > 1 and grid[1] % 2 == 0:
+        if flip_equivariant and pool > 1 and grid[1] % 2 == 0:
             raise ValueError(
-                f"mirror=True needs stages of an odd width, whose left and right are halved alike: images of {size[1]} "
-                f"pixels have {grid[1]} before stage {i + 1}; 32 or 16 would do, or fewer widths"
+                f"flip_equivariant=True needs stages of an odd width, whose left and right are halved alike: images of "
+                f"{size[1]} pixels have {grid[1]} before stage {i + 1}; 32 or 16 would do, or fewer widths"
             )
         grid = grid[0] // pool, grid[1] // pool
         if min(grid) < 1:
@@ -80,7 +80,7 @@ def contractive_net(
             cell = ContractiveConvCell(width, grid, rho_max=rho_max, rho=rho)
             solver = Picard(tol=1e-3, max_steps=30) if solver is None else solver
             layer = DEQ(cell, solver=solver, gradient=gradient) if body == "equilibrium" else AppliedOnce(cell)
-        stages.append(nn.Sequential(Injection(before, width, pool, overlapping=mirror), layer))
+        stages.append(nn.Sequential(Injection(before, width, pool, overlapping=flip_equivariant), layer))
         before = width
     network = ImageClassifier(
         classes=classes,
@@ -88,10 +88,10 @@ def contractive_net(
         std=std,
         stem=nn.Sequential(stem, activation),
         body=nn.Sequential(*stages),
-        head=MaxPoolLinear(before, len(classes), mirror),
+        head=MaxPoolLinear(before, len(classes), flip_equivariant),
     )
-    if mirror:
-        tie_mirror_images(network)
+    if flip_equivariant:
+        make_flip_equivariant(network)
     return network
 
 
@@ -154,13 +154,13 @@ class ExplicitLayer(nn.Module):
 class MaxPoolLinear(nn.Module):
     """The maximum of each channel over the image, and a linear layer without bias, times 1/9.
 
-    With `mirror` the layer sees the mean of each pair of channels.
+    With `flip_equivariant` the layer sees the mean of each pair of channels.
     """
 
-    def __init__(self, features: int, classes: int, mirror: bool = False) -> None:
+    def __init__(self, features: int, classes: int, flip_equivariant: bool = False) -> None:
         super().__init__()
-        self.merge = PairMean() if mirror else nn.Identity()
-        self.linear = nn.Linear(features // 2 if mirror else features, classes, bias=False)
+        self.merge = PairMean() if flip_equivariant else nn.Identity()
+        self.linear = nn.Linear(features // 2 if flip_equivariant else features, classes, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Logits, (batch, classes)."""

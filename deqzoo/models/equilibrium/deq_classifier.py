@@ -56,7 +56,7 @@ class DEQClassifierKind(Kind):
                 groups=settings.groups,
                 dropout=settings.dropout,
                 weight_norm=settings.weight_norm,
-                mirror=settings.mirror,
+                flip_equivariant=settings.flip_equivariant,
                 solver=fixed_point_solver(settings),
                 gradient=fixed_point_gradient(settings),
             )

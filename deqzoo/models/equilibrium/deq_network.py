@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.implicit import FixedPointSolver, Gradient
 from deqzoo.nn.cells import ConvCell, PlainConvCell, normalised_conv
 from deqzoo.nn.deq import DEQ
-from deqzoo.nn.mirror import PairMean, tie_mirror_images
+from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
 
 class DEQClassifier(nn.Module):
@@ -28,8 +28,8 @@ class DEQClassifier(nn.Module):
         cell: "residual", `ConvCell`, or "plain", `PlainConvCell`.
         expansion: of the residual cells.
         groups, dropout, weight_norm: of the cells.
-        mirror: the logits of an image and of its mirror image are the same, by tied weights (see `nn.mirror`), which
-            halves the parameters; needs even widths and `entry_kernel` 2.
+        flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
+            `nn.flip_equivariant`), which halves the parameters; needs even widths and `entry_kernel` 2.
         solver, gradient: of the equilibrium layers, see `DEQ`.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, len(classes)).
@@ -55,7 +55,7 @@ class DEQClassifier(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         weight_norm: bool = False,
-        mirror: bool = False,
+        flip_equivariant: bool = False,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
     ) -> None:
@@ -89,12 +89,12 @@ class DEQClassifier(nn.Module):
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
         self.pool_first = entry_norm == "batch"  # not by the norm's class: `trainer.sync_batchnorm` exchanges it
-        features = before // 2 if mirror else before
+        features = before // 2 if flip_equivariant else before
         self.norm = nn.GroupNorm(groups, before) if norm_groups else nn.BatchNorm1d(features)
-        self.merge = PairMean() if mirror else nn.Identity()
+        self.merge = PairMean() if flip_equivariant else nn.Identity()
         self.head = nn.Linear(features, len(self.classes))
-        if mirror:
-            tie_mirror_images(self)
+        if flip_equivariant:
+            make_flip_equivariant(self)
 
     @property
     def equilibria(self) -> list[DEQ]:

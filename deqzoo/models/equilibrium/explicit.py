@@ -76,7 +76,7 @@ class ResidualClassifierKind(ConvClassifierKind):
                 stem=settings.stem,
                 groups=settings.groups,
                 dropout=settings.dropout,
-                mirror=settings.mirror,
+                flip_equivariant=settings.flip_equivariant,
             )
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deqzoo.models.common.image_classifier import ImageClassifier
 from deqzoo.nn.cells import PlainConvCell, conv3x3, normalised_conv
-from deqzoo.nn.mirror import PairMean, tie_mirror_images
+from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
 
 def conv_net(
@@ -58,7 +58,7 @@ def residual_net(
     stem: int = 32,
     groups: int = 8,
     dropout: float = 0.0,
-    mirror: bool = False,
+    flip_equivariant: bool = False,
 ) -> ImageClassifier:
     """A residual network: in each stage a strided 2x2 convolution and `depth` layers z -> relu(z + norm(conv(z))).
 
@@ -69,7 +69,7 @@ def residual_net(
         stem: channels of the 3x3 convolution at full resolution before them.
         groups: of the layers' group norms; must divide each of the widths.
         dropout: probability that a channel of a layer's input is dropped.
-        mirror: as in `DEQClassifier`.
+        flip_equivariant: as in `DEQClassifier`.
 
     >>> import torch
     >>> residual_net(["a", "b"], [0.5], [0.5], widths=[8])(torch.rand(3, 1, 8, 8)).shape
@@ -84,7 +84,7 @@ def residual_net(
         layers += [ResidualLayer(width, groups, dropout) for _ in range(depth)]
         before = width
     pooling = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    if mirror:
+    if flip_equivariant:
         pooling.append(PairMean())
         before //= 2
     network = ImageClassifier(
@@ -95,8 +95,8 @@ def residual_net(
         body=nn.Sequential(*layers),
         head=nn.Sequential(*pooling, nn.BatchNorm1d(before), nn.Linear(before, len(classes))),
     )
-    if mirror:
-        tie_mirror_images(network)
+    if flip_equivariant:
+        make_flip_equivariant(network)
     return network
 
 

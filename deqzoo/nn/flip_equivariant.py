@@ -1,12 +1,12 @@
-"""Networks that take an image and its mirror image for the same: features in pairs, one kernel for both of a pair.
+"""Flip-equivariant networks: features in pairs, one kernel for both of a pair, so that flips of an image commute.
 
 Channels 2c and 2c + 1 are one feature of an image and of its mirror image. Mirroring the image therefore flips the
 width of all features and exchanges the two of each pair,
 
-    mirror(z)[2c] = flip(z[2c + 1]),  mirror(z)[2c + 1] = flip(z[2c])
+    flipped(z)[2c] = flip(z[2c + 1]),  flipped(z)[2c + 1] = flip(z[2c])
 
-and each layer f here commutes with that, f(mirror(z)) = mirror(f(z)). What holds of each layer holds of a fixed point,
-so it holds of equilibria, too. A convolution has half the parameters of an ordinary one of as many channels.
+and each layer f here commutes with that, f(flipped(z)) = flipped(f(z)). What holds of each layer holds of a fixed
+point, so it holds of equilibria, too. A convolution has half the parameters of an ordinary one of as many channels.
 
 Source: Cohen, Welling, "Group Equivariant Convolutional Networks", 2016, for the group of two elements.
 """
@@ -21,17 +21,17 @@ from .contractive import ContractiveConvCell
 from .whitening import Whitening
 
 
-def mirror(z: Tensor) -> Tensor:
+def flipped(z: Tensor) -> Tensor:
     """The features of the mirror image, (batch, channels, height, width) -> the same.
 
-    >>> mirror(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])).flatten().tolist()
+    >>> flipped(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])).flatten().tolist()
     [4.0, 3.0, 2.0, 1.0]
     """
     return _exchanged(z.flip(-1))
 
 
-def tie_mirror_images(layers: nn.Module) -> None:
-    """Make `layers`, whose first convolution takes images, commute with `mirror`; in place, before any training.
+def make_flip_equivariant(layers: nn.Module) -> None:
+    """Make `layers`, whose first convolution takes images, commute with `flipped`; in place, before any training.
 
     Convolutions, contractive cells and group norms keep the half of their weights; each batch norm inside becomes a
     `PairedBatchNorm2d`. A convolution that divides the width must see disjoint parts of it, which a forward pass
@@ -49,20 +49,20 @@ def tie_mirror_images(layers: nn.Module) -> None:
             partners = layer.partners()
         elif isinstance(layer, nn.Conv2d):
             _check_conv(layer)
-            kernel = _MirroredKernel(partners if first else _in_pairs(layer.in_channels))
+            kernel = _PairedKernel(partners if first else _in_pairs(layer.in_channels))
             parametrize.register_parametrization(layer, "weight", kernel)
             layer.register_forward_pre_hook(_check_width)
             first = False
         elif isinstance(layer, ContractiveConvCell):
             channels = layer.state[0]
             _check_even(channels)
-            parametrize.register_parametrization(layer, "kernel", _MirroredKernel(_in_pairs(channels)))
+            parametrize.register_parametrization(layer, "kernel", _PairedKernel(_in_pairs(channels)))
             parametrize.register_parametrization(layer, "gain", _Twice())
         elif isinstance(layer, nn.GroupNorm):
             if layer.num_groups != layer.num_channels and layer.num_channels // layer.num_groups % 2:
                 raise ValueError(
-                    f"mirror=True needs groups of 1 or of an even number of channels, got groups={layer.num_groups} "
-                    f"of {layer.num_channels}"
+                    "flip_equivariant=True needs groups of 1 or of an even number of channels, got "
+                    f"groups={layer.num_groups} of {layer.num_channels}"
                 )
             for name, _ in list(layer.named_parameters(recurse=False)):
                 parametrize.register_parametrization(layer, name, _Twice())
@@ -108,7 +108,7 @@ class PairMean(nn.Module):
         return _pairs(pooled).mean(dim=2)
 
 
-class _MirroredKernel(nn.Module):
+class _PairedKernel(nn.Module):
     """The kernels that look at the image (stored), and beside each the same one that looks at its mirror image.
 
     Args:
@@ -166,20 +166,20 @@ def _laid_out_as(model: Tensor, z: Tensor) -> Tensor:
 def _check_conv(conv: nn.Conv2d) -> None:
     """A convolution whose mirror images can be tied."""
     if parametrize.is_parametrized(conv):
-        raise ValueError("mirror=True and weight_norm=True: choose one, each has a kernel of its own kind")
+        raise ValueError("flip_equivariant=True and weight_norm=True: choose one, each has a kernel of its own kind")
     if conv.bias is not None or conv.groups > 1:
-        raise ValueError("mirror=True takes convolutions without bias and without groups")
+        raise ValueError("flip_equivariant=True takes convolutions without bias and without groups")
     _check_even(conv.out_channels)
     if conv.stride != (1, 1) and conv.stride != conv.kernel_size:
         raise ValueError(
-            f"mirror=True needs strided convolutions that see disjoint parts (entry_kernel=2); "
+            f"flip_equivariant=True needs strided convolutions that see disjoint parts (entry_kernel=2); "
             f"got a kernel of {conv.kernel_size[0]} and a stride of {conv.stride[0]}"
         )
 
 
 def _check_even(channels: int) -> None:
     if channels % 2:
-        raise ValueError(f"mirror=True needs even widths, got {channels}")
+        raise ValueError(f"flip_equivariant=True needs even widths, got {channels}")
 
 
 def _check_width(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -187,6 +187,6 @@ def _check_width(conv: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     width, stride = inputs[0].shape[-1], conv.stride[1]  # type: ignore[index]
     if width % stride:
         raise ValueError(
-            f"mirror=True needs images whose width the strides divide; "
+            f"flip_equivariant=True needs images whose width the strides divide; "
             f"a convolution of stride {stride} got {width} pixels"
         )

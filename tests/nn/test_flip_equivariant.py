@@ -11,7 +11,7 @@ from torch import nn
 from deqzoo.implicit import Anderson, Implicit, Picard
 from deqzoo.models import DEQClassifier, contractive_net, residual_net
 from deqzoo.nn import PlainConvCell
-from deqzoo.nn.mirror import PairedBatchNorm2d, mirror, tie_mirror_images
+from deqzoo.nn.flip_equivariant import PairedBatchNorm2d, flipped, make_flip_equivariant
 
 F64 = torch.float64
 INFO = {"classes": ["a", "b", "c"], "mean": [0.5, 0.4], "std": [0.2, 0.3]}
@@ -27,7 +27,7 @@ def randomised(network):
 
 def deq(**settings):
     solver = Anderson(tol=1e-12, max_steps=200)
-    settings = {"widths": [8, 12], "stem": 4, "groups": 2, "entry_kernel": 2, "mirror": True} | settings
+    settings = {"widths": [8, 12], "stem": 4, "groups": 2, "entry_kernel": 2, "flip_equivariant": True} | settings
     return DEQClassifier(in_channels=2, **INFO, solver=solver, gradient=Implicit(), **settings)
 
 
@@ -42,19 +42,19 @@ def test_layers_commute_with_the_mirror_image(channels, size, stride, training):
     shape = {"kernel_size": 3, "padding": 1} if stride == 1 else {"kernel_size": 2, "stride": 2}
     conv = nn.Conv2d(3, channels, bias=False, **shape)
     layers = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.Conv2d(channels, 8, 1, bias=False), nn.GroupNorm(2, 8))
-    tie_mirror_images(layers)
+    make_flip_equivariant(layers)
     layers = randomised(layers.to(F64)).train(training)
     x = torch.randn(2, 3, 2 * size[0], 2 * size[1], dtype=F64)
     for i in range(1, len(layers) + 1):
-        torch.testing.assert_close(layers[:i](x.flip(-1)), mirror(layers[:i](x)), rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(mirror(layers(x)), layers(x))
+        torch.testing.assert_close(layers[:i](x.flip(-1)), flipped(layers[:i](x)), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(flipped(layers(x)), layers(x))
 
 
 @pytest.mark.parametrize("make", ["deq", "residual"])
 @pytest.mark.parametrize("training", [False, True])
 def test_an_image_and_its_mirror_image_have_the_same_logits(make, training):
     torch.manual_seed(0)
-    network = deq() if make == "deq" else residual_net(**INFO, widths=[8, 12], stem=4, groups=2, mirror=True)
+    network = deq() if make == "deq" else residual_net(**INFO, widths=[8, 12], stem=4, groups=2, flip_equivariant=True)
     network = randomised(network.to(F64)).train(training)
     images = torch.rand(5, 2, 16, 8, dtype=F64)
     torch.testing.assert_close(network(images.flip(-1)), network(images), rtol=1e-8, atol=1e-8)
@@ -63,7 +63,7 @@ def test_an_image_and_its_mirror_image_have_the_same_logits(make, training):
 
 def contractive(body="equilibrium", size=(16, 16), **settings):
     """With weights, statistics and a whitening that are not those of the start."""
-    settings = {"widths": [4, 6], "mirror": True, "solver": Picard(tol=1e-12, max_steps=300)} | settings
+    settings = {"widths": [4, 6], "flip_equivariant": True, "solver": Picard(tol=1e-12, max_steps=300)} | settings
     network = randomised(contractive_net(size, **INFO, body=body, **settings).to(F64))
     network.stem[0].fit(torch.rand(20, 2, 6, 6, dtype=F64))
     return network
@@ -103,7 +103,7 @@ def test_gradients_of_a_tied_contractive_network():
 
 def test_halving_of_an_even_width_cannot_treat_left_and_right_alike():
     with pytest.raises(ValueError, match="needs stages of an odd width"):
-        contractive_net((32, 29), **INFO, widths=[4], mirror=True)
+        contractive_net((32, 29), **INFO, widths=[4], flip_equivariant=True)
 
 
 @pytest.mark.parametrize("entry_norm", ["group", "batch"])
@@ -114,7 +114,7 @@ def test_with_group_and_with_batch_normalisation(entry_norm):
 
 
 def test_tied_layers_have_half_the_parameters():
-    tied, free = deq(), deq(mirror=False)
+    tied, free = deq(), deq(flip_equivariant=False)
     for name in ("stem", "entries", "stages"):
         counts = [sum(p.numel() for p in getattr(network, name).parameters()) for network in (tied, free)]
         assert 2 * counts[0] == counts[1], name
@@ -124,7 +124,7 @@ def test_kernels_start_with_the_spread_of_free_ones():
     torch.manual_seed(0)
     free = nn.Conv2d(32, 64, 3, padding=1, bias=False)
     spread = free.weight.std().item()
-    tie_mirror_images(nn.Sequential(nn.Conv2d(1, 32, 3, bias=False), free))
+    make_flip_equivariant(nn.Sequential(nn.Conv2d(1, 32, 3, bias=False), free))
     assert free.weight.std().item() == pytest.approx(spread, rel=0.05)
 
 
@@ -138,7 +138,7 @@ def test_a_batch_norm_of_pairs_has_the_statistics_of_both():
 
 def test_gradients_of_a_tied_cell():
     stack = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), PlainConvCell(4, groups=2))
-    tie_mirror_images(stack)
+    make_flip_equivariant(stack)
     cell = stack[1].to(F64)
     names, values = zip(*cell.named_parameters(), strict=True)
     z, x = (torch.rand(2, 4, 3, 3, dtype=F64) for _ in range(2))
@@ -165,9 +165,9 @@ def test_what_cannot_be_tied_is_an_error(settings, told):
 
 def test_a_layer_that_cannot_be_tied_is_an_error():
     with pytest.raises(ValueError, match="without bias"):
-        tie_mirror_images(nn.Sequential(nn.Conv2d(3, 4, 1)))
+        make_flip_equivariant(nn.Sequential(nn.Conv2d(3, 4, 1)))
     with pytest.raises(ValueError, match="without groups"):
-        tie_mirror_images(nn.Sequential(nn.Conv2d(4, 4, 1, groups=4, bias=False)))
+        make_flip_equivariant(nn.Sequential(nn.Conv2d(4, 4, 1, groups=4, bias=False)))
 
 
 def test_a_width_that_the_strides_do_not_divide_is_an_error():

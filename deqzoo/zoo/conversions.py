@@ -1,0 +1,38 @@
+"""What older checkpoint folders say, in the words of today: shipped checkpoints load forever.
+
+A change of the settings or of the names of weights raises `FORMAT` by one and adds a function to `CONVERSIONS`, which
+makes of a folder of the format before it one of the next; a folder of that format is kept in the tests.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+FORMAT = 2  # of the folders that are written
+
+Config = Mapping[str, Any]  # what ``config.json`` holds
+Weights = Mapping[str, Tensor]
+Conversion = Callable[[Config, Weights], tuple[Config, Weights]]
+
+
+def convert(config: Config, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint of any format up to `FORMAT`, as it is written today.
+
+    >>> convert({"format": 1, "model": {"kind": "deq_classifier", "mirror": True}}, {})
+    ({'format': 2, 'model': {'kind': 'deq_classifier', 'flip_equivariant': True}}, {})
+    """
+    for version in range(config["format"], FORMAT):
+        config, weights = CONVERSIONS[version](config, weights)
+    return {**config, "format": FORMAT}, dict(weights)
+
+
+def _from_1(config: Config, weights: Weights) -> tuple[Config, Weights]:
+    """The controller of the Jacobian penalty is gone, and `mirror` has the field's name."""
+    model = {key: value for key, value in config["model"].items() if key != "unconverged_at_most"}
+    if "mirror" in model:
+        model["flip_equivariant"] = model.pop("mirror")
+    return {**config, "model": model}, weights
+
+
+CONVERSIONS: dict[int, Conversion] = {1: _from_1}  # from that format to the next
