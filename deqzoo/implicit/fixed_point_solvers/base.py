@@ -27,7 +27,7 @@ from ..precision import Coarsest, expected_precision, finite_inputs
 from ..pytree import Ravel, map_tensors, take_rows, tensor_leaves
 from ..rows import select
 from ..solution import Solution, Status
-from .judge import Judge, ratio
+from .judge import Judge, StopRule, ratio
 
 _GOLDEN = (5**0.5 - 1) / 2
 _WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
@@ -188,15 +188,17 @@ def iterate(options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Te
     method = options.method(lambda x: evaluate(x)[0], tol)
     if in_transform():
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
-    judge = Judge(options, tol, evaluate.precision, z, _terms(evaluate, z, g, tol) if root else None, finite)
+    eps = torch.finfo(evaluate.precision).eps
+    rule = StopRule(options.stop, tol, options.atol, options.patience, eps)
+    judge = Judge(rule, z, _terms(evaluate, z, g, tol) if root else None, finite, options.trace)
     kept = []
     for step in range(options.max_steps + 1):
         if step in options.keep:
             kept.append(z)
         last = step == options.max_steps
         host = last or step % options.check_every == 0
-        more, all_active = judge.look(step, z, g, image, host)
-        if last or not more:
+        any_active, all_active = judge.assess(step, z, g, image, host)
+        if last or not any_active:
             break
         if compact and host and not (all_active or in_transform()):
             evaluate.leave_out(judge.active, image if not root else z - image)
