@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from torch.autograd import forward_ad
 
 from .black_box import as_tensors, call_black_box
 from .grads_batched import each_alone
-from .lifting import apply_visibly, check_complete, lift, value_again
+from .lifting import Lifted, apply_visibly, check_complete, lift, value_again
 from .linear_solvers import GMRES, LinearSolver
 from .linear_solvers.base import default_tolerance, row_norm
 from .modes import (
@@ -416,47 +416,79 @@ class ImplicitFunction:
         look: bool,
     ) -> Any:
         ravel = Ravel(y, self.batch_dims)
-        leaves = tuple(t.detach() for t in tensor_leaves(y))
-        if not torch.is_inference_mode_enabled():  # a solver may return its start, made under inference_mode
-            leaves = tuple(t.clone() if t.is_inference() else t for t in leaves)
+        leaves = _frozen(tensor_leaves(y))
         if not needs_derivative():
             return ravel.restore([t.clone() for t in leaves])  # the solver may have returned a tensor of the caller's
-
-        arg_tensors, conditions = tuple(tensor_leaves(args)), with_keywords(self.conditions, names)
-
         seen = Coarsest(ravel.dtype)
-        watched = seen.first_call(conditions)
-
-        def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
-            state = (*leaves, *tensors)
-            residual = call_unchanged(watched, state, ravel.restore(leaves), *with_tensors(args, tensors))
-            return tuple(ravel.leaves(residual))
-
-        def precondition(v: Tensors) -> Tensors:
-            assert self.preconditioner is not None
-            preconditioner = with_keywords(self.preconditioner, names)
-            return tuple(ravel.leaves(preconditioner(ravel.restore(v), y, *args)))
-
-        # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
-        taped = not in_transform() and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
-        own = tuple(t.detach().requires_grad_() for t in leaves) if taped else leaves
-        slot = tuple(apply_visibly(_Slot, t) for t in own) if taped else leaves
-        lifted, residual = lift(keep_autocast(condition, ravel.device.type), slot, arg_tensors)
-        if taped and not any(t.requires_grad for t in lifted.inputs):
-            taped = reaches_leaf([t for t in residual if t.requires_grad], {id(t) for t in own})
-            residual = residual if taped else tuple(t.detach() for t in residual)
+        condition = _on_leaves(seen.first_call(with_keywords(self.conditions, names)), ravel, args)
+        recorded = _record(keep_autocast(condition, ravel.device.type), leaves, tuple(tensor_leaves(args)))
         system = System(
-            lifted,
+            recorded.condition,
             self.linear_solver,
             self.batch_dims,
             self.tags,
-            precondition if self.preconditioner else None,
+            self._preconditioner(ravel, y, args, names),
             on_failure=self.on_failure,
             report=report,
-            tape=pullback_on_tape(residual, slot, leaves) if taped else None,
+            tape=recorded.tape,
             ravel=ravel,
             precision=seen.dtype,
         )
         if look and self.on_failure != "ignore":
-            system.look(leaves, residual)
-        return ravel.restore(attach(system, leaves, lifted.inputs, residual))
+            system.look(leaves, recorded.residual)
+        return ravel.restore(attach(system, leaves, recorded.condition.inputs, recorded.residual))
+
+    def _preconditioner(self, ravel: Ravel, y: Any, args: tuple[Any, ...], names: tuple[str, ...]) -> Pullback | None:
+        """The user's preconditioner on leaves, at (y, args)."""
+        if self.preconditioner is None:
+            return None
+        precondition = with_keywords(self.preconditioner, names)
+        return lambda v: tuple(ravel.leaves(precondition(ravel.restore(v), y, *args)))
+
+
+def _frozen(leaves: Sequence[Tensor]) -> Tensors:
+    """The tensors off the tape; those made under `inference_mode`, as a start may be, as ordinary ones."""
+    frozen = tuple(t.detach() for t in leaves)
+    if torch.is_inference_mode_enabled():
+        return frozen
+    return tuple(t.clone() if t.is_inference() else t for t in frozen)
+
+
+def _on_leaves(conditions: Callable[..., Any], ravel: Ravel, args: tuple[Any, ...]) -> Condition:
+    """The user's conditions as a function of the leaves of y and of the tensors of the arguments."""
+
+    def condition(leaves: Tensors, tensors: Tensors) -> Tensors:
+        state = (*leaves, *tensors)
+        residual = call_unchanged(conditions, state, ravel.restore(leaves), *with_tensors(args, tensors))
+        return tuple(ravel.leaves(residual))
+
+    return condition
+
+
+class _Recorded(NamedTuple):
+    """One evaluation of a condition.
+
+    Attributes:
+        condition: with all that it reads made explicit.
+        residual: its value.
+        tape: u -> A^T u by the tape of that evaluation; None: the backward evaluates the condition again.
+    """
+
+    condition: Lifted
+    residual: Tensors
+    tape: Pullback | None
+
+
+def _record(condition: Condition, leaves: Tensors, args: Tensors) -> _Recorded:
+    """Evaluate a condition at the frozen `leaves` of y, with a tape where it may be read more than once."""
+    # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
+    if in_transform() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return _Recorded(*lift(condition, leaves, args), None)
+    own = tuple(t.detach().requires_grad_() for t in leaves)
+    slot = tuple(apply_visibly(_Slot, t) for t in own)
+    lifted, residual = lift(condition, slot, args)
+    if not any(t.requires_grad for t in lifted.inputs):
+        differentiable = [t for t in residual if t.requires_grad]
+        if not reaches_leaf(differentiable, {id(t) for t in own}):  # nothing to differentiate in
+            return _Recorded(lifted, tuple(t.detach() for t in residual), None)
+    return _Recorded(lifted, residual, pullback_on_tape(residual, slot, leaves))
