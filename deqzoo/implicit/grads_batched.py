@@ -33,15 +33,25 @@ def each_alone(function: Callable[[Tensors], Tensors], batched: Tensors, like: T
     None: those of its arguments. They are off the tape: the operation that stands for the call has no derivative.
     """
 
-    def split(flat: Tensor, like: Tensors) -> Tensors:
-        parts = zip(flat.split([t.numel() for t in like]), like, strict=True)
-        return tuple(part.reshape(t.shape).to(t.dtype) for part, t in parts)
+    def on_vector(vector: Tensor) -> Tensor:
+        return _joined(function(_split(vector, batched)), vector.dtype)
 
-    key = next(_keys)
-    _functions[key] = lambda flat: torch.cat([t.reshape(-1).to(flat.dtype) for t in function(split(flat, batched))])
+    key = next(_keys)  # an operation takes tensors and numbers: it finds the function by its number
+    _functions[key] = on_vector
     try:
         with torch.no_grad():
-            flat = torch.ops.deqzoo.call(torch.cat([t.reshape(-1) for t in batched]), key)
-            return split(flat, batched if like is None else like)
+            result = torch.ops.deqzoo.call(_joined(batched), key)
+            return _split(result, batched if like is None else like)
     finally:
         del _functions[key]
+
+
+def _joined(tensors: Tensors, dtype: torch.dtype | None = None) -> Tensor:
+    """All entries in one vector; of the given dtype, or of the widest one among them."""
+    return torch.cat([t.reshape(-1) if dtype is None else t.reshape(-1).to(dtype) for t in tensors])
+
+
+def _split(vector: Tensor, like: Tensors) -> Tensors:
+    """The inverse of `_joined`: tensors of the shapes and dtypes of `like`."""
+    parts = vector.split([t.numel() for t in like])
+    return tuple(part.reshape(t.shape).to(t.dtype) for part, t in zip(parts, like, strict=True))

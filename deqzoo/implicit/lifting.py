@@ -285,23 +285,28 @@ def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tu
 
     Left out: the unknowns of implicit functions inside, which are leaves of their own (`ends_here`).
     """
-    ahead: list[Any] = [(value.grad_fn, value.output_nr) for value in values]
     leaves: dict[int, Tensor] = {id(v): v for v in values if v.requires_grad and v.grad_fn is None}
     edges, seen = set[tuple[Any, int]](), set[Any]()
+    ahead: list[tuple[Any, int]] = [(value.grad_fn, value.output_nr) for value in values]
     while ahead:
         edge = ahead.pop()
-        node = edge[0]
+        node, _ = edge
         if node is None or node in seen:
             continue
         if isinstance(node, _Leaf):
             leaves[id(node.variable)] = node.variable
         elif node._sequence_nr() < begun:
-            edges.add(edge)  # and its node may have other edges
-            continue
-        elif not (isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)):
+            edges.add(edge)
+            continue  # not seen: other edges may lead to it
+        elif not _is_unknown(node):
             ahead += node.next_functions
         seen.add(node)
     return leaves, edges
+
+
+def _is_unknown(node: Any) -> bool:
+    """Whether a node of a tape stands for the unknown of an implicit function."""
+    return isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)
 
 
 def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tensor], Tensors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ _LEAST_CUT, _MOST_CUT = 0.1, 0.9  # of the bracket: where the interpolated trial
 _LEAST_GROWTH, _MOST_GROWTH = 2.0, 10.0
 
 
+class Point(NamedTuple):
+    """A point of each path, (systems, 1) each: the share t of it, and the objective's value and slope there."""
+
+    t: Tensor
+    value: Tensor
+    slope: Tensor
+
+
 class LineSearch(Descent):
     """Weak Wolfe line search with cubic interpolation, along directions that a subclass proposes.
 
@@ -29,8 +38,8 @@ class LineSearch(Descent):
     path: Tensor
     slope: Tensor  # at its beginning, (systems, 1), as the next
     trials: Tensor
-    low: tuple[Tensor, ...]  # t, value and slope at the lower end of the bracket
-    high: tuple[Tensor, ...]
+    low: Point  # the ends of the bracket; that of `high` is at infinity while it is open
+    high: Point
     searching = False
 
     @abstractmethod
@@ -47,7 +56,7 @@ class LineSearch(Descent):
         if host_flags(self.accepted)[0][0]:
             self._turn(fresh)
         self.trials = self.trials + 1
-        self.t = torch.where(fresh, self.length(self.g), self._next())
+        self.t = torch.where(fresh, self.length(self.g), self._within_bracket())
         return self.point + self.t * self.path
 
     def _turn(self, fresh: Tensor) -> None:
@@ -58,30 +67,28 @@ class LineSearch(Descent):
         path = torch.where(downhill, path, self.g)
         slope = torch.where(downhill, slope, -dot(self.g, self.g))
         zero, value = torch.zeros_like(slope), self.value.unsqueeze(1)
-        state = [path, slope, zero, zero, value, slope, torch.full_like(slope, torch.inf), value, slope]
-        if self.searching:
-            before = [self.path, self.slope, self.trials, *self.low, *self.high]
-            state = [torch.where(fresh, new, old) for new, old in zip(state, before, strict=True)]
-        self.searching = True
-        self.path, self.slope, self.trials = state[:3]
-        self.low, self.high = tuple(state[3:6]), tuple(state[6:])
+        low, high = Point(zero, value, slope), Point(torch.full_like(slope, torch.inf), value, slope)
+        if not self.searching:
+            self.searching = True
+            self.path, self.slope, self.trials, self.low, self.high = path, slope, zero, low, high
+            return
+        self.path = torch.where(fresh, path, self.path)
+        self.slope = torch.where(fresh, slope, self.slope)
+        self.trials = torch.where(fresh, zero, self.trials)
+        self.low, self.high = _where(fresh, low, self.low), _where(fresh, high, self.high)
 
-    def _next(self) -> Tensor:
-        """The minimiser of the cubic through both ends of the bracket, or further out where it is open."""
-        (a, fa, da), (b, fb, db) = self.low, self.high
-        open_end = torch.isinf(b)
-        width = torch.where(open_end, torch.zeros_like(b), b - a)
-        d1 = da + db - 3 * safe_divide(fb - fa, width)
-        d2 = (d1**2 - da * db).clamp(min=0).sqrt()
-        cubic = b - width * safe_divide(db + d2 - d1, db - da + 2 * d2)
-        middle = a + width / 2
-        cubic = torch.where(torch.isfinite(cubic), cubic, middle)
-        inside = torch.minimum(torch.maximum(cubic, a + _LEAST_CUT * width), a + _MOST_CUT * width)
+    def _within_bracket(self) -> Tensor:
+        """The next trial: by the cubic through both ends of the bracket, or further out where it is open."""
+        low, high = self.low, self.high
+        is_open = torch.isinf(high.t)
+        width = torch.where(is_open, torch.zeros_like(high.t), high.t - low.t)
+        cubic = _minimiser_of_cubic(low, high, width)
+        cubic = torch.where(torch.isfinite(cubic), cubic, low.t + width / 2)
+        inside = _clip(cubic, low.t + _LEAST_CUT * width, low.t + _MOST_CUT * width)
         # Along an open end the slopes at the start and at `low` tell where it would be zero.
-        secant = a * safe_divide(self.slope, self.slope - da)
-        secant = torch.where(secant > 0, secant, torch.full_like(a, torch.inf))
-        further = torch.minimum(torch.maximum(secant, _LEAST_GROWTH * a), _MOST_GROWTH * a)
-        return torch.where(open_end, further, inside)
+        secant = low.t * safe_divide(self.slope, self.slope - low.slope)
+        secant = torch.where(secant > 0, secant, torch.full_like(secant, torch.inf))
+        return torch.where(is_open, _clip(secant, _LEAST_GROWTH * low.t, _MOST_GROWTH * low.t), inside)
 
     def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
         """Whether the trial meets both Wolfe conditions; narrows the bracket where it does not."""
@@ -93,11 +100,25 @@ class LineSearch(Descent):
         falls = (value <= self.value.unsqueeze(1) + _ARMIJO * expected) | (blind & flat)
         falls = falls & torch.isfinite(g).all(dim=1, keepdim=True) & (value <= self.first_value.unsqueeze(1))
         flatter = (trial_slope >= _CURVATURE * self.slope) | (self.trials >= _MOST_TRIALS)
-        self._narrow(falls, flatter, (self.t, value, trial_slope))
+        self._narrow(falls, flatter, Point(self.t, value, trial_slope))
         return (falls & flatter).squeeze(1)
 
-    def _narrow(self, falls: Tensor, flatter: Tensor, trial: tuple[Tensor, Tensor, Tensor]) -> None:
-        (t, value, slope), (a, fa, da), (b, fb, db) = trial, self.low, self.high
-        up = falls & ~flatter
-        self.low = torch.where(up, t, a), torch.where(up, value, fa), torch.where(up, slope, da)
-        self.high = torch.where(falls, b, t), torch.where(falls, fb, value), torch.where(falls, db, slope)
+    def _narrow(self, falls: Tensor, flatter: Tensor, trial: Point) -> None:
+        """The trial becomes the lower end where the objective fell but is still steep, the upper one where it rose."""
+        self.low = _where(falls & ~flatter, trial, self.low)
+        self.high = _where(falls, self.high, trial)
+
+
+def _minimiser_of_cubic(low: Point, high: Point, width: Tensor) -> Tensor:
+    """Of the cubic with the values and slopes of both points; not finite where it has none."""
+    d1 = low.slope + high.slope - 3 * safe_divide(high.value - low.value, width)
+    d2 = (d1**2 - low.slope * high.slope).clamp(min=0).sqrt()
+    return high.t - width * safe_divide(high.slope + d2 - d1, high.slope - low.slope + 2 * d2)
+
+
+def _where(mask: Tensor, new: Point, old: Point) -> Point:
+    return Point(*[torch.where(mask, a, b) for a, b in zip(new, old, strict=True)])
+
+
+def _clip(x: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(x, least), most)
