@@ -45,7 +45,7 @@ def rho(rho_max: float, start: float) -> Choice:
 
 
 CHOICES: dict[tuple[str, str], Choice] = {
-    ("recipe", "as it is, narrower"): Choice(),
+    ("recipe", "narrower, not flip-equivariant"): Choice(),
     ("explicit", "each cell applied once"): Choice({"body": "once"}),
     ("explicit", "layers of as many parameters"): Choice({"body": "explicit"}),
     ("width", "48/192/192"): Choice({"widths": [48, 192, 192]}),
@@ -55,6 +55,8 @@ CHOICES: dict[tuple[str, str], Choice] = {
     ("state", "four groups of channels, half as wide again"): Choice(
         {"widths": [48, 192, 192]}, variants.with_cells(variants.GroupedCell)
     ),
+    ("network", "flip-equivariant"): Choice({"flip_equivariant": True}),
+    ("network", "flip-equivariant, half as wide again"): Choice({"flip_equivariant": True, "widths": [48, 192, 192]}),
     ("network", "shortcuts between the stages"): Choice(change=variants.shortcuts),
     ("network", "GELU, scaled"): Choice(change=variants.with_cells(variants.ScaledGELUCell)),
     ("network", "averaged map, .7"): Choice(change=variants.averaged),
@@ -89,7 +91,8 @@ class Row:
 def measure(name: tuple[str, str], choice: Choice, options: argparse.Namespace) -> Row:
     """Train and test one choice."""
     settings, data, trainer = recipe("deq_cifar")
-    settings = dataclasses.replace(settings, **{"widths": options.widths} | copy.deepcopy(choice.settings))
+    plain = {"widths": options.widths, "flip_equivariant": False}  # most of the other networks have no such symmetry
+    settings = dataclasses.replace(settings, **plain | copy.deepcopy(choice.settings))
     settings = dataclasses.replace(settings, baseline=None)
     images = ImageData("cifar10", batch_size=data.batch_size, augment=data.augment, root=options.root)
     if options.quick:

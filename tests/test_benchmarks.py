@@ -316,7 +316,7 @@ def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
 
 def test_choices_of_well_posed_networks(tmp_path, monkeypatch, capsys):
     changed = [name for name, choice in well_posed_cifar.CHOICES.items() if choice.change is not None]
-    chosen = [("recipe", "as it is, narrower"), ("explicit", "layers of as many parameters"), *changed]
+    chosen = [("recipe", "narrower, not flip-equivariant"), ("explicit", "layers of as many parameters"), *changed]
     monkeypatch.setattr(well_posed_cifar, "CHOICES", {name: well_posed_cifar.CHOICES[name] for name in chosen})
     report, figure = tmp_path / "c.json", tmp_path / "c.png"
     monkeypatch.setattr(sys, "argv", ["well_posed_cifar.py", "--quick", "--json", str(report), "--plot", str(figure)])
@@ -324,7 +324,7 @@ def test_choices_of_well_posed_networks(tmp_path, monkeypatch, capsys):
     rows = {row["choice"]: row for row in json.loads(report.read_text())["rows"]}
     assert not rows.pop("layers of as many parameters")["certified"]
     assert all(row["certified"] and row["residual"] <= 1e-2 and 1 < row["nfe"] <= 12 for row in rows.values())
-    assert rows["two equilibria in a stage"]["parameters"] > rows["as it is, narrower"]["parameters"]
+    assert rows["two equilibria in a stage"]["parameters"] > rows["narrower, not flip-equivariant"]["parameters"]
     assert figure.stat().st_size > 10_000
     assert "averaged map" in capsys.readouterr().out
 
