@@ -9,9 +9,14 @@ Reading order
     linearise.py            the Jacobian of a field, and linear systems with it
     stages.py               the stages of diagonally implicit methods
     rosenbrock.py           a step of Rosenbrock's methods
-    plans.py                which steps: equal, controlled by the error, or those of an earlier solve
+    controllers.py          which steps: equal, or those of an earlier solve
+    step_size.py            how steps grow and shrink with their errors
+    step_control.py         which steps: controlled by the error
+    initial_step.py         the first of those
     times.py                output times, and steps as functions of them
-    integrate.py            the loop over steps, and dense output
+    integrate.py            the loop over steps
+    outputs.py              the states at the output times
+    trajectory.py           what a solve leaves behind
     complex_states.py       complex tensors as pairs of real ones
     field.py                the user's function on matrices, and the tensors that it reads
     discrete.py             the gradient: the discrete adjoint

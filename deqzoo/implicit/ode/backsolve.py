@@ -13,14 +13,15 @@ from ..modes import eager, full_precision, is_grads_batched, needs_derivative
 from ..pytree import Tensors
 from ..solution import Status
 from .complex_states import as_complex, as_real
+from .controllers import StepController, equal_steps
 from .discrete import derivative_of_the_steps
-from .integrate import Trajectory, integrate
-from .plans import equal_steps
+from .integrate import integrate
 from .replay import OtherTensorsError, check_replay, check_tape, difference
 from .solvers import Adaptive, FixedStep, jumps_of
-from .step_control import Controlled
+from .step_control import SharedController
 from .steps import Stepper
 from .times import Times
+from .trajectory import Trajectory
 
 
 class BacksolveAdjoint(torch.autograd.Function):
@@ -81,12 +82,12 @@ def _backwards(
         state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
         times = Times(t[[i, i - 1]].detach(), state, jumps_of(solver), solve.field.time_dtype)
         if isinstance(solver, FixedStep):
-            plan: Any = equal_steps(solver, times.host)
+            controller: StepController = equal_steps(solver, times.host)
         else:
-            plan = Controlled(solver, times.host, length)
+            controller = SharedController(solver, times.host, length)
         controlled = 2 * u.numel() if adjoint.seminorm else None
-        _, u, sums = augmented.split(integrate(stepper, state, times, plan, controlled=controlled).values[-1])
-        length, status = getattr(plan, "length", None), Status(plan.report()[0])
+        _, u, sums = augmented.split(integrate(stepper, state, times, controller, controlled=controlled).values[-1])
+        length, status = getattr(controller, "length", None), Status(controller.report()[0])
         if status != Status.CONVERGED:
             u, sums = torch.full_like(u, torch.nan), torch.full_like(sums, torch.nan)
             break

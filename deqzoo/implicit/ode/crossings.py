@@ -13,8 +13,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from ..modes import host_flags, in_transform, keep_autocast, no_derivatives, peel
 from ..operator import pullback
 from ..pytree import Ravel
+from .controllers import Step
 from .interpolants import Keep, Taken, weights
-from .plans import Step
 from .steps import coefficients
 
 _LEAST_LOOKS = 4  # within a step

@@ -49,7 +49,7 @@ def between(tableau: Tableau) -> tuple[float, ...]:
         nodes = sorted([*nodes, found[-1]])
 
 
-class Looks:
+class InsideChecks:
     """Evaluates f inside of steps that are about to be accepted, at the fractions `between` or output times near them.
 
     In steps of methods for stiff problems whose dense output is used: their error estimate falls with the stiffness,
@@ -70,7 +70,7 @@ class Looks:
         self.fractions = between(tableau) if tableau.stages == len(tableau.a) else ()
         self.watches_dense = bool(self.fractions) and not is_explicit(options)
         self._kept, self._blind = kept and self.watches_dense, options.first_step != "span"
-        self.each: Tensor | None = None  # of each row, what the last look found, over the tolerance
+        self.of_each: Tensor | None = None  # of each row, what the last check found, over the tolerance
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ class Looks:
         `outputs` are fractions of the step to look at, (fractions, rows) or (fractions, 1), NaN in rows without output
         times inside; None: no row has one.
         """
-        self.each = None
+        self.of_each = None
         if not self.fractions or not any(e <= 1 for e in errors):
             return errors
         with temporarily_clear_interpreter_stack():
@@ -111,7 +111,7 @@ class Looks:
             for theta in at:
                 found = self._error(theta, t, h, before, stages, rows, in_rest)
                 seen.append(self._norm.cut(found) / unit)
-            self.each = torch.stack([self._norm.rows(x) for x in seen]).amax(dim=0)
+            self.of_each = torch.stack([self._norm.rows(x) for x in seen]).amax(dim=0)
             worst = on_host(torch.stack([self._norm(x) for x in seen]).amax(dim=0), len(before), largest=True)
         return [
             e if bound == math.inf or x <= bound else math.inf if math.isnan(x) else max(e, x)

@@ -24,15 +24,16 @@ from torch import Tensor
 from ..grads_batched import each_alone
 from ..modes import eager, full_precision, in_transform, is_grads_batched, needs_derivative
 from ..pytree import Tensors
-from .integrate import Trajectory, integrate
+from .controllers import RecordedSteps
+from .integrate import integrate
 from .interpolants import Again
-from .plans import Recorded
 from .relevant import relevant
 from .replay import OtherTensorsError, check_replay, difference
 from .solvers import jumps_of
 from .steps import Stepper
 from .sweep import Sweep
 from .times import Times
+from .trajectory import Trajectory
 
 
 class DiscreteAdjoint(torch.autograd.Function):
@@ -111,7 +112,7 @@ def derivative_of_the_steps(
     times = Times(own[1], own[0], jumps_of(solve.solver), solve.field.time_dtype)
     trajectory = ctx.trajectory if solve.whole else relevant(ctx.trajectory)
     keep = None if trajectory.kept is None else Again(trajectory.kept)
-    again = integrate(stepper, own[0], times, Recorded(trajectory.steps), keep=keep)
+    again = integrate(stepper, own[0], times, RecordedSteps(trajectory.steps), keep=keep)
     if not in_transform():
         others = trajectory.others(len(y), y.device)
         worst = difference(again.last.detach(), trajectory.last, y.detach(), others)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from .plans import Step
+from .controllers import Step
 from .steps import Length, Stages, Stepper, coefficients
 from .tableaus import Tableau
 

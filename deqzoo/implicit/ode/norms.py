@@ -38,10 +38,10 @@ class Norm:
             return (rows.square().sum(0, keepdim=True) / max(len(rows), 1)).sqrt()
         return (torch.where(self._alive, rows, 0.0).square().sum(0, keepdim=True) / self._alive.sum()).sqrt()
 
-    def leave(self, lost: Tensor, like: Tensor) -> None:
+    def leave_out(self, failed: Tensor, like: Tensor) -> None:
         """These rows, on the host, take part no more."""
         self._alive = torch.ones(len(like), dtype=torch.bool, device=like.device)
-        self._alive[lost.to(like.device)] = False
+        self._alive[failed.to(like.device)] = False
 
 
 def on_host(values: Tensor, rows: int, largest: bool) -> list[float]:

@@ -16,19 +16,20 @@ from ..pytree import Tensors, tensor_leaves
 from ..solution import FAILURES, OnFailure, Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct, Discrete
 from .backsolve import BacksolveAdjoint
+from .controllers import RecordedSteps, StepController, equal_steps, equal_steps_each
 from .discrete import DiscreteAdjoint
 from .field import UserField
-from .integrate import Trajectory, integrate
+from .integrate import integrate
 from .interpolants import Keep, Kept
-from .plans import Plan, Recorded, equal_steps, equal_steps_each
 from .relevant import relevant
 from .sample_times import in_shared_time
 from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
-from .step_control import Controlled, ControlledEach
+from .step_control import ControllerPerSystem, SharedController
 from .steps import Stepper
 from .times import Times
 from .tolerances import with_matrices
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
+from .trajectory import Trajectory
 
 
 @eager
@@ -199,25 +200,26 @@ class Solve:
             return trajectory.outputs
         # Once more without what systems that failed have done after their last outputs, which has no derivatives.
         stepper, times = Stepper(self.solver, self.field, taped=True), self._times(t, y)
-        again = integrate(stepper, y, times, Recorded(relevant(trajectory).steps)).values
+        again = integrate(stepper, y, times, RecordedSteps(relevant(trajectory).steps)).values
         return (torch.where(trajectory.missing.unsqueeze(2).to(y.device), trajectory.values.detach(), again),)
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
         stepper = Stepper(self.solver, self.field, taped)
         times = self._times(t, y)
-        plan = self.plan(times.host, len(y))
+        controller = self.controller(times.host, len(y))
         kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
-        trajectory = integrate(stepper, y, times, plan, first=self.first, checkpoints=kept, keep=self.keep)
+        trajectory = integrate(stepper, y, times, controller, first=self.first, checkpoints=kept, keep=self.keep)
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
-        status, accepted, rejected = plan.report()
+        status, accepted, rejected = controller.report()
         if trajectory.reached is not None:
             self.missing = trajectory.missing.to(y.device)
             status = torch.where(trajectory.reached < len(times), int(Status.DIVERGED), int(Status.CONVERGED))
         elif trajectory.missing.any():
             self.missing = trajectory.missing.to(y.device)
         good = None if trajectory.reached is not None else bool((torch.as_tensor(status) == Status.CONVERGED).all())
-        status, accepted, rejected, error = (self._per_system(x, y) for x in (status, accepted, rejected, plan.error))
+        numbers = status, accepted, rejected, controller.last_error
+        status, accepted, rejected, error = (self._per_system(x, y) for x in numbers)
         calls = stepper.calls + self.found
         self._solution = Solution(None, status, error, accepted, calls, rejected=rejected, all_converged=good)
         return trajectory
@@ -229,14 +231,14 @@ class Solve:
         self._reported = weakref.ref(solution)
         return solution
 
-    def plan(self, times: Sequence[float], systems: int) -> Plan:
-        """The steps to take."""
+    def controller(self, times: Sequence[float], systems: int) -> StepController:
+        """What says which steps to take."""
         if isinstance(self.solver, FixedStep):
             return equal_steps_each(self.solver, times, systems) if self.each else equal_steps(self.solver, times)
         assert isinstance(self.solver, Adaptive)
         if self.each:
-            return ControlledEach(self.solver, times, systems, self.compact)
-        return Controlled(self.solver, times, systems=systems if self.shared else None)
+            return ControllerPerSystem(self.solver, times, systems, self.compact)
+        return SharedController(self.solver, times, systems=systems if self.shared else None)
 
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""

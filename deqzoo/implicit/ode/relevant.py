@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from .integrate import Points, State, Trajectory
+from .controllers import Step
 from .interpolants import Kept
-from .plans import Step
+from .trajectory import Points, State, Trajectory
 
 
 def relevant(trajectory: Trajectory) -> Trajectory:

@@ -26,10 +26,10 @@ class OtherTensorsError(Exception):
 
 
 def check_tape(
-    value: Tensor, begun: int, known: Set[int], own: Tensors, t: Tensor, y: Tensor, rows: Tensor | None = None
+    value: Tensor, since: int, known: Set[int], own: Tensors, t: Tensor, y: Tensor, rows: Tensor | None = None
 ) -> None:
-    """Raise if the tape of f(t, y), recorded since `begun`, ends elsewhere than in `own` and the ids of `known`."""
-    leaves, edges = ends_of_tape((value,), begun)
+    """Raise if the tape of f(t, y), recorded since `since`, ends elsewhere than in `own` and `known` (ids)."""
+    leaves, edges = ends_of_tape((value,), since)
     if edges or leaves.keys() - known - {id(x) for x in own}:
         raise OtherTensorsError((t.detach(), y.detach(), rows))
 

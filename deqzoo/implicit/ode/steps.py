@@ -17,7 +17,7 @@ from .tableaus import Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
 Length = float | Tensor  # of a step: one number, or (systems, 1)
-BEGUN = 2  # stages, from which a first step is judged
+FIRST_STAGES = 2  # from which a first step is judged
 _GAMMA = 0.25
 
 
@@ -159,9 +159,9 @@ class Stepper:
         return t if self.limits is None else torch.minimum(torch.maximum(t, self.limits[0]), self.limits[1])
 
     def begin(self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None) -> Stages:
-        """The first `BEGUN` stages of a step; `first` is f(t, y) where it is known, `rows` the systems that y holds."""
+        """The first `FIRST_STAGES` stages of a step; `first`: f(t, y), if known; `rows`: the systems that y holds."""
         stages = self._start(t, y, first, rows)
-        self._extend(stages, t, h, y, 1, BEGUN)
+        self._extend(stages, t, h, y, 1, FIRST_STAGES)
         return stages
 
     def step(
@@ -171,15 +171,15 @@ class Stepper:
         y: Tensor,
         first: Tensor | None,
         rows: Tensor | None = None,
-        begun: Stages | None = None,
+        known: Stages | None = None,
     ) -> tuple[Tensor, Stages]:
-        """y(t + h) and the stages, of which `begin` may have computed some."""
+        """y(t + h) and the stages, of which `begin` may have computed some (`known`)."""
         tableau = self.tableau
         if self._rosenbrock is not None:
             stages = self._empty(y)
             return self._rosenbrock.step(stages, coefficients(tableau, y), self.within(t), h, y, rows), stages
-        stages = self._start(t, y, first, rows) if begun is None else begun
-        at = self._extend(stages, t, h, y, 1 if begun is None else BEGUN, tableau.stages)
+        stages = self._start(t, y, first, rows) if known is None else known
+        at = self._extend(stages, t, h, y, 1 if known is None else FIRST_STAGES, tableau.stages)
         if tableau.last_is_next:  # the last stage stands at the end of the step
             return at, stages
         return stages.advance(y, h, coefficients(tableau, y).b), stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +11,43 @@ from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting
 
 from ..operator import from_pullback
 from ..pytree import Tensors
+from .controllers import Step
 from .field import UserField
-from .integrate import Points, State, Trajectory, interpolate
-from .plans import Step
+from .outputs import interpolate
 from .replay import OtherTensorsError, check_tape, difference
 from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
 from .stages import linear_solver
 from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
 from .times import Times
+from .trajectory import Points, State, Trajectory
+
+
+class _StepBack(NamedTuple):
+    """What is needed to go back through one step.
+
+    Attributes:
+        step, points: the step and the output times within it.
+        y: the state before it, (rows, unknowns).
+        first: f there, where it is known.
+        u: dL/dy after it, likewise.
+        g: dL/dvalues, (times, systems, unknowns).
+        rows: the systems that took it; None: all.
+        dense: dL/dy and dL/dk, (stages, rows, unknowns), of its dense output, where that was kept.
+        after: the state after it, where that is known and to be compared.
+    """
+
+    step: Step
+    points: list[Points]
+    y: Tensor
+    first: Tensor | None
+    u: Tensor
+    g: Tensor
+    rows: Tensor | None
+    dense: tuple[Tensor, Tensor] | None
+    after: Tensor | None
+
+
+_Tape = tuple[Tensor, Tensor]  # (Y_i, k_i) of a stage, of which k_i is on the tape
 
 
 class Sweep:
@@ -129,7 +159,7 @@ class Sweep:
 
     def _of_rows(self, step: Step, y: Tensor, first: Tensor | None, rows: Tensor | None) -> State:
         """The state of the systems that take a step, and f there where it is known."""
-        y, first = step.replaced(y), None if first is None else step.replaced(first)
+        y, first = step.with_stand_ins(y), None if first is None else step.with_stand_ins(first)
         if self.times.from_jump(step):
             first = None
         return (y, first) if rows is None else (y[rows], None if first is None else first[rows])
@@ -138,15 +168,15 @@ class Sweep:
         """dL/dy before a step, from u = dL/dy after it, the outputs within it included."""
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
         rows = None if step.rows is None else step.rows.to(u.device)
-        pull = self._by_stages if self.by_stages else self._by_tape
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if after is not None:
             self._other = self._of_others(after, rows)
+            after = after if rows is None else after[rows]
+        pull = self._by_stages if self.by_stages else self._by_tape
         if rows is None:
-            return pull(step, points, before, u, g, None, dense, after)
-        after = None if after is None else after[rows]
-        return u.index_copy(0, rows, pull(step, points, before, u[rows], g, rows, dense, after))
+            return pull(_StepBack(step, points, *before, u, g, None, dense, after))
+        return u.index_copy(0, rows, pull(_StepBack(step, points, *before, u[rows], g, rows, dense, after)))
 
     def _of_others(self, after: Tensor, rows: Tensor | None) -> Tensor | None:
         """The rows of a step that failed or are going to, whose states do not matter, (rows, 1)."""
@@ -166,46 +196,54 @@ class Sweep:
         position = points.position.to(g.device)
         return g[index, position if rows is None else rows[position]], position
 
-    def _by_stages(
-        self,
-        step: Step,
-        points: list[Points],
-        before: State,
-        u: Tensor,
-        g: Tensor,
-        rows: Tensor | None,
-        dense: tuple[Tensor, Tensor] | None,
-        after: Tensor | None,
-    ) -> Tensor:
-        y, first = before
-        co, tableau = coefficients(self.tableau, y), self.tableau
-        t, h = self.times.step(step)
-        self.plain.limits = self.taped.limits = self.times.limits(step)
-        inside = [p for p in points if not p.end]
-        for p in points:
+    def _by_stages(self, at: _StepBack) -> Tensor:
+        """dL/dy by the adjoints of the stages, see `discrete`."""
+        co = coefficients(self.tableau, at.y)
+        t, h = self.times.step(at.step)
+        self.plain.limits = self.taped.limits = self.times.limits(at.step)
+        inside = [p for p in at.points if not p.end]
+        u = self._with_outputs_at_end(at)
+        count = self._stages_read(co, interpolated=bool(inside) or at.dense is not None)
+        tapes, new = self._tape_stages(count, t, h, at.y, at.first, at.rows, co)
+        self._compare(new, at.after, at.y)
+        extra = _sum(self._through_interpolation(inside, at.step, h, at.g, at.rows, co, u), at.dense)
+        return self._through_stages(tapes, h, co, u, extra)
+
+    def _with_outputs_at_end(self, at: _StepBack) -> Tensor:
+        """dL/dy after the step, the outputs there included."""
+        u = at.u
+        for p in at.points:
             if p.end:
-                of_value, position = self._cotangent(p, g, rows)
+                of_value, position = self._cotangent(p, at.g, at.rows)
                 u = u + of_value.sum(dim=0) if position is None else u.index_add(0, position, of_value)
-        idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]  # the last stage is not in y_new
-        count = len(tableau.a) if inside or dense is not None else tableau.stages - idle
-        tapes, new = self._tape_stages(count, t, h, y, first, rows, co)
-        self._compare(new, after, y)
-        of_stages, of_y = self._through_interpolation(inside, step, h, g, rows, co, u)
-        if dense is not None:
-            of_stages = dense[1] if of_stages is None else of_stages + dense[1]
-            of_y = dense[0] if of_y is None else of_y + dense[0]
-        mu = Buffer(count, y)
+        return u
+
+    def _stages_read(self, co: Coefficients, interpolated: bool) -> int:
+        """How many stages the state after the step, and the dense output where it is `interpolated`, are made of."""
+        tableau = self.tableau
+        if interpolated:
+            return len(tableau.a)
+        # The last stage of some methods is the first of the next step alone.
+        idle = tableau.last_is_next and not co.b_list[tableau.stages - 1]
+        return tableau.stages - idle
+
+    def _through_stages(
+        self, tapes: list[_Tape], h: Length, co: Coefficients, u: Tensor, extra: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """dL/dy from u = dL/dy_new and from what else (dL/dy, dL/dk) there is, stage by stage from the last one."""
+        count = len(tapes)
+        mu = Buffer(count, u)
         for i in reversed(range(count)):
-            # h (b_i u + sum_j a_ji mu_j), the adjoint of k_i
+            # The adjoint of k_i: h (b_i u + sum_j a_ji mu_j)
             v = mu.back(i, co.columns[i][: count - 1 - i], u, co.b_list[i])
-            v = v * h if of_stages is None else v * h + of_stages[i]
+            v = v * h if extra is None else v * h + extra[1][i]
             mu.put(i, self._pull_stage(tapes.pop(), v, self.tableau.diagonal(i) * h))
-        return mu.total(u if of_y is None else u + of_y)
+        return mu.total(u if extra is None else u + extra[0])
 
     def _tape_stages(
         self, count: int, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None, co: Coefficients
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """(Y_i, k_i) of the stages, each with a tape of its own, and the state after the step."""
+    ) -> tuple[list[_Tape], Tensor]:
+        """The stages, each with a tape of its own, and the state after the step."""
         values, tapes = Buffer(count, y), []
         length = h if isinstance(h, float) else h.reshape(t.shape)
         solved = self.plain.step(t, h, y, first, rows)[1] if self.tableau.implicit else None
@@ -225,20 +263,20 @@ class Sweep:
 
     def _through_interpolation(
         self, inside: list[Points], step: Step, h: Length, g: Tensor, rows: Tensor | None, co: Coefficients, u: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What the outputs inside a step add to dL/dk_i, (stages, rows, unknowns), and to dL/dy."""
+    ) -> tuple[Tensor, Tensor] | None:
+        """What the outputs inside a step add to dL/dy, and to dL/dk_i, (stages, rows, unknowns)."""
         if not inside:
-            return None, None
+            return None
         (points,) = inside
         of_value, position = self._cotangent(points, g, rows)
         weights = dense_weights(co, self.times.theta(step, points.index, points.position))
         if position is None:
-            return torch.einsum("ps,prd->srd", weights * h, of_value), of_value.sum(dim=0)
+            return of_value.sum(dim=0), torch.einsum("ps,prd->srd", weights * h, of_value)
         each = (weights * (h if isinstance(h, float) else h[position])).T.unsqueeze(2) * of_value
         shape = (weights.shape[1], *u.shape)
-        return u.new_zeros(shape).index_add(1, position, each), torch.zeros_like(u).index_add(0, position, of_value)
+        return torch.zeros_like(u).index_add(0, position, of_value), u.new_zeros(shape).index_add(1, position, each)
 
-    def _pull_stage(self, tape: tuple[Tensor, Tensor], v: Tensor, gh: Length) -> Tensor:
+    def _pull_stage(self, tape: _Tape, v: Tensor, gh: Length) -> Tensor:
         """mu = (df/dy)^T w for w = v + gh mu, the adjoint of k_i; adds (df/dinputs)^T w to the sums."""
         at, k = tape
         if not k.requires_grad:
@@ -259,38 +297,30 @@ class Sweep:
         self._check_read(grads[1:])
         return torch.zeros_like(at) if grads[0] is None else grads[0]
 
-    def _by_tape(
-        self,
-        step: Step,
-        points: list[Points],
-        before: State,
-        u: Tensor,
-        g: Tensor,
-        rows: Tensor | None,
-        dense: tuple[Tensor, Tensor] | None,
-        after: Tensor | None,
-    ) -> Tensor:
+    def _by_tape(self, at: _StepBack) -> Tensor:
+        """dL/dy by the tape of the step, taken once more."""
+        step, points, rows = at.step, at.points, at.rows
         with torch.enable_grad():
-            y, times = before[0].detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
+            y, times = at.y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
             moving, begun = Times(times, y, self.jumps, self.time_dtype), _get_sequence_nr()
             t, h = moving.step(step)
             self.taped.limits = moving.limits(step)
-            first = before[1]
+            first = at.first
             if first is not None:  # the value that the step had, with the derivative of f
                 at_begin = self.taped.evaluate(t, y, rows)
                 first = first + (at_begin - at_begin.detach())
             new, stages = self.taped.step(t, h, y, first, rows)
-            self._compare(new, after, y)
+            self._compare(new, at.after, y)
             if not (self.bound or self.tableau.implicit):  # implicit stages have leaves of their own
                 check_tape(new, begun, self.known, (y, times), t, y, rows)
-            values, weights = [new], [u]
-            if any(not p.end for p in points) or dense is not None:
+            values, weights = [new], [at.u]
+            if any(not p.end for p in points) or at.dense is not None:
                 self.taped.extend(stages, t, h, y)
-            if dense is not None:
+            if at.dense is not None:
                 values += [y, stages.rows(len(self.tableau.dense))]
-                weights += dense
+                weights += at.dense
             for p in points:
-                of_value, position = self._cotangent(p, g, rows)
+                of_value, position = self._cotangent(p, at.g, rows)
                 if not p.end:
                     theta = moving.theta(step, p.index, p.position)
                     values.append(interpolate(self.taped, stages, h, y, theta, position))
@@ -320,6 +350,12 @@ class Sweep:
                 known.append((self.sums[i], grad))
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
+
+
+def _sum(a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a[0] + b[0], a[1] + b[1]
 
 
 def _whole(dense: tuple[Tensor | None, Tensor, Tensor] | None, count: int) -> tuple[Tensor, Tensor] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..modes import carries_derivative, in_transform, is_vmapped, peel
-from .plans import Step
+from .controllers import Step
 from .steps import Length
 
 

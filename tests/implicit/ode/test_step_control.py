@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deqzoo.implicit import Bosh3, Dopri5, Dopri8, Kvaerno3, Kvaerno5, Rodas5P, Tsit5, odeint
+from deqzoo.implicit.ode.initial_step import expected_shares
 from deqzoo.implicit.ode.integrate import errors
 from deqzoo.implicit.ode.norms import Norm
-from deqzoo.implicit.ode.start import _promised
-from deqzoo.implicit.ode.step_control import Controlled, ControlledEach
+from deqzoo.implicit.ode.step_control import ControllerPerSystem, SharedController
 from deqzoo.implicit.ode.steps import Stepper
 
 ERRORS = st.lists(st.sampled_from([0.0, 1e-6, 0.05, 0.2, 0.95, 1.0, 1.8, 40.0, 1e4, math.inf, math.nan]), max_size=30)
@@ -21,15 +21,15 @@ JUMPS = st.lists(st.sampled_from([-1.0, 0.0, 1e-3, 0.5, 0.501, 1.3, 2.0, 7.0]), 
 def attempts(errors, solver, each=False, end=2.0):
     """Each (begin, length) that is tried, when the attempts find these errors; and the report."""
     points, tried = [0.0, end, *solver.jump_times], []
-    plan = ControlledEach(solver, [0.0, end], 1, True) if each else Controlled(solver, [0.0, end])
+    controller = ControllerPerSystem(solver, [0.0, end], 1, True) if each else SharedController(solver, [0.0, end])
     for error in errors:
-        if (step := plan.next()) is None:
+        if (step := controller.next_step()) is None:
             break
         start, size = map(float, step.each() if each else step.shared())
         a, b = (points[int(point)] for point in (step.a, step.b))
         tried.append((a + start * (b - a), size * abs(b - a)))
-        plan.judge(step, [error])
-    return tried, tuple(map(int, plan.report()))
+        controller.judge(step, [error])
+    return tried, tuple(map(int, controller.report()))
 
 
 @settings(deadline=None)
@@ -103,7 +103,7 @@ def test_first_step_is_near_to_the_one_that_the_tolerance_allows(solver, name):
 
     allowed = next(h for h in (span * 0.95**i for i in range(200)) if error(h) <= 1)
     begun = stepper.begin(torch.zeros(()), allowed, y.unsqueeze(0), first.unsqueeze(0))
-    (share,) = _promised(stepper, begun, allowed, y.unsqueeze(0), None, Norm())
+    (share,) = expected_shares(stepper, begun, allowed, y.unsqueeze(0), None, Norm())
     assert 0.4 < share < 2
 
 

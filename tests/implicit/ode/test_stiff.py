@@ -8,9 +8,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from deqzoo.implicit import Direct, Discrete, Kvaerno3, Kvaerno5, Rodas5P, Status, odeint, odeint_dense
+from deqzoo.implicit.ode.controllers import RecordedSteps
 from deqzoo.implicit.ode.integrate import integrate
 from deqzoo.implicit.ode.odeint import Solve
-from deqzoo.implicit.ode.plans import Recorded
 from deqzoo.implicit.ode.steps import Stepper
 from deqzoo.implicit.ode.times import Times
 
@@ -245,7 +245,7 @@ def test_gradients_through_a_jump_are_those_of_the_steps_taken(method, stage_tol
         made = Solve(van_der_pol, y0[0], (mu,), solver, Discrete(), 0, compact=False)
         if steps is None:
             return made.run(y0, t)
-        return integrate(Stepper(solver, made.field, taped=False), y0, Times(t, y0), Recorded(steps))
+        return integrate(Stepper(solver, made.field, taped=False), y0, Times(t, y0), RecordedSteps(steps))
 
     with torch.no_grad():
         steps = solve(mu).steps

@@ -1,4 +1,4 @@
-"""Which steps are taken: a plan hands them out. Equal steps and those of an earlier solve; others: `step_control`."""
+"""Which steps are taken: a controller hands them out. Equal and recorded ones; others: `step_control`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Step:
         a, b: numbers of points; of each row, (rows,) on the host, where they differ.
         start, size: as fractions of the segment; a number for all, or (rows,), float64 on the host.
         rows: the systems that take it, on the host; None: all.
-        lost: systems that have failed, on the host, and one that has not, whose state stands in for theirs: so that f
-            and its derivatives are finite there.
+        failed: systems that have failed, on the host, and one that has not, whose state stands in for theirs: so that
+            f and its derivatives are finite there.
     """
 
     a: int | Tensor
@@ -38,11 +38,11 @@ class Step:
     start: float | Tensor
     size: float | Tensor
     rows: Tensor | None = None
-    lost: tuple[Tensor, int] | None = None
+    failed: tuple[Tensor, int] | None = None
 
-    def replaced(self, y: Tensor) -> Tensor:
-        """States before the step, (systems, unknowns), where those of the lost ones are another's."""
-        return replaced(y, self.lost)
+    def with_stand_ins(self, y: Tensor) -> Tensor:
+        """States before the step, (systems, unknowns), where those of the failed ones are another's."""
+        return with_stand_ins(y, self.failed)
 
     def shared(self) -> tuple[float, float]:
         """Start and size, where there is one for all."""
@@ -72,7 +72,7 @@ class Step:
         start, size = self.each()
         rows = chosen if self.rows is None else self.rows[chosen]
         a, b = (x if isinstance(x, int) else x[chosen] for x in (self.a, self.b))
-        return Step(a, b, start[chosen], size[chosen], rows, self.lost)
+        return Step(a, b, start[chosen], size[chosen], rows, self.failed)
 
 
 @dataclasses.dataclass
@@ -97,52 +97,49 @@ class Fault:
         return (both[0], both[1] > 0) if both.dim() == 2 else None
 
 
-class Plan(ABC):
+class StepController(ABC):
     """Hands out steps, one after the other. `judge` says for which rows a step counts.
 
     Attributes:
         needs_error: `judge` wants the error of each step.
-        needs_length: `begin` wants the length of the first step.
+        needs_first_step: it wants to be told the length of the first step.
         together: separate systems share their steps, by the error of all.
     """
 
     needs_error = False
-    needs_length = False
+    needs_first_step = False
     together = False
 
-    def begin(self, lengths: list[float]) -> None:
-        """Take the length of the first step, of each system, in units of t; NaN: f is not finite there.
-
-        Asked, as `whole` is, of plans that need that length alone; `stop` of all whose steps may end early.
-        """
+    def set_first_step(self, lengths: list[float]) -> None:
+        """Take the length of the first step, of each system, in units of t; NaN: f is not finite there."""
         raise TypeError(f"{type(self).__name__} needs no length of a first step")
 
-    def whole(self) -> Step:
-        """A step of the whole span, of all systems."""
+    def whole_span(self) -> Step:
+        """A step of the whole span, of all systems, where a first step is needed."""
         raise TypeError(f"{type(self).__name__} needs no length of a first step")
 
     @abstractmethod
-    def next(self) -> Step | None:
+    def next_step(self) -> Step | None:
         """The next step to try; None when all is done, or cannot go on."""
 
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """Rows (positions in the step) that are accepted, given the error of each; None: all."""
         return None
 
-    def leave(self, fault: Fault | None) -> Tensor | None:
-        """Systems that have failed since this was last asked, and that the others leave behind; None: none."""
+    def drop_failed(self, fault: Fault | None) -> Tensor | None:
+        """Systems that have failed since the last call, and that the others go on without; None: none."""
         return None
 
-    def replaced(self, y: Tensor) -> Tensor:
-        """As `Step.replaced`, of the next step."""
+    def with_stand_ins(self, y: Tensor) -> Tensor:
+        """As `Step.with_stand_ins`, of the next step."""
         return y
 
     def stop(self, systems: Tensor) -> None:
-        """No more steps of these systems."""
+        """No more steps of these systems, where steps may end early."""
         raise TypeError(f"{type(self).__name__} cannot end early")
 
     @property
-    def error(self) -> Any:
+    def last_error(self) -> Any:
         """Error over tolerance of the last accepted step, of each system; NaN where it is not estimated."""
         return math.nan
 
@@ -151,38 +148,38 @@ class Plan(ABC):
         return int(Status.CONVERGED), 0, 0
 
 
-class Recorded(Plan):
+class RecordedSteps(StepController):
     """Steps that are known: those of an earlier solve."""
 
     def __init__(self, steps: Sequence[Step], systems: int = 1) -> None:
         self._steps, self._taken, self._going = steps, 0, systems
 
-    def next(self) -> Step | None:
-        """As `Plan.next`."""
+    def next_step(self) -> Step | None:
+        """As `StepController.next_step`."""
         if self._taken == len(self._steps) or not self._going:
             return None
         self._taken += 1
         return self._steps[self._taken - 1]
 
     def stop(self, systems: Tensor) -> None:
-        """As `Plan.stop`; all go on until the last of them stops."""
+        """As `StepController.stop`; all go on until the last of them stops."""
         self._going -= len(systems)
 
     def report(self) -> tuple[Any, Any, Any]:
-        """As `Plan.report`."""
+        """As `StepController.report`."""
         return int(Status.CONVERGED), self._taken, 0
 
 
-def equal_steps_each(solver: FixedStep, times: Sequence[float], systems: int) -> Recorded:
+def equal_steps_each(solver: FixedStep, times: Sequence[float], systems: int) -> RecordedSteps:
     """As `equal_steps` of one interval, written as steps of each system."""
     steps = []
     for step in equal_steps(solver, times)._steps:
         start, size = (torch.full((systems,), value, dtype=torch.float64) for value in step.shared())
         steps.append(Step(step.a, step.b, start, size))
-    return Recorded(steps, systems)
+    return RecordedSteps(steps, systems)
 
 
-def equal_steps(solver: FixedStep, times: Sequence[float]) -> Recorded:
+def equal_steps(solver: FixedStep, times: Sequence[float]) -> RecordedSteps:
     """Equal steps within each interval between output times, and jumps."""
     steps = []
     points = [*times, *solver.jump_times]
@@ -192,7 +189,7 @@ def equal_steps(solver: FixedStep, times: Sequence[float]) -> Recorded:
             length = abs(points[b] - points[a])
             count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - ROUNDING))
             steps += [Step(a, b, k / count, 1 / count) for k in range(count)]
-    return Recorded(steps)
+    return RecordedSteps(steps)
 
 
 def jumps_inside(jumps: Sequence[float], start: float, end: float) -> list[int]:
@@ -201,9 +198,9 @@ def jumps_inside(jumps: Sequence[float], start: float, end: float) -> list[int]:
     return sorted(inside, key=lambda j: abs(jumps[j] - start))
 
 
-def replaced(y: Tensor, lost: tuple[Tensor, int] | None) -> Tensor:
-    """y (systems, unknowns) with another system's state in place of those of the lost ones."""
-    if lost is None:
+def with_stand_ins(y: Tensor, failed: tuple[Tensor, int] | None) -> Tensor:
+    """y (systems, unknowns) with another system's state in place of those of the failed ones."""
+    if failed is None:
         return y
-    rows, other = lost
+    rows, other = failed
     return y.index_copy(0, rows.to(y.device), y[other].expand(len(rows), -1))
