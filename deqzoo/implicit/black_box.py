@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils import _pytree
 
-from .modes import in_transform, is_vmapped, peel
+from .modes import in_transform, is_vmapped, unwrap
+from .private_api import below_all_transforms, torch_pytree
 from .pytree import map_tensors, tensor_leaves
 
 
@@ -22,12 +21,12 @@ def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """
     if not in_transform():
         return solve(*args)
-    tensors, structure = _pytree.tree_flatten(args)
+    tensors, structure = torch_pytree.tree_flatten(args)
     result = types.SimpleNamespace()
     try:
         if not any(is_vmapped(t) for t in tensor_leaves(args)):
-            with temporarily_clear_interpreter_stack():
-                return solve(*map_tensors(peel, args))
+            with below_all_transforms():
+                return solve(*map_tensors(unwrap, args))
         found = iter(_LoopOverBatch.apply(solve, structure, result, *tensors))
     except RuntimeError as error:
         if "escaped" not in str(error):
@@ -37,7 +36,7 @@ def call_black_box(solve: Callable[..., Any], args: tuple[Any, ...]) -> Any:
             "reads must be among its arguments"
         ) from error
     leaves = [next(found) if leaf is _STACKED else leaf for leaf in result.leaves]
-    return _pytree.tree_unflatten(leaves, result.structure)
+    return torch_pytree.tree_unflatten(leaves, result.structure)
 
 
 def as_tensors(tree: Any, args: tuple[Any, ...]) -> Any:
@@ -52,7 +51,7 @@ def as_tensors(tree: Any, args: tuple[Any, ...]) -> Any:
             return torch.as_tensor(leaf.copy(), device=like.device)  # ours: the solver may use its array again
         return torch.tensor(leaf, dtype=like.dtype, device=like.device) if isinstance(leaf, int | float) else leaf
 
-    return tree if isinstance(tree, Tensor) else _pytree.tree_map(tensor, tree)
+    return tree if isinstance(tree, Tensor) else torch_pytree.tree_map(tensor, tree)
 
 
 _STACKED = object()  # in place of a tensor that is a batch now
@@ -63,7 +62,7 @@ class _LoopOverBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(solve: Any, structure: Any, result: Any, *leaves: Any) -> tuple[Tensor, ...]:
-        out, result.structure = _pytree.tree_flatten(solve(*_pytree.tree_unflatten(list(leaves), structure)))
+        out, result.structure = torch_pytree.tree_flatten(solve(*torch_pytree.tree_unflatten(list(leaves), structure)))
         result.leaves = [_STACKED if isinstance(leaf, Tensor) else leaf for leaf in out]
         return tuple(leaf for leaf in out if isinstance(leaf, Tensor))
 

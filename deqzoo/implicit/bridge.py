@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .black_box import as_tensors, call_black_box
 from .grads_batched import each_alone
@@ -38,16 +37,16 @@ from .modes import (
     full_precision,
     host_flags,
     in_transform,
-    is_grads_batched,
     keep_autocast,
     needs_derivative,
     no_derivatives,
-    revive,
     unpack_tangent,
+    unwrap_ended,
 )
 from .nearness import far_off
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .precision import Coarsest
+from .private_api import forward_mode, is_grads_batched, saved_tensors_are_hooked
 from .pytree import Ravel, Tensors, map_tensors, tensor_leaves, with_keywords, with_tensors
 from .solution import FAILURES, OnFailure, Solution, Status
 
@@ -223,9 +222,9 @@ class _Attach(torch.autograd.Function):
     @eager
     def backward(ctx: Any, *g: Tensor) -> tuple[Any, ...]:
         system, n, m = ctx.system, ctx.n, ctx.m
-        g = tuple([revive(t) for t in g])
+        g = tuple([unwrap_ended(t) for t in g])
         minus_g = tuple([-t for t in g])
-        saved = tuple([revive(t) for t in ctx.saved_tensors])
+        saved = tuple([unwrap_ended(t) for t in ctx.saved_tensors])
         y, inputs = saved[:n], saved[n:]
         if m and not needs_derivative():
             if system.tape is None:
@@ -292,7 +291,7 @@ class _AttachInTransform(_Attach):
         y, inputs = saved[:n], saved[n:]
         moving = [i for i, tangent in enumerate(tangents[3 + n :]) if tangent is not None]
         # torch turns forward mode off in here, which would silently drop the tangents of an outer level.
-        with forward_ad._set_fwd_grad_enabled(True):
+        with forward_mode(True):
             check_complete(system.condition, y, inputs)
             vjp = pull_to_inputs(system.condition, y, inputs, moving)
             dF = pullback(vjp, tuple(torch.zeros_like(t) for t in y))[1](tuple(tangents[3 + n + i] for i in moving))
@@ -482,7 +481,7 @@ class _Recorded(NamedTuple):
 def _record(condition: Condition, leaves: Tensors, args: Tensors) -> _Recorded:
     """Evaluate a condition at the frozen `leaves` of y, with a tape where it may be read more than once."""
     # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
-    if in_transform() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    if in_transform() or saved_tensors_are_hooked():
         return _Recorded(*lift(condition, leaves, args), None)
     own = tuple(t.detach().requires_grad_() for t in leaves)
     slot = tuple(apply_visibly(_Slot, t) for t in own)

@@ -17,16 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr  # a private door (others: modes.py, operator.py)
 from torch.autograd.function import BackwardCFunction
 from torch.nn import Parameter
-from torch.overrides import (
-    TorchFunctionMode,
-    _get_current_function_mode_stack,
-    handle_torch_function,
-    has_torch_function,
-)
-from torch.utils import _pytree
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from .modes import (
     at_level,
@@ -34,13 +27,20 @@ from .modes import (
     compiled_runs_eagerly,
     current_level,
     in_transform,
-    is_wrapped,
     versions,
 )
 from .operator import reaches_leaf
+from .private_api import (
+    AccumulateGrad,
+    function_modes,
+    is_wrapped,
+    next_node_number,
+    node_number,
+    saved_tensors_are_hooked,
+    torch_pytree,
+)
 from .pytree import Tensors, tensor_leaves
 
-_Leaf = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]  # where a tape ends
 _LEAVES = (Tensor, int, float, str, type(None), torch.dtype)  # most arguments: asking what trees they are takes long
 
 
@@ -69,14 +69,14 @@ class _Watch(TorchFunctionMode):
         return result
 
     def __enter__(self) -> _Watch:
-        self._level, self._begun = current_level(), _get_sequence_nr()
+        self._level, self._since = current_level(), next_node_number()
         self._around = _replacements()
         super().__enter__()
         return self
 
     def recorded(self, tensor: Tensor) -> bool:
         """Whether the tape has the tensor from within, where a function that hides from the watch made it."""
-        return tensor.grad_fn is not None and tensor.grad_fn._sequence_nr() >= self._begun
+        return tensor.grad_fn is not None and node_number(tensor.grad_fn) >= self._since
 
     def _replaced(self, leaf: Tensor) -> bool:
         """Whether an implicit function around hands in another tensor: then it is known as the closure holds it."""
@@ -103,8 +103,8 @@ class _Replace(TorchFunctionMode):
         self._level = current_level()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = _pytree.tree_map(self.swap, args), _pytree.tree_map(self.swap, kwargs or {})
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+        args, kwargs = torch_pytree.tree_map(self.swap, args), torch_pytree.tree_map(self.swap, kwargs or {})
+        if not saved_tensors_are_hooked():
             return func(*args, **kwargs)
         # Checkpointing would evaluate again what is recorded here after this mode has ended: keep what it would drop.
         with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
@@ -145,7 +145,7 @@ def _replaced(tensor: Tensor) -> Tensor:
 
 def _replacements() -> list[_Replace]:
     """Those active now, the innermost first."""
-    return [mode for mode in reversed(_get_current_function_mode_stack()) if isinstance(mode, _Replace)]
+    return [mode for mode in reversed(function_modes()) if isinstance(mode, _Replace)]
 
 
 @contextlib.contextmanager
@@ -264,10 +264,10 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     before it does not give the tensor, nor what a closure holds that a mode replaces: only then is the condition
     evaluated once more, and watched.
     """
-    begun = _get_sequence_nr()
+    since = next_node_number()
     with compiled_runs_eagerly():
         value = body(y, args)
-    leaves, edges = ends_of_tape(value, begun)
+    leaves, edges = ends_of_tape(value, since)
     given = {id(t): (t.grad_fn, t.output_nr) for t in map(_replaced, (*y, *args))}
     leaves = {key: leaf for key, leaf in leaves.items() if key not in given}
     edges -= set(given.values())
@@ -280,8 +280,8 @@ def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tens
     return Lifted(body, args, captured, Lifted._foreign(watch, y, args)), value
 
 
-def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
-    """Of the part of a tape that was recorded from number `begun` on: the leaves, and the edges to what was before.
+def ends_of_tape(values: Tensors, since: int) -> tuple[dict[int, Tensor], set[tuple[Any, int]]]:
+    """Of the part of a tape that was recorded from number `since` on: the leaves, and the edges to what was before.
 
     Left out: the unknowns of implicit functions inside, which are leaves of their own (`ends_here`).
     """
@@ -293,9 +293,9 @@ def ends_of_tape(values: Tensors, begun: int) -> tuple[dict[int, Tensor], set[tu
         node, _ = edge
         if node is None or node in seen:
             continue
-        if isinstance(node, _Leaf):
+        if isinstance(node, AccumulateGrad):
             leaves[id(node.variable)] = node.variable
-        elif node._sequence_nr() < begun:
+        elif node_number(node) < since:
             edges.add(edge)
             continue  # not seen: other edges may lead to it
         elif not _is_unknown(node):

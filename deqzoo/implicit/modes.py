@@ -9,17 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
-from torch.overrides import _get_current_function_mode_stack
 
-_functorch = torch._C._functorch  # a private door (another: operator.py): torch.func tells nobody about its levels
+from .private_api import (
+    batch_axis,
+    below_innermost_transform,
+    compiler_is_loaded,
+    forward_level,
+    forward_mode,
+    function_modes,
+    is_batched,
+    is_traced,
+    is_wrapped,
+    is_wrapped_by_ended_level,
+    level_of,
+    not_compiled,
+    something_is_compiled,
+    transform_level,
+    unwrap_once,
+    version_of,
+    with_batch_axis,
+)
 
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,17 +48,15 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
         _refuse_tracing()
-        if disabled is None and "torch._dynamo" in sys.modules:
+        if disabled is None and compiler_is_loaded():
             disabled = torch.compiler.disable(function)
         return (disabled or function)(*args, **kwargs)
 
-    call._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return call
+    return not_compiled(call)
 
 
 def _refuse_tracing() -> None:
-    tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    if tracing is not None and tracing.get_proxy_mode() is not None:
+    if is_traced():
         raise RuntimeError(
             "an implicit function takes as many steps as its data need, so torch.func.linearize, make_fx and "
             "torch.export cannot trace it: use torch.func.jvp in place of linearize; to export, take a fixed-point "
@@ -53,18 +66,12 @@ def _refuse_tracing() -> None:
 
 def compiled_runs_eagerly() -> contextlib.AbstractContextManager[Any]:
     """Inside, functions made by `torch.compile` run as written: they are watched, not traced."""
-    return torch.compiler.set_stance("force_eager") if _something_is_compiled() else contextlib.nullcontext()
-
-
-def _something_is_compiled() -> bool:
-    """Whether `torch.compile` was called: every optimizer loads the compiler, and to set its stance takes a while."""
-    compiler = sys.modules.get("torch._dynamo.eval_frame")
-    return compiler is not None and any(getattr(compiler, "cached_backends", {None: True}).values())
+    return torch.compiler.set_stance("force_eager") if something_is_compiled() else contextlib.nullcontext()
 
 
 def in_transform() -> bool:
     """True under a `torch.func` transform or inside a forward-mode level."""
-    return _functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return transform_level() is not None or forward_level() >= 0
 
 
 def needs_derivative() -> bool:
@@ -74,13 +81,13 @@ def needs_derivative() -> bool:
 
 def current_level() -> int:
     """Number of `torch.func` transforms that are active."""
-    return int(_functorch.maybe_current_level() or 0)
+    return transform_level() or 0
 
 
 def at_level(tensor: Tensor, level: int) -> Tensor:
     """The version of the tensor below all transforms that began after `level`."""
-    while is_wrapped(tensor) and _functorch.maybe_get_level(tensor) > level:
-        tensor = _functorch.get_unwrapped(tensor)
+    while is_wrapped(tensor) and level_of(tensor) > level:
+        tensor = unwrap_once(tensor)
     return tensor
 
 
@@ -88,76 +95,62 @@ def versions(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor, and what each `torch.func` level has of it."""
     yield tensor
     while is_wrapped(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
+        tensor = unwrap_once(tensor)
         yield tensor
-
-
-def is_wrapped(tensor: Tensor) -> bool:
-    """True if a `torch.func` transform has its own version of the tensor."""
-    return bool(_functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def is_vmapped(tensor: Tensor) -> bool:
     """True if the tensor is batched by `torch.func.vmap` at any level."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        if _functorch.is_batchedtensor(tensor):
-            return True
-        tensor = _functorch.get_unwrapped(tensor)
-    return False
+    return any(is_batched(version) for version in versions(tensor))
 
 
-def is_grads_batched(tensor: Tensor) -> bool:
-    """True if the tensor is batched by `torch.autograd.grad(..., is_grads_batched=True)`."""
-    return bool(_functorch.is_legacy_batchedtensor(tensor))
-
-
-def peel(tensor: Tensor) -> Tensor:
+def unwrap(tensor: Tensor) -> Tensor:
     """The plain tensor below all `torch.func` wrappers, with the axes of every `vmap` visible."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
+    while is_wrapped(tensor):
+        tensor = unwrap_once(tensor)
     return tensor
 
 
 def unpack_tangent(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
     """Primal and tangent at the innermost forward-mode level; without a tangent there, the tensor itself and None."""
-    if forward_ad._current_level < 0:
+    if forward_level() < 0:
         return tensor, None
-    if not _functorch.is_batchedtensor(tensor):
+    if not is_batched(tensor):
         primal, tangent = forward_ad.unpack_dual(tensor)
         return primal, tangent
-    level = _functorch.maybe_get_level(tensor)
-    if level != _functorch.maybe_current_level():
+    level = level_of(tensor)
+    if level != transform_level():
         return tensor, None
-    axis = _functorch.maybe_get_bdim(tensor)
-    with temporarily_pop_interpreter_stack():
-        primal, tangent = unpack_tangent(_functorch.get_unwrapped(tensor))
+    axis = batch_axis(tensor)
+    with below_innermost_transform():
+        primal, tangent = unpack_tangent(unwrap_once(tensor))
     if tangent is None:
         return tensor, None
-    return _functorch._add_batch_dim(primal, axis, level), _functorch._add_batch_dim(tangent, axis, level)
+    return with_batch_axis(primal, axis, level), with_batch_axis(tangent, axis, level)
 
 
 def carries_derivative(tensor: Tensor) -> bool:
     """True if the tensor is on the tape, or has a tangent, at any level."""
     if tensor.requires_grad or unpack_tangent(tensor)[1] is not None:
         return True
-    level = _functorch.maybe_current_level()
+    level = transform_level()
     if level is None:
         return False
-    inner = _functorch.get_unwrapped(tensor) if _functorch.maybe_get_level(tensor) == level else tensor
-    with temporarily_pop_interpreter_stack():
+    inner = unwrap_once(tensor) if level_of(tensor) == level else tensor
+    with below_innermost_transform():
         return carries_derivative(inner)
 
 
-def revive(tensor: Tensor) -> Tensor:
+def unwrap_ended(tensor: Tensor) -> Tensor:
     """The tensor without the wrappers of `torch.func` levels that have ended (a `vjp` is called after its level)."""
-    while _functorch.is_dead_tensor_wrapper(tensor):  # type: ignore[attr-defined]
-        tensor = _functorch.get_unwrapped(tensor)
+    while is_wrapped_by_ended_level(tensor):
+        tensor = unwrap_once(tensor)
     return tensor
 
 
 def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
     """(any, all) of each boolean mask, over every `vmap` level too, in one device-to-host copy."""
-    plain = [peel(mask) for mask in masks]
+    plain = [unwrap(mask) for mask in masks]
     if len(plain) == 1 and plain[0].numel() == 1:
         flag = bool(plain[0].item())
         return [(flag, flag)]
@@ -175,7 +168,7 @@ def host_counts(*masks: Tensor) -> list[int]:
 
 def host_max(counts: Tensor) -> int:
     """The largest entry, over every `vmap` level too; 0 for none."""
-    plain = peel(counts)
+    plain = unwrap(counts)
     return int(plain.max().item()) if plain.numel() else 0
 
 
@@ -186,7 +179,7 @@ def no_derivatives() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _no_derivatives_in_transform() -> Iterator[None]:
-    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+    with torch.no_grad(), forward_mode(False):
         yield
 
 
@@ -205,7 +198,7 @@ def keep_autocast(f: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 def announce(tensors: Sequence[Tensor]) -> None:
     """Tell the watches of `lifting` that are active of tensors that no torch function has made."""
-    for mode in _get_current_function_mode_stack():
+    for mode in function_modes():
         if (made := getattr(mode, "made", None)) is not None:
             made.update({id(t): t for t in tensors})
 
@@ -214,9 +207,9 @@ def call_unchanged(f: Callable[..., Any], state: Sequence[Tensor], *args: Any) -
     """`f(*args)`; a RuntimeError if it changes one of the tensors of `state`, which the arguments share, in place."""
     if torch.compiler.is_compiling():
         return f(*args)
-    before = [t._version for t in state if not t.is_inference()]
+    before = [version_of(t) for t in state if not t.is_inference()]
     value = f(*args)
-    if before != [t._version for t in state if not t.is_inference()]:
+    if before != [version_of(t) for t in state if not t.is_inference()]:
         raise RuntimeError(
             "f changes its argument by an in-place operation (relu_, inplace=True, z[...] = ...), and so what the "
             "solver holds; use the form that is not in-place, or clone the argument first"

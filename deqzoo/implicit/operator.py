@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import _engine_run_backward
 
 from .modes import announce, in_transform
+from .private_api import vector_jacobian_products
 from .pytree import Tensors
 
 Product = Callable[[Tensor], Tensor]
@@ -144,8 +144,7 @@ def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[
         graph = torch.is_grad_enabled() and (
             any(t.requires_grad for t in (*point, *cotangent)) or reaches_leaf(taped, {id(t) for t in slot})
         )
-        # As `torch.autograd.grad`, without its checks of the arguments: they take a third of a small product's time.
-        found = _engine_run_backward(taped, weights, True, graph, slot, True, accumulate_grad=False)
+        found = vector_jacobian_products(taped, weights, slot, graph)
         products = tuple([torch.zeros_like(t) if g is None else g for t, g in zip(slot, found, strict=True)])
         announce(products)
         return products

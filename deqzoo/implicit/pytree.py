@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from .modes import in_transform
+from .private_api import torch_pytree
 
 Tensors = tuple[Tensor, ...]
-_LEAF = _pytree.tree_structure(0)  # of a tree that is one tensor
+_LEAF = torch_pytree.tree_structure(0)  # of a tree that is one tensor
 
 
 def tensor_leaves(tree: Any) -> list[Tensor]:
@@ -23,14 +23,14 @@ def tensor_leaves(tree: Any) -> list[Tensor]:
         return [tree]
     if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):  # arguments, mostly
         return list(tree)
-    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in torch_pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def map_tensors(function: Any, tree: Any) -> Any:
     """`tree` with each tensor replaced by `function(tensor)`."""
     if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):
         return tuple([function(leaf) for leaf in tree])
-    return _pytree.tree_map_only(Tensor, function, tree)
+    return torch_pytree.tree_map_only(Tensor, function, tree)
 
 
 def with_tensors(tree: Any, tensors: Sequence[Tensor]) -> Any:
@@ -49,7 +49,7 @@ def with_keywords(f: Callable[..., Any], names: Sequence[str]) -> Callable[..., 
 
 def lerp(start: Any, end: Any, weight: float) -> Any:
     """start + weight (end - start), of two pytrees of one structure."""
-    return _pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
+    return torch_pytree.tree_map(lambda a, b: torch.lerp(a, b.to(a.dtype), weight), start, end)
 
 
 def take_rows(tree: Any, rows: Tensor, systems: int) -> Any:
@@ -73,7 +73,7 @@ class Ravel:
     """
 
     def __init__(self, tree: Any, batch_dims: int = 0) -> None:
-        leaves, self.structure = ([tree], _LEAF) if isinstance(tree, Tensor) else _pytree.tree_flatten(tree)
+        leaves, self.structure = ([tree], _LEAF) if isinstance(tree, Tensor) else torch_pytree.tree_flatten(tree)
         _check_leaves(leaves, batch_dims)
         self.batch_dims = batch_dims
         self.shapes = [leaf.shape for leaf in leaves]
@@ -115,8 +115,8 @@ class Ravel:
             except ValueError:
                 leaves = []
         if [getattr(leaf, "shape", None) for leaf in leaves] != self.shapes:
-            found = _pytree.tree_map(lambda leaf: tuple(getattr(leaf, "shape", ())), tree)
-            expected = _pytree.tree_unflatten([tuple(shape) for shape in self.shapes], self.structure)
+            found = torch_pytree.tree_map(lambda leaf: tuple(getattr(leaf, "shape", ())), tree)
+            expected = torch_pytree.tree_unflatten([tuple(shape) for shape in self.shapes], self.structure)
             raise ValueError(f"expected a result of the unknown's structure and shapes {expected}, got {found}")
         return leaves
 
@@ -172,7 +172,7 @@ class Ravel:
             return leaves[0]
         if self._keys is not None:
             return dict(zip(self._keys, leaves, strict=True))
-        return _pytree.tree_unflatten(list(leaves), self.structure)
+        return torch_pytree.tree_unflatten(list(leaves), self.structure)
 
     def per_system(self, values: Tensor) -> Tensor:
         """A vector with one entry a system, in the shape of the batch: () for a single system."""

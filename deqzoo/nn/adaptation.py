@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from ..implicit import CG, LBFGS, LinearSolver, Minimizer, Solution, argmin
 from ..implicit.minimizers import gradient
 from ..implicit.modes import in_transform, needs_derivative
+from ..implicit.private_api import tree_leaves, tree_map
 from ..implicit.solution import OnFailure
 
 Params = dict[str, Tensor]

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting.py
 
-from ..modes import eager, full_precision, is_grads_batched, needs_derivative
+from ..modes import eager, full_precision, needs_derivative
+from ..private_api import is_grads_batched, next_node_number
 from ..pytree import Tensors
 from ..solution import Status
 from .complex_states import as_complex, as_real
@@ -129,13 +129,13 @@ class _Augmented:
     def __call__(self, t: Tensor, state: Tensor, rows: Tensor | None) -> Tensor:
         """The derivative of the whole."""
         y, u, _ = self.split(state)
-        begun = _get_sequence_nr()
+        since = next_node_number()
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             value = self.field(self._time(t), y, None)
         if not self.checked:
             try:
-                check_tape(value, begun, self.known, (y,), self._time(t), y)
+                check_tape(value, since, self.known, (y,), self._time(t), y)
             except OtherTensorsError:
                 # Raises, unless f has made that tensor itself.
                 self.user.check_complete(self._time(t), y, None, bind=False)

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
+from ..private_api import torch_pytree
 from ..pytree import Ravel
 
 
 def ravel_of(tree: Any, batch_dims: int) -> Ravel:
     """The map between a state, of real and complex tensors, and a real matrix."""
-    leaves = _pytree.tree_leaves(tree)
+    leaves = torch_pytree.tree_leaves(tree)
     some = any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves)
     return ComplexRavel(tree, batch_dims) if some else Ravel(tree, batch_dims)
 
@@ -34,8 +34,8 @@ class ComplexRavel(Ravel):
     """
 
     def __init__(self, tree: Any, batch_dims: int = 0) -> None:
-        super().__init__(_pytree.tree_map_only(Tensor, as_real, tree), batch_dims)
-        self.pairs = [leaf.is_complex() for leaf in _pytree.tree_leaves(tree)]
+        super().__init__(torch_pytree.tree_map_only(Tensor, as_real, tree), batch_dims)
+        self.pairs = [leaf.is_complex() for leaf in torch_pytree.tree_leaves(tree)]
         self._shape = None  # the short ways are those of real tensors
 
     def leaves(self, tree: Any) -> list[Tensor]:

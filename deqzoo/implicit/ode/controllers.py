@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modes import in_transform, peel
+from ..modes import in_transform, unwrap
 from ..solution import Status
 from .solvers import FixedStep
 
@@ -93,7 +93,7 @@ class Fault:
         bad = ~(self.y.isfinite().all(dim=1) & self.first.isfinite().all(dim=1))
         error = torch.where(bad, torch.inf, 0.0 if self.errors is None else self.errors())
         both = torch.stack([error.detach(), bad.to(error.dtype)])
-        both = (peel(both) if in_transform() else both).double().cpu()
+        both = (unwrap(both) if in_transform() else both).double().cpu()
         return (both[0], both[1] > 0) if both.dim() == 2 else None
 
 

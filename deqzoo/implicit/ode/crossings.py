@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from ..modes import host_flags, in_transform, keep_autocast, no_derivatives, peel
+from ..modes import host_flags, in_transform, keep_autocast, no_derivatives, unwrap
 from ..operator import pullback
+from ..private_api import below_all_transforms
 from ..pytree import Ravel
 from .controllers import Step
 from .interpolants import Keep, Taken, weights
@@ -135,8 +135,8 @@ class Crossings(Keep):
             self.theta, self.scale, self.bound = torch.ones(3, most, systems, dtype=y.dtype, device=y.device).unbind()
             ends = t.unbind()
         self._eps = max(torch.finfo(x.dtype).eps for x in (t, y))
-        with temporarily_clear_interpreter_stack():
-            first, last = (peel(x).reshape(-1).double().cpu() for x in ends)
+        with below_all_transforms():
+            first, last = (unwrap(x).reshape(-1).double().cpu() for x in ends)
             span = (last - first).abs().min().item() or 1.0  # 0 is refused by the solve
             rounding = torch.finfo(t.dtype).eps * max(first.abs().max().item(), last.abs().max().item()) / span
             points = torch.tensor([first[0].item(), last[0].item(), *jumps], dtype=torch.float64)
@@ -150,7 +150,7 @@ class Crossings(Keep):
         full = self.found >= self._most
         with no_derivatives():
             new, happened = self._search(_Whole(taken, self.time, self.state), taken.step)
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             ended = torch.as_tensor(taken.step.b == 1).reshape(-1) & torch.as_tensor(taken.step.last).reshape(-1)
             if not happened and not bool(ended.any()):
                 return _NOBODY
@@ -249,7 +249,7 @@ class Crossings(Keep):
 
     def _fractions(self, step: Step) -> list[float]:
         """Where in a step to look."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             start, size = self._of_span(step)
             first, least, largest = start.min().item(), size.min().item(), size.max().item()
         count = max(_LEAST_LOOKS, math.ceil(self._looks * largest - 1e-6))
@@ -258,7 +258,7 @@ class Crossings(Keep):
 
     def _counts(self, whole: _Whole, step: Step, fraction: float) -> Tensor:
         """Which systems have moved, and far enough from the start, (systems,)."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             start, size = self._of_span(step)
             late = start + fraction * size >= self._at_once * (1 - 1e-6)
             if bool(late.all()):

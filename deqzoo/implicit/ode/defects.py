@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..modes import no_derivatives
+from ..private_api import below_all_transforms
 from .interpolants import slopes
 from .norms import Norm, on_host
 from .solvers import Adaptive, is_explicit
@@ -93,7 +93,7 @@ class InsideChecks:
         self.of_each = None
         if not self.fractions or not any(e <= 1 for e in errors):
             return errors
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             error = torch.tensor(errors, dtype=torch.float64)
             inside = torch.tensor(False) if outputs is None else outputs[0].isfinite()
             used = (error <= 1) & (inside | self._kept)

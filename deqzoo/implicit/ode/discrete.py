@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ..grads_batched import each_alone
-from ..modes import eager, full_precision, in_transform, is_grads_batched, needs_derivative
+from ..modes import eager, full_precision, in_transform, needs_derivative
+from ..private_api import is_grads_batched
 from ..pytree import Tensors
 from .controllers import RecordedSteps
 from .integrate import integrate

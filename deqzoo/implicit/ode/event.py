@@ -13,7 +13,7 @@ from ..api import named
 from ..bridge import ImplicitFunction
 from ..call_site import warn_once
 from ..linear_solvers import Dense
-from ..modes import eager, full_precision, host_flags, needs_derivative, no_derivatives, peel
+from ..modes import eager, full_precision, host_flags, needs_derivative, no_derivatives, unwrap
 from ..operator import pullback
 from ..pytree import Tensors, map_tensors, with_keywords
 from ..solution import NonConvergenceError, NonConvergenceWarning, OnFailure, Solution, Status
@@ -247,5 +247,5 @@ def _with_step_size(solver: OdeSolver, t: Tensor, scan: int) -> OdeSolver:
     """A method with fixed steps, of which there are `scan` if nothing is said."""
     if not isinstance(solver, FixedStep) or solver.step_size is not None:
         return solver
-    span = abs(float(peel((t[1] - t[0]).detach()).reshape(-1)[0]))
+    span = abs(float(unwrap((t[1] - t[0]).detach()).reshape(-1)[0]))
     return dataclasses.replace(solver, step_size=span / scan) if span else solver

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from ..lifting import Lifted, check_complete, lift
 from ..modes import call_unchanged, keep_autocast, not_inference
+from ..private_api import torch_pytree
 from ..pytree import Ravel, Tensors, map_tensors, take_rows, with_tensors
 from .complex_states import ravel_of
 from .steps import Field
@@ -42,7 +42,7 @@ class UserField:
         lowest = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.ravel.dtype
         self.eps = torch.finfo(lowest).eps  # of its values
         self._systems, self._compact = systems, compact
-        self._given, leaves = args, _pytree.tree_leaves(args)
+        self._given, leaves = args, torch_pytree.tree_leaves(args)
         self.each_time = each_time
         self._each_time = self.ravel.shapes[0][:1] if each_time else None
         self._ravels = {self.ravel.systems: self.ravel}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linear_solvers.base import row_norm
-from ..modes import in_transform, peel
+from ..modes import in_transform, unwrap
 
 
 class Norm:
@@ -46,7 +46,7 @@ class Norm:
 
 def on_host(values: Tensor, rows: int, largest: bool) -> list[float]:
     """The values of the rows, in one device-to-host copy; under `vmap`, the largest (or least) of all for each row."""
-    values = peel(values) if in_transform() else values
+    values = unwrap(values) if in_transform() else values
     if values.dim() == 1:
         result: list[float] = values.tolist()
         return result

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from ..private_api import below_all_transforms
 from .controllers import Step
 from .interpolants import Taken
 from .steps import Length, Stages, Stepper, coefficients, dense_weights
@@ -54,7 +54,7 @@ class Outputs:
 
         Where there are fewer, some are the given ones. NaN where there is none; None where there is none in any row.
         """
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             begin, size = (torch.as_tensor(x, dtype=torch.float64).reshape(-1, 1) for x in self.times.on_host(step))
             theta = (self.times.table[int(self._next.min()) : len(self.times)] - begin) / size
             theta = torch.where((theta > _ROUNDING) & (theta < 1 - _ROUNDING), theta, torch.nan)

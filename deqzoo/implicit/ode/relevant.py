@@ -11,8 +11,8 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from ..private_api import below_all_transforms
 from .controllers import Step
 from .interpolants import Kept
 from .trajectory import Points, State, Trajectory
@@ -20,7 +20,7 @@ from .trajectory import Points, State, Trajectory
 
 def relevant(trajectory: Trajectory) -> Trajectory:
     """The trajectory without the other steps, and those that are left without the rows that do not matter."""
-    with temporarily_clear_interpreter_stack():
+    with below_all_transforms():
         missing = trajectory.missing.cpu()
         if not missing.any():
             return trajectory

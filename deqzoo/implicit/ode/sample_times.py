@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
-from ..modes import peel
+from ..modes import unwrap
+from ..private_api import torch_pytree
 from .solvers import Adaptive, FixedStep, OdeSolver
 
 
@@ -29,7 +29,7 @@ def in_shared_time(
     """
     _check(t, systems)
     table = t.mT
-    longest = float(peel(t.detach()).diff(dim=0).abs().max()) if len(t) > 1 and systems else 1.0
+    longest = float(unwrap(t.detach()).diff(dim=0).abs().max()) if len(t) > 1 and systems else 1.0
 
     def of_shared(s: Tensor, y: Any, *args: Any) -> Any:
         *rest, times = args
@@ -37,7 +37,7 @@ def in_shared_time(
         begin, end = (times.gather(1, index).squeeze(1) for index in (k, k + 1))
         slope = end - begin
         value = f(begin + (s - k.squeeze(1)) * slope, y, *rest)
-        return _pytree.tree_map(lambda leaf: leaf * slope.to(leaf).reshape(-1, *[1] * (leaf.dim() - 1)), value)
+        return torch_pytree.tree_map(lambda leaf: leaf * slope.to(leaf).reshape(-1, *[1] * (leaf.dim() - 1)), value)
 
     shared = torch.arange(len(t), dtype=t.dtype, device=t.device)
     return of_shared, shared, table, _scaled(solver, 1 / longest, range(1, len(t) - 1))
@@ -48,7 +48,7 @@ def _check(t: Tensor, systems: int) -> None:
         raise ValueError(f"times of each sample have the shape (n, batch), here (n, {systems}), got {tuple(t.shape)}")
     if len(t) < 2:
         raise ValueError("times of each sample must be two or more")
-    steps = peel(t.detach()).diff(dim=0).reshape(len(t) - 1, -1)
+    steps = unwrap(t.detach()).diff(dim=0).reshape(len(t) - 1, -1)
     good = ((steps > 0).all(dim=0) | (steps < 0).all(dim=0)) & steps.isfinite().all(dim=0)
     if not bool(good.all()):
         bad = int((~good).nonzero()[0]) % max(systems, 1)

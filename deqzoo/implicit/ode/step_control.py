@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from ..private_api import below_all_transforms
 from ..solution import Status
 from .controllers import EPS, LAST, ROUNDING, Fault, Step, StepController, jumps_inside, with_stand_ins
 from .solvers import Adaptive
@@ -142,7 +142,7 @@ class SharedController(StepController):
         troubled = stuck or exhausted or self._rejected_error == math.inf
         if not (self.together and troubled) or fault is None:
             return None
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             if not self._mark_failing(fault, stuck, exhausted):
                 return None
             going = self._of_each == Status.CONVERGED
@@ -214,7 +214,7 @@ class ControllerPerSystem(StepController):
 
     def __init__(self, solver: Adaptive, times: Sequence[float], systems: int, compact: bool) -> None:
         self._solver, self._rule, self._compact = solver, StepSizeRule(solver), compact
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             points = torch.tensor([*times, *solver.jump_times], dtype=torch.float64)
             inside = [len(times) + j for j in jumps_inside(solver.jump_times, times[0], times[-1])]
             self._points, self._knots = points, torch.tensor([0, *inside, len(times) - 1])
@@ -236,19 +236,19 @@ class ControllerPerSystem(StepController):
 
     def set_first_step(self, lengths: list[float]) -> None:
         """As `StepController.set_first_step`."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             found = torch.tensor(lengths, dtype=torch.float64)
             self._fail(found.isnan(), Status.DIVERGED)
             self._length = self._rule.capped(found)
 
     def whole_span(self) -> Step:
         """As `StepController.whole_span`."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             return Step(0, int(self._knots[-1]), torch.zeros_like(self._at), torch.ones_like(self._at))
 
     def next_step(self) -> Step | None:
         """As `StepController.next_step`."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             self._fail(self._active & (self._accepted + self._rejected >= self._solver.max_steps), Status.MAX_STEPS)
             if not self._active.any():
                 return None
@@ -277,7 +277,7 @@ class ControllerPerSystem(StepController):
     def judge(self, step: Step, error: list[float]) -> Tensor | None:
         """As `StepController.judge`; adapts the steps."""
         size = step.each()[1]
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             rows = torch.arange(len(self._at)) if step.rows is None else step.rows
             a, b, unit = (x[rows] for x in self._segment_of_each())
             taken, errors, active = size * unit, torch.tensor(error, dtype=torch.float64), self._active[rows]
@@ -327,7 +327,7 @@ class ControllerPerSystem(StepController):
 
         Where f is called with those alone that are not done, these matter at the start only.
         """
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             bad = self._status == Status.DIVERGED
             before = 0 if self._failed is None else len(self._failed[0])
             started = bool((self._accepted + self._rejected).any())
@@ -342,7 +342,7 @@ class ControllerPerSystem(StepController):
 
     def stop(self, systems: Tensor) -> None:
         """As `StepController.stop`."""
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             self._active[systems] = False
 
     @property

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr  # a private door, as in lifting.py
 
 from ..operator import from_pullback
+from ..private_api import add_in_place, next_node_number
 from ..pytree import Tensors
 from .controllers import Step
 from .field import UserField
@@ -252,11 +252,11 @@ class Sweep:
             if solved is not None and (diagonal := self.tableau.diagonal(i)):
                 at = at + diagonal * h * solved.get(i)
             at.requires_grad_()
-            begun, time = _get_sequence_nr(), t + self.tableau.c[i] * length
+            since, time = next_node_number(), t + self.tableau.c[i] * length
             with torch.enable_grad():
                 k = self.taped.evaluate(time, at, rows)
             if not self.bound:
-                check_tape(k, begun, self.known, (at,), time, at, rows)
+                check_tape(k, since, self.known, (at,), time, at, rows)
             values.put(i, k.detach() if solved is None else solved.get(i))
             tapes.append((at, k))
         return tapes, values.advance(y, h, co.b[:count])
@@ -302,7 +302,7 @@ class Sweep:
         step, points, rows = at.step, at.points, at.rows
         with torch.enable_grad():
             y, times = at.y.detach().requires_grad_(), self.t.clone().requires_grad_(self.wanted[1])
-            moving, begun = Times(times, y, self.jumps, self.time_dtype), _get_sequence_nr()
+            moving, since = Times(times, y, self.jumps, self.time_dtype), next_node_number()
             t, h = moving.step(step)
             self.taped.limits = moving.limits(step)
             first = at.first
@@ -312,7 +312,7 @@ class Sweep:
             new, stages = self.taped.step(t, h, y, first, rows)
             self._compare(new, at.after, y)
             if not (self.bound or self.tableau.implicit):  # implicit stages have leaves of their own
-                check_tape(new, begun, self.known, (y, times), t, y, rows)
+                check_tape(new, since, self.known, (y, times), t, y, rows)
             values, weights = [new], [at.u]
             if any(not p.end for p in points) or at.dense is not None:
                 self.taped.extend(stages, t, h, y)
@@ -349,7 +349,7 @@ class Sweep:
             elif grad is not None:
                 known.append((self.sums[i], grad))
         if known:
-            torch._foreach_add_(*map(list, zip(*known, strict=True)))
+            add_in_place(*zip(*known, strict=True))
 
 
 def _sum(a: tuple[Tensor, Tensor] | None, b: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:

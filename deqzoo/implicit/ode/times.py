@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from ..modes import carries_derivative, in_transform, is_vmapped, peel
+from ..modes import carries_derivative, in_transform, is_vmapped, unwrap
+from ..private_api import below_all_transforms
 from .controllers import Step
 from .steps import Length
 
@@ -35,7 +35,7 @@ class Times:
         if in_transform():
             self.moving = is_vmapped(t) or carries_derivative(t)
         if in_transform():  # under vmap over t there is a row of times for each index
-            rows = torch.stack([peel(time).reshape(-1) for time in t.detach().unbind()]).T.double().cpu()
+            rows = torch.stack([unwrap(time).reshape(-1) for time in t.detach().unbind()]).T.double().cpu()
         else:
             rows = t.detach().double().cpu().unsqueeze(0)
         steps = rows.diff(dim=1)
@@ -87,7 +87,7 @@ class Times:
         """Earliest and latest time at which f is asked for in a step, beside jumps; None: any."""
         if not self._jumps:
             return None
-        with temporarily_clear_interpreter_stack():
+        with below_all_transforms():
             a, b = self.table[step.a], self.table[step.b]
             forward = (b - a).sign()
             aside = 4 * torch.finfo(self.dtype).eps * torch.maximum(a.abs(), b.abs()) * forward

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from ..modes import host_flags
+from ..private_api import torch_pytree
 from ..pytree import Ravel
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check_tolerances(rtol: Any, atol: Any) -> None:
     """Raise for a tolerance that is negative or not a number, and for two numbers that are both zero."""
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        for leaf in _pytree.tree_leaves(tolerance):
+        for leaf in torch_pytree.tree_leaves(tolerance):
             if isinstance(leaf, bool) or not isinstance(leaf, (int, float, Tensor)):
                 raise TypeError(
                     f"{name} must be a number, a tensor that broadcasts to the state, or a pytree of the state's "
@@ -43,7 +43,7 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return bool(a == b)
     if isinstance(a, (dict, list, tuple)):
-        (ours, structure), (theirs, other) = (_pytree.tree_flatten(x) for x in (a, b))
+        (ours, structure), (theirs, other) = (torch_pytree.tree_flatten(x) for x in (a, b))
         return structure == other and all(map(same, ours, theirs))
     return bool(a == b)
 
