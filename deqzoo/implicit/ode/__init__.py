@@ -3,8 +3,10 @@
 Reading order
     tableaus.py             Runge-Kutta methods as data
     solvers.py              their options
-    tolerances.py           tolerances of each component
+    tolerances.py           tolerances of each component (tolerance_checks.py: what users may give)
     stiff_tableaus.py       methods for stiff problems as data
+    stage_values.py         tableaus as tensors, and the stage values of a step
+    counted_field.py        the field, as a method calls it
     steps.py                one step
     linearise.py            the Jacobian of a field, and linear systems with it
     stages.py               the stages of diagonally implicit methods

@@ -15,7 +15,7 @@ from ..private_api import below_all_transforms
 from ..pytree import Ravel
 from .controllers import Step
 from .interpolants import Keep, Taken, weights
-from .steps import coefficients
+from .stage_values import coefficients
 
 _LEAST_LOOKS = 4  # within a step
 _ROUNDING = 100  # roundings, of y and t, that an event at the start may be away from 0

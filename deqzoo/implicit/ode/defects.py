@@ -24,7 +24,8 @@ from ..private_api import below_all_transforms
 from .interpolants import slopes
 from .norms import Norm, on_host
 from .solvers import Adaptive, is_explicit
-from .steps import Length, Stages, Stepper, coefficients, dense_weights
+from .stage_values import Length, Stages, coefficients, dense_weights
+from .steps import Stepper
 from .tableaus import Tableau
 from .tolerances import scale
 

@@ -13,7 +13,7 @@ from ..modes import call_unchanged, keep_autocast, not_inference
 from ..private_api import torch_pytree
 from ..pytree import Ravel, Tensors, map_tensors, take_rows, with_tensors
 from .complex_states import ravel_of
-from .steps import Field
+from .counted_field import Field
 
 
 class UserField:

@@ -11,7 +11,8 @@ from ..modes import no_derivatives
 from .controllers import StepController
 from .norms import Norm, on_host
 from .solvers import Adaptive, is_explicit
-from .steps import FIRST_STAGES, Length, Stages, Stepper
+from .stage_values import Length, Stages
+from .steps import FIRST_STAGES, Stepper
 from .times import Times
 from .tolerances import scale
 

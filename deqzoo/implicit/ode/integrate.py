@@ -17,7 +17,8 @@ from .interpolants import Keep, Taken
 from .norms import Norm, on_host
 from .outputs import Outputs
 from .solvers import Adaptive
-from .steps import Length, Stages, Stepper, coefficients
+from .stage_values import Length, Stages, coefficients
+from .steps import Stepper
 from .times import Times
 from .tolerances import scale
 from .trajectory import Checkpoints, Trajectory

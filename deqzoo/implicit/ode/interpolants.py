@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .controllers import Step
-from .steps import Length, Stages, Stepper, coefficients
+from .stage_values import Length, Stages, coefficients
+from .steps import Stepper
 from .tableaus import Tableau
 
 

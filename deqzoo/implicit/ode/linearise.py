@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..operator import pullback, rows_of
-
-if TYPE_CHECKING:
-    from .steps import Length, Stepper
+from .counted_field import CountedField
+from .stage_values import Length
 
 
 class Linearised(NamedTuple):
@@ -21,15 +20,15 @@ class Linearised(NamedTuple):
     matrix: Tensor
 
 
-def linearise(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Linearised:
+def linearise(field: CountedField, t: Tensor, y: Tensor, rows: Tensor | None) -> Linearised:
     """f and its derivatives at (t, y), differentiable where autograd records: a call of f, and one per unknown.
 
     Systems that share the time have a slope each all the same.
     """
     n = y.shape[1]
-    (value,), vjp = pullback(lambda point: (stepper.evaluate(point[0], point[1], rows),), (t, y))
+    (value,), vjp = pullback(lambda point: (field.evaluate(point[0], point[1], rows),), (t, y))
     if not t.dim() and len(y) > 1 and n:
-        stepper.calls += n
+        field.calls += n
         with torch.enable_grad():  # u -> u df/dt is linear, and its derivative is the slope
             (_, back) = pullback(lambda u: (vjp((u[0],))[0],), (torch.zeros_like(y),))
         return Linearised(value, back((torch.ones_like(t),))[0], rows_of(lambda u: vjp((u,))[1], y))
@@ -38,17 +37,17 @@ def linearise(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Li
         of_t, of_y = vjp((u,))
         return torch.cat([of_t.reshape(-1, 1), of_y], dim=1)
 
-    stepper.calls += n
+    field.calls += n
     derivatives = rows_of(both, y)
     if not n:
         return Linearised(value, torch.zeros_like(y), derivatives)
     return Linearised(value, derivatives[:, :, 0], derivatives[:, :, 1:])
 
 
-def jacobian(stepper: Stepper, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+def jacobian(field: CountedField, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
     """df/dy alone, (systems, unknowns, unknowns), at the same cost."""
-    _, vjp = pullback(lambda point: (stepper.evaluate(t, point[0], rows),), (y,))
-    stepper.calls += y.shape[1]
+    _, vjp = pullback(lambda point: (field.evaluate(t, point[0], rows),), (y,))
+    field.calls += y.shape[1]
     return rows_of(lambda u: vjp((u,))[0], y)
 
 

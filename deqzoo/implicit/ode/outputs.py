@@ -10,7 +10,8 @@ from torch import Tensor
 from ..private_api import below_all_transforms
 from .controllers import Step
 from .interpolants import Taken
-from .steps import Length, Stages, Stepper, coefficients, dense_weights
+from .stage_values import Length, Stages, coefficients, dense_weights
+from .steps import Stepper
 from .times import Times
 from .trajectory import Points
 

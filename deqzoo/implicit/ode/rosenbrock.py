@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from .counted_field import CountedField
 from .linearise import Factors, Linearised, linearise
 from .solvers import Rodas5P
+from .stage_values import Coefficients, Length, Stages
 from .stiff_tableaus import RosenbrockTableau
-
-if TYPE_CHECKING:
-    from .steps import Coefficients, Length, Stages, Stepper
 
 
 class Rosenbrock:
     """Takes steps; a step that is rejected leaves its Jacobian to the next attempt."""
 
-    def __init__(self, stepper: Stepper) -> None:
-        self._stepper = stepper
+    def __init__(self, field: CountedField) -> None:
+        self._field = field
         self._known: tuple[Tensor, Linearised] | None = None  # of the last attempt
         self.factors: Factors | None = None  # of the last step
 
     def step(self, stages: Stages, co: Coefficients, t: Tensor, h: Length, y: Tensor, rows: Tensor | None) -> Tensor:
         """y(t + h); fills the stages."""
-        stepper, tableau = self._stepper, self._stepper.tableau
+        field, tableau = self._field, self._field.tableau
         assert isinstance(tableau, RosenbrockTableau)
         at = self._linearise(t, y, rows)
         self.factors = factors = Factors(at.matrix, tableau.gamma * h)
@@ -32,7 +29,7 @@ class Rosenbrock:
         for i in range(tableau.stages):
             value = at.value
             if i:
-                value = stepper.evaluate(t + tableau.c[i] * length, stages.advance(y, h, co.a[i]), rows)
+                value = field.evaluate(t + tableau.c[i] * length, stages.advance(y, h, co.a[i]), rows)
                 value = value + stages.sum(co.couplings[i])
             if tableau.slopes[i]:
                 value = value + tableau.slopes[i] * h * at.slope
@@ -40,7 +37,7 @@ class Rosenbrock:
         return stages.advance(y, h, co.b)
 
     def _linearise(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Linearised:
-        solver = self._stepper.solver
+        solver = self._field.solver
         assert isinstance(solver, Rodas5P)
         if y.shape[1] > solver.most_unknowns:
             raise ValueError(
@@ -50,5 +47,5 @@ class Rosenbrock:
             )
         if self._known is None or self._known[0] is not y:
             self._known = None
-            self._known = y, linearise(self._stepper, t, y, rows)
+            self._known = y, linearise(self._field, t, y, rows)
         return self._known[1]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ..by_name import make
 from . import stiff_tableaus, tableaus
 from .tableaus import Tableau
-from .tolerances import check_tolerances, same
+from .tolerance_checks import check_tolerances, same
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

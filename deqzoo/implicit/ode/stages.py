@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -14,13 +12,11 @@ from ..linear_solvers.base import row_norm
 from ..modes import host_flags, no_derivatives
 from ..operator import from_pullback, pullback
 from ..root_solvers import NewtonKrylov
+from .counted_field import CountedField
 from .linearise import Factors, jacobian
 from .solvers import DiagonallyImplicit
-from .tableaus import Row, Tableau
+from .stage_values import Length
 from .tolerances import scale
-
-if TYPE_CHECKING:
-    from .steps import Length, Stepper
 
 _ITERATIONS = 10  # of one stage with one Jacobian
 _RENEWALS = 2  # of the Jacobian within a stage: from then on it is Newton's method
@@ -28,7 +24,6 @@ _SLOW = 0.03  # rate of convergence above which the next step gets a new Jacobia
 _ROUNDING = 10  # units of rounding of a stage, below which iterating is in vain
 _TRUSTED = 0.01  # rate at which a stage is believed to converge because the one before did
 _ROUGHLY = 0.1  # relative residual of an error that is filtered
-_QUADRATIC = 3  # stages from which the start of another is extrapolated
 
 
 class StageSolver:
@@ -37,8 +32,8 @@ class StageSolver:
     Under `batch_dims=1` each system has a Jacobian; where one asks for another, all that take the step get theirs.
     """
 
-    def __init__(self, stepper: Stepper) -> None:
-        self._stepper = stepper
+    def __init__(self, field: CountedField) -> None:
+        self._field = field
         self._matrix: Tensor | None = None  # of all systems
         self._renew = True  # before the next step
         self._factors: Factors | None = None
@@ -48,8 +43,8 @@ class StageSolver:
     @property
     def options(self) -> DiagonallyImplicit:
         """The method."""
-        assert isinstance(self._stepper.solver, DiagonallyImplicit)
-        return self._stepper.solver
+        assert isinstance(self._field.solver, DiagonallyImplicit)
+        return self._field.solver
 
     def begin(self, t: Tensor, h: Length, y: Tensor, rows: Tensor | None) -> None:
         """Be ready for the stages of a step."""
@@ -58,9 +53,9 @@ class StageSolver:
             return
         with no_derivatives():
             t, y = t.detach(), y.detach()
-            gh = self._stepper.tableau.diagonal(1) * (h if isinstance(h, float) else h.detach())
+            gh = self._field.tableau.diagonal(1) * (h if isinstance(h, float) else h.detach())
             self._eta = torch.ones_like(y[:, 0]) if y.shape[1] else y.new_ones(len(y))
-            if self._renew or self._stepper.replays or not self._known(rows, len(y)):
+            if self._renew or self._field.replays or not self._known(rows, len(y)):
                 self._linearise(t, y)
             self._renew = False
             self._factorise(gh)
@@ -77,7 +72,7 @@ class StageSolver:
                 length = gh if isinstance(gh, float) else gh.detach()
                 x, solved = self._iterate(t.detach(), length, base.detach(), unit, length * guess.detach())
                 x = torch.where(solved.unsqueeze(1), x, torch.nan)
-            if self._stepper.taped:
+            if self._field.taped:
                 x = self._differentiable(t, gh, base, unit, x / unit)
         divisor = gh if isinstance(gh, float) else torch.where(gh == 0, 1.0, gh)  # a system that rests has h = 0
         return base + x, x / divisor
@@ -92,7 +87,7 @@ class StageSolver:
         while left:
             left -= 1
             assert self._factors is not None
-            change = self._factors.solve(gh * self._stepper.evaluate(t, base + x, self._rows) - x)
+            change = self._factors.solve(gh * self._field.evaluate(t, base + x, self._rows) - x)
             size = row_norm(change / unit) / count
             rate = size / before
             self._eta = torch.where(active & (rate < 1), rate / (1 - rate), self._eta)
@@ -123,14 +118,14 @@ class StageSolver:
         """As `Stepper.relaxed`."""
         if self._factors is not None:
             return self._factors.solve(x)
-        _, vjp = pullback(lambda point: (self._stepper.evaluate(t, point[0], self._rows),), (y.detach(),))
+        _, vjp = pullback(lambda point: (self._field.evaluate(t, point[0], self._rows),), (y.detach(),))
         solution = GMRES(tol=_ROUGHLY)(from_pullback(lambda u: u - gh * vjp((u,))[0], y), x)
-        self._stepper.calls += solution.nfe
+        self._field.calls += solution.nfe
         return solution.value
 
     def _differentiable(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, x: Tensor) -> Tensor:
         """The increment, solved for, as a function of all that its equation reads."""
-        f, rows = self._stepper.f, self._rows
+        f, rows = self._field.f, self._rows
 
         def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
             return x - gh * f(t, base + unit * x, rows) / unit
@@ -139,12 +134,12 @@ class StageSolver:
             solve=lambda *args: x, conditions=condition, linear_solver=linear_solver(self.options, x), batch_dims=1,
             on_failure="ignore",
         )  # fmt: skip
-        self._stepper.calls += 1
+        self._field.calls += 1
         differentiable: Tensor = implicit.differentiable(x, t, gh, base)
         return unit * differentiable
 
     def _by_newton_krylov(self, t: Tensor, gh: Length, base: Tensor, unit: Tensor, guess: Tensor) -> Tensor:
-        f, rows, size = self._stepper.f, self._rows, base.shape[1]
+        f, rows, size = self._field.f, self._rows, base.shape[1]
 
         def condition(x: Tensor, t: Tensor, gh: Length, base: Tensor) -> Tensor:
             return x - gh * f(t, base + unit * x, rows) / unit
@@ -154,7 +149,7 @@ class StageSolver:
             solver=NewtonKrylov(tol=self.options.stage_tol * size**0.5, stop="abs", max_steps=10),
             linear_solver=linear_solver(self.options, base), batch_dims=1, on_failure="ignore", return_solution=True,
         )  # fmt: skip
-        self._stepper.calls += solution.nfe
+        self._field.calls += solution.nfe
         return unit * torch.where(solution.converged.unsqueeze(1), x, torch.nan)
 
     def _known(self, rows: Tensor | None, count: int) -> bool:
@@ -165,7 +160,7 @@ class StageSolver:
         return not len(rows) or len(self._matrix) > int(rows.max())
 
     def _linearise(self, t: Tensor, y: Tensor) -> None:
-        matrix, rows = jacobian(self._stepper, t, y, self._rows), self._rows
+        matrix, rows = jacobian(self._field, t, y, self._rows), self._rows
         if rows is None:
             self._matrix = matrix
             return
@@ -182,21 +177,3 @@ class StageSolver:
 def linear_solver(solver: DiagonallyImplicit, y: Tensor) -> LinearSolver:
     """For derivatives of the stages at states like y."""
     return Dense() if y.shape[1] <= solver.dense_up_to else GMRES()
-
-
-def guesses(tableau: Tableau) -> list[Row]:
-    """Weights with which the k of a stage is extrapolated from those before it, up to three of them, in time."""
-    rows: list[Row] = []
-    for i, c in enumerate(tableau.c):
-        nodes = tableau.c[: min(i, _QUADRATIC)]
-        if c in tableau.c[1:i]:
-            rows.append(tuple(float(j == tableau.c.index(c)) for j in range(i)))
-            continue
-        row = []
-        for j, node in enumerate(nodes):
-            weight = 1.0
-            for other in (*nodes[:j], *nodes[j + 1 :]):
-                weight *= (c - other) / (node - other)
-            row.append(weight)
-        rows.append(tuple(row))
-    return rows

@@ -16,8 +16,9 @@ from .field import UserField
 from .outputs import interpolate
 from .replay import OtherTensorsError, check_tape, difference
 from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
+from .stage_values import Buffer, Coefficients, Length, coefficients, dense_weights
 from .stages import linear_solver
-from .steps import Buffer, Coefficients, Length, Stepper, coefficients, dense_weights
+from .steps import Stepper
 from .times import Times
 from .trajectory import Points, State, Trajectory
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import carries_derivative, in_transform, is_vmapped, unwrap
 from ..private_api import below_all_transforms
 from .controllers import Step
-from .steps import Length
+from .stage_values import Length
 
 
 class Times:
