@@ -231,7 +231,7 @@ def argmin(
         dy/dargs = -H^-1 d(grad)/dargs,    H the Hessian in y, grad the gradient in y
 
     Args:
-        objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value a system, shape (systems,).
+        objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value per system, shape (systems,).
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
         solver: `LBFGS()` by default; `TrustRegion`, `NewtonCG`, `GradientDescent`; or any callable
             `solver(objective, y0, *args) -> y`, SciPy inside allowed.

@@ -94,7 +94,7 @@ class System:
             self.report(Solution(None, status, residual, steps, solution.nfe))
         return value
 
-    def look(self, y: Tensors, residual: Tensors) -> None:
+    def check_conditions(self, y: Tensors, residual: Tensors) -> None:
         """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself; see `far_off`."""
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives(), full_precision(ravel.device.type):
@@ -333,7 +333,7 @@ class ImplicitFunction:
         vectorized: `solve` works under `torch.func.vmap` by itself; else it is called once for each index.
         on_failure: "ignore", "warn" or "raise" when a linear solve does not converge, or when the conditions are far
             from zero at what `solve` returned: where, to first order, it takes a change of y by more than a thousandth
-            of its norm to make them zero. (They are looked at where derivatives are recorded.)
+            of its norm to make them zero. (They are checked where derivatives are recorded.)
 
     Calling it gives y (or `(y, aux)`), which works in reverse mode to any order, in forward mode and under
     `torch.func`. Pytrees may come in and go out; keyword arguments go to `solve` and `conditions` alike. Where an order
@@ -402,7 +402,7 @@ class ImplicitFunction:
     ) -> Any:
         """A solution y that is at hand, as a differentiable function of `args`.
 
-        `report` gets each adjoint solve; `look`: at the conditions, as a call does.
+        `report` gets each adjoint solve; `look`: check the conditions, as a call does.
         """
         return self._differentiable(y, args, (), report, look)
 
@@ -434,7 +434,7 @@ class ImplicitFunction:
             precision=seen.dtype,
         )
         if look and self.on_failure != "ignore":
-            system.look(leaves, recorded.residual)
+            system.check_conditions(leaves, recorded.residual)
         return ravel.restore(attach(system, leaves, recorded.condition.inputs, recorded.residual))
 
     def _preconditioner(self, ravel: Ravel, y: Any, args: tuple[Any, ...], names: tuple[str, ...]) -> Pullback | None:

@@ -25,7 +25,8 @@ class Extremes(NamedTuple):
 def hessian(objective: Callable[..., Any], y: Any, *args: Any, batch_dims: int = 0) -> LinearOperator:
     """The Hessian of `objective(y, *args)` in y, as products on matrices (systems, unknowns); no derivatives of it.
 
-    With `batch_dims=1` the objective returns one value a system, shape (systems,). A product costs about two gradients.
+    With `batch_dims=1` the objective returns one value per system, shape (systems,). A product costs about two
+    gradients.
 
     >>> H = hessian(lambda y: (y**3).sum(), torch.tensor([1.0, 2.0]))
     >>> H.mv(torch.ones(1, 2))
@@ -53,7 +54,7 @@ def gauss_newton(
 
     Positive semidefinite for a loss that is convex in the model's output, however the model bends: it leaves out the
     part of the Hessian that the model's second derivatives bring. With `batch_dims=1` output and loss have one leading
-    index a system. A product costs about three gradients.
+    index per system. A product costs about three gradients.
 
     Source: Schraudolph, "Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent", 2002.
 

@@ -31,14 +31,14 @@ def check_tags(tags: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearOperator:
-    """A linear map on matrices of shape (systems, unknowns), one square matrix A a row.
+    """A linear map on matrices of shape (systems, unknowns), one square matrix A per row.
 
     Args:
         mv: v -> A v, row by row.
-        rmv: v -> A^T v; needed by `T` and by solvers that ask for it.
+        rmv: v -> A^T v; needed by `T` and by solvers that use it.
         tags: what is known of A: "symmetric", "positive_definite" (which implies symmetric).
         preconditioner: v -> M^-1 v, an approximation of A^-1 v that must be linear in v; `T` transposes it along.
-        matrix: writes A out, (systems, n, n), faster than by one product a column after the other.
+        matrix: writes A out, (systems, n, n), faster than by one product per column.
         precision: in which products are computed, where that is less than the vectors have, as under autocast; the
             solvers' default tolerance follows it.
 

@@ -1,4 +1,4 @@
-"""What is asked of the numbers that a function is given and computes with: that they are finite, and how precise."""
+"""The numbers that a function is given and computes with: whether they are finite, and how precise."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from .modes import in_transform
 
 
 class Rows:
-    """Up to `limit` vectors a system, as one tensor (systems, capacity, unknowns) that doubles when it is full."""
+    """Up to `limit` vectors per system, as one tensor (systems, capacity, unknowns) that doubles when it is full."""
 
     def __init__(self, like: Tensor, limit: int) -> None:
         self.limit = limit

@@ -49,7 +49,7 @@ class Solution:
         residual: residual norm of `value` as the stop rule measures it, of the batch's shape.
         steps: updates taken by each system, of the batch's shape.
         nfe: calls of the function for the whole batch, a product with its Jacobian counted as one.
-        trace: residual after each step, (steps + 1, *batch), if asked for.
+        trace: residual after each step, (steps + 1, *batch), if required.
         backward: the `Solution` (without value) of the latest adjoint solve, once a backward pass has run.
         kept: iterates, in the structure of the unknown, after the steps that the solver was asked to `keep`; the last
             one in place of those that the solve did not come to.

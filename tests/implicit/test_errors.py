@@ -179,7 +179,7 @@ def test_batch_axes_that_do_not_fit():
 
 
 def test_objective_that_is_not_a_scalar():
-    with pytest.raises(ValueError, match=r"one value a system.*shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"one value per system.*shape \(2,\)"):
         argmin(lambda y: y**2, torch.zeros(2))
     with pytest.raises(ValueError, match=r"shape \(4,\).*shape \(\)"):
         argmin(lambda y: y.square().sum(), torch.zeros(4, 2), batch_dims=1)

@@ -19,7 +19,7 @@ class Anderson(FixedPointSolver):
 
         z <- z + damping g - (dZ + damping dG)^T w
 
-    The Gram matrix dG dG^T is updated by one row a step and scaled to unit diagonal before a ridge is added, so that
+    The Gram matrix dG dG^T is updated by one row per step and scaled to unit diagonal before a ridge is added, so that
     the ridge keeps its meaning while the differences shrink by orders of magnitude.
 
     Args:

@@ -32,7 +32,7 @@ from .judge import Judge, StopRule, ratio
 _GOLDEN = (5**0.5 - 1) / 2
 _WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
 
-Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system a row
+Function = Callable[[Tensor], Tensor]  # on matrices (systems, unknowns), one system per row
 
 
 class Method(ABC):
@@ -69,10 +69,10 @@ class FixedPointSolver(ABC):
         stop: "rel" or "abs"; "never": always max_steps steps, of which the last iterate is returned (where it is not
             finite, the start); its status is that of the relative rule. The host reads nothing, so `torch.compile`
             takes the whole solve (at inference, and with the gradients `Phantom` and `OneStep`), and CUDA graphs too.
-        check_every: the host looks at the stop rule every so many steps; one synchronisation each.
+        check_every: the host reads the stop rule every N steps; one synchronisation each.
         patience: steps without a better residual after which a system has stalled.
         trace: keep the residual of each step.
-        keep: after so many steps each, keep the iterate, in `Solution.kept`.
+        keep: numbers of steps after which to keep the iterate, in `Solution.kept`.
         atol: a system has converged too where each component meets |g_i| <= atol + tol scale_i, with |f(z)_i| for the
             scale (for a root or a minimiser: that of its own rule).
         rtol: another name of `tol`.
@@ -214,7 +214,7 @@ def iterate(options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Te
 def take_all_steps(
     options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool
 ) -> Solution:
-    """The loop without a stop: `max_steps` steps of all systems, and not a look at any."""
+    """The loop without a stop: `max_steps` steps of all systems, without a stop rule."""
     start, root = z, evaluate.root
     g, image = evaluate.first(z)
     tol = default_tolerance(evaluate.precision) if options.tol is None else options.tol

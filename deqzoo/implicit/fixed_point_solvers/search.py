@@ -97,7 +97,7 @@ class SearchingSolver(FixedPointSolver):
     def run(self, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool) -> Solution:
         """As `FixedPointSolver.run`."""
         if self.stop == "never":
-            raise ValueError('stop="never" is for solvers whose last iterate stands: a search must look at each')
+            raise ValueError('stop="never" is for solvers whose last iterate stands: a search must judge each')
         g, image = evaluate.first(z)
         tol = default_tolerance(evaluate.precision) if self.tol is None else self.tol
         if in_transform():
@@ -114,7 +114,7 @@ class SearchingSolver(FixedPointSolver):
                 kept.append(method.point)
             last = step == self.max_steps
             host = last or step % self.check_every == 0
-            judge.look(step, method)
+            judge.assess(step, method)
             any_active, all_active = judge.read(method) if host else (True, False)
             if last or not any_active:
                 break
@@ -141,7 +141,7 @@ class _Judge:
         self.steps = self.improved_at = torch.zeros_like(self.status)
         self.trace: list[Tensor] = []
 
-    def look(self, step: int, method: Search) -> None:
+    def assess(self, step: int, method: Search) -> None:
         """Judge the accepted points after trial number `step`, and end the search of those that are done."""
         residual = row_norm(method.g) if self.options.stop == "abs" else method.relative()
         self.trace = [*self.trace, residual] if self.options.trace else []

@@ -45,7 +45,7 @@ class Splitting(FixedPointSolver):
             raise ValueError(f"{type(self).__name__} needs a step length alpha above 0, got {self.alpha}")
 
     def check_problem(self, f: Any, root: bool, record: bool, compact: bool) -> None:
-        """Raise an error that names the mend where there is nothing to split, or not as asked for."""
+        """Raise an error that names the remedy where there is nothing to split, or not in the given way."""
         name = type(self).__name__
         if compact:
             raise ValueError(f"{name} makes what it needs of W and b for the whole batch: leave out compact=True")

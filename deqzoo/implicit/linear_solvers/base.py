@@ -124,7 +124,7 @@ def begin(operator: LinearOperator, b: Tensor, x0: Tensor | None) -> Start:
     return Start(b, torch.where(chosen, x0, x), torch.where(chosen, r, b), torch.where(better, norm, size), size, 1)
 
 
-def look(active: Tensor, reached: Tensor) -> tuple[bool, bool]:
+def read_progress(active: Tensor, reached: Tensor) -> tuple[bool, bool]:
     """(some system goes on, none has failed) in one device-to-host copy; `reached` are those that have converged."""
     (going, _), (_, sound) = host_flags(active, active | reached)
     return going, sound

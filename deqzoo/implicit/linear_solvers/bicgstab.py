@@ -19,7 +19,7 @@ class BiCGSTAB(LinearSolver):
     """Stabilised bi-conjugate gradients with a right preconditioner, for any regular A.
 
     Less memory than GMRES, but the residual may jump up, and there are matrices on which the recurrence breaks down. It
-    is then begun anew from the best iterate, as it is when the true residual is not what the recurrence
+    then starts again from the best iterate, as it is when the true residual is not what the recurrence
     says; where that gains nothing, as for a rotation by a right angle, the system is STALLED. `GMRES` does not know
     these troubles.
 

@@ -22,7 +22,7 @@ class MINRES(LinearSolver):
     The operator must be tagged "symmetric" or "positive_definite". A preconditioner M^-1 must be positive definite (one
     that is not stops its system with the status BAD_CURVATURE); the residual is then the smallest in the norm of M^-1.
 
-    The residual is looked at anew when the recurrence has ended, which is begun again from there where it is too large.
+    The true residual is computed when the recurrence has ended, which starts again from there where it is too large.
 
     Args:
         max_steps: products with A; None: ten times the number of unknowns, at least 100.

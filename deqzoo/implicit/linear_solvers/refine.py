@@ -1,4 +1,4 @@
-"""Krylov solvers by cycles: each is begun from the true residual, and accepted where it lowers that."""
+"""Krylov solvers by cycles: each starts from the true residual, and accepted where it lowers that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
-from .base import ROUND_OFF, begin, look, row_norm, safe_divide
+from .base import ROUND_OFF, begin, read_progress, row_norm, safe_divide
 
 
 class Cycle(NamedTuple):
@@ -59,7 +59,7 @@ def refine(
     active, lost = norm > target, ~torch.isfinite(norm)
     bad = unproven = torch.zeros_like(active)
     norm_of_a = torch.zeros_like(norm)
-    going, sound = look(active, norm <= target)
+    going, sound = read_progress(active, norm <= target)
     while going and nfe + spare < limit:
         done = cycle(r, active, target, limit - nfe - spare)
         bad = bad if done.bad is None else bad | done.bad
@@ -88,7 +88,7 @@ def refine(
         if nfe + spare < limit:  # else the limit may have cut the cycle short
             active = active & falls
         active = active & (norm > target) & ~bad
-        going, sound = look(active, norm <= target)
+        going, sound = read_progress(active, norm <= target)
     reached = (norm <= target) & ~unproven
     status = torch.where(reached, Status.CONVERGED, torch.where(active, Status.MAX_STEPS, Status.STALLED))
     status = torch.where(bad & ~reached, Status.BAD_CURVATURE, status)

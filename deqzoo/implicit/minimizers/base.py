@@ -22,7 +22,7 @@ _MOST = 2.0  # times B: the largest scale
 _TIGHT = 1e-4  # tolerances up to this one are for the minimum itself
 _AT_REST = 10.0  # times the tolerance: a start that another search may have ended at
 _STEPS = 5  # of which the largest B counts
-_FAR = 1e16  # times what the start promised: then the objective has no minimum in reach
+_FAR = 1e16  # times the expected fall: then the objective has no minimum in reach
 _ROUND_OFF = 10  # eps of an objective's value, within which it tells nothing
 _NOISE = 1e3  # times that: a change of the objective that a step too short to tell may bring by round-off
 
@@ -30,7 +30,7 @@ _NOISE = 1e3  # times that: a change of the objective that a step too short to t
 def gradient(objective: Callable[..., Any], y: Any, *args: Any, batch_dims: int = 0) -> tuple[Any, Tensor]:
     """Gradient of `objective(y, *args)` in y, in the structure of y, and the value. Differentiable again.
 
-    With `batch_dims=1` the objective returns one value a system, shape (systems,).
+    With `batch_dims=1` the objective returns one value per system, shape (systems,).
     """
     ravel = Ravel(y, batch_dims)
 
@@ -39,7 +39,7 @@ def gradient(objective: Callable[..., Any], y: Any, *args: Any, batch_dims: int 
         if not isinstance(value, Tensor) or value.shape != ravel.batch_shape:
             shape = tuple(getattr(value, "shape", ()))
             raise ValueError(
-                f"the objective must return a tensor of shape {tuple(ravel.batch_shape)} (one value a system, "
+                f"the objective must return a tensor of shape {tuple(ravel.batch_shape)} (one value per system, "
                 f"batch_dims={batch_dims}), got {type(value).__name__} of shape {shape}"
             )
         return (value,)
@@ -62,7 +62,7 @@ class Minimizer(SearchingSolver):
         B = ||change of the gradient|| / max_i |step_i / y_i|,    the largest over the last steps:
 
     at most 2 B, with max(|y_i|, |y_i - y0_i|) for |y_i|, so that a start far out, where the gradient is huge, loosens
-    nothing (a tolerance above 1e-4 has no such bound: it asks for that part of the first gradient); at least 50 eps B /
+    nothing (a tolerance above 1e-4 has no such bound: it requires that part of the first gradient); at least 50 eps B /
     tol, which round-off lets reach. A start where ||grad|| <= 10 min(tol, eps^(3/4)) B is a minimum already and has
     converged at once, and so has such a point from which no step brings anything more. No scale of the objective
     matters. A system has diverged where its start is not finite or the objective falls without end.
@@ -119,7 +119,7 @@ class Descent(Search):
         value, first_value: the objective at the accepted point and at the start, (systems,).
         curvature, most: B of `Minimizer`, of its lower and its upper bound, (systems,); None before the first trial.
         first_length: of a step along minus the first gradient, (systems, 1).
-        first_size, promised: of the first value, and of a fall that the start lets expect, (systems,).
+        first_size, expected_fall: of the first value, and the fall that the start lets expect, (systems,).
     """
 
     curvature: Tensor | None
@@ -134,7 +134,7 @@ class Descent(Search):
         super().begin(z, g, image)
         self.value = self.first_value = self.values[0]
         self.first_norm, self.first_size = row_norm(g), self.first_value.abs()
-        self.promised = self.first_size + self.first_norm * row_norm(z)
+        self.expected_fall = self.first_size + self.first_norm * row_norm(z)
         self.curvature = None
         self.first = True  # the next trial is the first
         self.warm = torch.zeros_like(self.accepted)  # the start is a minimum
@@ -154,9 +154,9 @@ class Descent(Search):
         """The round-off of the objective at the accepted point, (systems,)."""
         return _ROUND_OFF * self.eps * self.value.abs()
 
-    def blind(self, foretold: Tensor, fall: Tensor) -> Tensor:
-        """Whether the fall of the objective that a step foretold is round-off, and so is the one that came."""
-        return (foretold <= self.slack) & (fall.abs() <= _NOISE * self.slack)
+    def within_round_off(self, predicted: Tensor, fall: Tensor) -> Tensor:
+        """Whether the fall of the objective that a step predicted is round-off, and so is the one that came."""
+        return (predicted <= self.slack) & (fall.abs() <= _NOISE * self.slack)
 
     def observe(self, z: Tensor, g: Tensor, image: Tensor) -> None:
         """As `Search.observe`; a point above the start is never accepted, nor one that is not finite."""
@@ -168,7 +168,7 @@ class Descent(Search):
             plain = safe_divide(torch.ones_like(length), self.first_norm.unsqueeze(1)).clamp(max=1.0)
             self.first_length = torch.where((length > 0) & torch.isfinite(length), length, plain)
             extent = torch.maximum(row_norm(self.start), self.first_norm * self.first_length.squeeze(1))
-            self.promised = self.first_size + self.first_norm * extent
+            self.expected_fall = self.first_size + self.first_norm * extent
             accepted = value < self.value - self.slack  # else the start stands, which may be a minimum
         else:
             accepted = self.judge(z, value, g)
@@ -233,9 +233,9 @@ class Descent(Search):
         """As `Search.lost`: also where the objective fell, or its slope grew, beyond all measure."""
         fall, slope = self.first_value - self.value, row_norm(self.g)
         way = row_norm(self.point - self.start)
-        endless = fall > _FAR * self.promised
+        unbounded = fall > _FAR * self.expected_fall
         cusp = slope * way > _FAR * (fall + self.first_size)
-        return ~(slope < torch.inf) | ~torch.isfinite(self.value) | endless | cusp
+        return ~(slope < torch.inf) | ~torch.isfinite(self.value) | unbounded | cusp
 
 
 def _largest(x: Tensor) -> Tensor:

@@ -95,9 +95,9 @@ class LineSearch(Descent):
         value, trial_slope = value.unsqueeze(1), -dot(g, self.path)
         expected = self.t * self.slope
         # Near the minimum differences of the objective are round-off: a rise within it counts as a fall.
-        blind = self.blind(-expected.squeeze(1), self.value - value.squeeze(1)).unsqueeze(1)
+        round_off = self.within_round_off(-expected.squeeze(1), self.value - value.squeeze(1)).unsqueeze(1)
         flat = trial_slope <= (2 * _ARMIJO - 1) * self.slope
-        falls = (value <= self.value.unsqueeze(1) + _ARMIJO * expected) | (blind & flat)
+        falls = (value <= self.value.unsqueeze(1) + _ARMIJO * expected) | (round_off & flat)
         falls = falls & torch.isfinite(g).all(dim=1, keepdim=True) & (value <= self.first_value.unsqueeze(1))
         flatter = (trial_slope >= _CURVATURE * self.slope) | (self.trials >= _MOST_TRIALS)
         self._narrow(falls, flatter, Point(self.t, value, trial_slope))

@@ -52,7 +52,7 @@ class _TrustRegion(Descent):
         step = minimise_quadratic(self.scaled, -self.g / self.scaling, self.radius)
         self.length = row_norm(step)
         curved = (self.scaled @ step.unsqueeze(2)).squeeze(2)
-        self.foretold = (dot(self.g / self.scaling, step) - dot(step, curved) / 2).squeeze(1)
+        self.predicted = (dot(self.g / self.scaling, step) - dot(step, curved) / 2).squeeze(1)
         return self.point + step / self.scaling
 
     def _model(self) -> None:
@@ -69,10 +69,10 @@ class _TrustRegion(Descent):
             self.radius = torch.where(extent > 0, extent, row_norm(self.g / self.scaling))
 
     def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
-        """As `Descent.judge`: by the ratio of the fall to the one foretold; by the gradient where both are blind."""
+        """As `Descent.judge`: by the ratio of the fall to the predicted one; by the gradient where both are noise."""
         fall = self.value - value
-        better = self.blind(self.foretold, fall) & (row_norm(g) < row_norm(self.g))
-        ratio = torch.where(better, torch.ones_like(fall), fall / self.foretold)
+        better = self.within_round_off(self.predicted, fall) & (row_norm(g) < row_norm(self.g))
+        ratio = torch.where(better, torch.ones_like(fall), fall / self.predicted)
         self.radius = next_radius(self.radius, ratio, self.length)
         return ratio >= ACCEPTABLE
 

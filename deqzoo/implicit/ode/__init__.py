@@ -30,7 +30,7 @@ Reading order
     torchdiffeq_backend.py  the solvers of torchdiffeq
 
 The states of all samples are a matrix (systems, unknowns), as for the other solvers: one row where all share their
-steps, a row a sample where each has its own.
+steps, a row per sample where each has its own.
 """
 
 from .adjoints import ADJOINTS, Adjoint, Backsolve, Direct, Discrete, make_adjoint

@@ -85,7 +85,7 @@ class Crossings(Keep):
 
     An event has no side at the start; it takes one once some time has passed and its value is above rounding: so an
     event that ended the solve before does not end this one. It takes place where its sign then changes, at the first
-    such place: the sign is looked at so many times a step.
+    such place: the sign is looked at several times per step.
 
     Args:
         event: the event.

@@ -1,4 +1,4 @@
-"""What the error of a step does not say: whether the solution between its ends is what f asks for.
+"""What the error of a step does not say: whether the solution between its ends obeys f.
 
 The defect of the dense output u at a time inside a step is u' - f(t, u). With it the error e = u - y, for which
 e' = J e + defect, is about

@@ -43,8 +43,8 @@ def odeint_dense(
     However often it was evaluated, there is one backward pass through the steps.
 
     Memory: the state and the stages of every step: (stages + 1) times the state, times the number of steps, from the
-    solve on until the function is dropped; 8 states a step for `Tsit5`. Where the times are known beforehand, `odeint`
-    needs the states at these times alone.
+    solve on until the function is dropped; 8 states per step for `Tsit5`. Where the times are known beforehand,
+    `odeint` needs the states at these times alone.
 
     Args:
         f, y0, args, solver, batch_dims, compact, on_failure: as for `odeint`.

@@ -69,10 +69,10 @@ def odeint_event(
         adjoint: `Discrete()` by default; `Direct`.
         direction: 1: the event is a change from negative to positive, in the order in which the solve goes; -1: from
             positive to negative; 0: either. One for all events, or one for each.
-        max_events: do not stop at the first event, but go on to the end, or to so many; the times are then
+        max_events: do not stop at the first event, but go on to the end, or to this number of them; the times are then
             (max_events,), in their order, NaN after the last.
-        scan: the sign is looked at so many times in the span, at equal distances within each step, and at four a step
-            at least; two changes between two looks are missed.
+        scan: times in the span at which the sign is checked, at equal distances within each step, and at four per step
+            at least; two changes between two of them are missed.
         batch_dims: 0: y is one system; 1: each leading index is, with a time t* of its own: f and the event get times
             (batch,), and the event returns (batch,), or (batch, events).
         on_failure: "ignore", "warn" or "raise" when there is no event (status MAX_STEPS; then t* is t[1]), or when the
@@ -200,7 +200,7 @@ class _Found:
         return values.view(*self._search.index.shape, values.shape[1])
 
     def _look(self, args: tuple[Any, ...], on_failure: OnFailure) -> Tensor | None:
-        """Set `residual`, `vanishes`. Returns which events graze zero, if a derivative may be asked for and some do."""
+        """Set `residual`, `vanishes`. Returns which events graze zero, if a derivative may be required and some do."""
         derivative, search = needs_derivative(), self._search
 
         before, stages, begin, length, end = self._inputs

@@ -52,7 +52,7 @@ def jacobian(field: CountedField, t: Tensor, y: Tensor, rows: Tensor | None) -> 
 
 
 class Factors:
-    """An LU factorisation of I - gh J, a matrix a system."""
+    """An LU factorisation of I - gh J, a matrix per system."""
 
     def __init__(self, matrix: Tensor, gh: Length) -> None:
         scale = gh if isinstance(gh, float) else gh.unsqueeze(2)

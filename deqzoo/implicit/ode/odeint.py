@@ -61,7 +61,7 @@ def odeint(
         t: output times, (n,), increasing or decreasing. Those inside a step of an adaptive method come by
             interpolation and cost no evaluation of f. With batch_dims=1 they may be those of each sample, (n, batch),
             each in its own direction; then steps end at each of them. (Methods for stiff problems look at what they
-            interpolate, for two evaluations a step with output times inside: see `Rodas5P`.)
+            interpolate, for two evaluations per step with output times inside: see `Rodas5P`.)
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
             per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
             `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.

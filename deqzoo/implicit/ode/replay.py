@@ -14,7 +14,7 @@ from .solvers import Adaptive, OdeSolver
 
 
 class OtherTensorsError(Exception):
-    """On a tape of f in the backward are other tensors than f read in the forward; the backward is to look why.
+    """On a tape of f in the backward are other tensors than f read in the forward; the backward is to find out why.
 
     Attributes:
         point: (t, y, rows) where f read one that was not known; None: it did not read one that it had read before.

@@ -41,7 +41,7 @@ class Rosenbrock:
         assert isinstance(solver, Rodas5P)
         if y.shape[1] > solver.most_unknowns:
             raise ValueError(
-                f"{type(solver).__name__} writes out a Jacobian of {y.shape[1]} unknowns a system, more than "
+                f"{type(solver).__name__} writes out a Jacobian of {y.shape[1]} unknowns per system, more than "
                 f"most_unknowns={solver.most_unknowns}: use Kvaerno5(), which does without for large systems, or "
                 "batch_dims=1 where the samples do not depend on each other"
             )

@@ -56,7 +56,7 @@ def _check(t: Tensor, systems: int) -> None:
 
 
 def _scaled(solver: OdeSolver, factor: float, jumps: range) -> OdeSolver:
-    """The solver with lengths that are safe in the shared time: no sample's steps are longer than it was asked for."""
+    """The solver with lengths that are safe in the shared time: no sample's steps are longer than required."""
     assert isinstance(solver, FixedStep | Adaptive)
     if solver.jump_times:
         raise ValueError("jump_times do not go with times of each sample: solve the samples one by one")

@@ -45,7 +45,7 @@ class FixedStep(OdeSolver):
 
     Args:
         step_size: largest step, in units of t; each interval between output times is cut into equal steps no longer
-            than that. None: one step an interval.
+            than that. None: one step per interval.
         jump_times: times at which f jumps: a step ends there, and the next one begins, see `Adaptive`.
     """
 
@@ -89,8 +89,8 @@ class Adaptive(OdeSolver):
 
         h max(|k_1|, |k_2|) (r h)^(k-1) / 3^k
 
-    is expected from that, and where it asks for less than half of the step, the step begins anew with so much (or the
-    nearest half, third or quarter of the span).
+    is expected from that, and where that allows for less than half of the step, the step begins anew with as much (or
+    the nearest half, third or quarter of the span).
 
     A step that is rejected twice shrinks by the order that the two errors show, not by the method's: across a kink of
     f, or in a fast start, there is less of it. An error that falls no faster than the step is no estimate at all, and
@@ -104,7 +104,7 @@ class Adaptive(OdeSolver):
         first_step: length of the first step, in units of t; "span": the whole span; None: estimated.
         max_step: largest step, in units of t: shorter than anything that f does between two times of rest.
         jump_times: times at which f jumps, in any order: a step ends at each of them that lies in the span, and the
-            next one begins with f evaluated anew; f is asked for a little before (by four units of the last place
+            next one begins with f evaluated anew; f is evaluated a little before (by four units of the last place
             of t) and a little after, never at the jump. They are constants for gradients: where the solution's
             derivative in the time of a jump is wanted, solve in two pieces, with that time the end of one and the
             begin of the other.
@@ -152,25 +152,25 @@ def _checked_jumps(times: Any) -> tuple[float, ...]:
 
 
 class Euler(FixedStep):
-    """Euler's method, of order 1, one evaluation a step."""
+    """Euler's method, of order 1, one evaluation per step."""
 
     tableau = tableaus.EULER
 
 
 class Midpoint(FixedStep):
-    """The explicit midpoint rule, of order 2, two evaluations a step."""
+    """The explicit midpoint rule, of order 2, two evaluations per step."""
 
     tableau = tableaus.MIDPOINT
 
 
 class Heun(FixedStep):
-    """Heun's method (explicit trapezoidal rule), of order 2, two evaluations a step."""
+    """Heun's method (explicit trapezoidal rule), of order 2, two evaluations per step."""
 
     tableau = tableaus.HEUN
 
 
 class RK4(FixedStep):
-    """The classical Runge-Kutta method, of order 4, four evaluations a step."""
+    """The classical Runge-Kutta method, of order 4, four evaluations per step."""
 
     tableau = tableaus.RK4
 
@@ -197,7 +197,7 @@ class Dopri8(Adaptive):
     """Dormand and Prince's method of order 8 (DOP853), for tight tolerances and float64. Dense output of order 7.
 
     The error is that of the embedded method of order 5, damped by one of order 3:  e5^2 / sqrt(e5^2 + e3^2 / 100).
-    An output time inside a step costs three evaluations more, once a step.
+    An output time inside a step costs three evaluations more, once per step.
     """
 
     tableau = tableaus.DOPRI8
@@ -210,12 +210,12 @@ class DiagonallyImplicit(Adaptive):
         Y = base + gamma h f(t, Y),    by    (I - gamma h J) dY = base + gamma h f(t, Y) - Y,    Y <- Y + dY
 
     with a Jacobian J = df/dy that is kept over stages and steps for as long as that converges fast, and one
-    factorisation for all stages of a step. The iteration ends when its rate of convergence promises an error below
+    factorisation for all stages of a step. The iteration ends when by its rate of convergence the error is below
     `stage_tol` times the tolerance of the step; a step where it does not converge is rejected. Above `dense_up_to`
-    unknowns a system no Jacobian is written out: Newton's method by GMRES on products with it.
+    unknowns per system no Jacobian is written out: Newton's method by GMRES on products with it.
 
     Where output times lie inside of a step, the dense output is looked at there, see `Rodas5P`; being of order 3, and
-    less where f is stiff, it asks for more and shorter steps than that of `Rodas5P` does.
+    less where f is stiff, it requires more and shorter steps than that of `Rodas5P` does.
 
     Derivatives are those of the implicit function theorem: `stage_tol` limits their accuracy too, and components below
     `atol`, which no iteration resolves, do enter them. `Solution.nfe` counts n calls of f for a Jacobian in n
@@ -224,7 +224,7 @@ class DiagonallyImplicit(Adaptive):
 
     Args:
         stage_tol: error of a stage, over the tolerance of the step.
-        dense_up_to: unknowns a system up to which Jacobians are written out.
+        dense_up_to: unknowns per system up to which Jacobians are written out.
 
     Source: Hairer, Wanner, "Solving Ordinary Differential Equations II", IV.8.
     """
@@ -242,8 +242,8 @@ class Kvaerno3(DiagonallyImplicit):
 class Kvaerno5(DiagonallyImplicit):
     """Kvaerno's L-stable, stiffly accurate method of order 5 (4), for stiff problems. Dense output of order 3.
 
-    Cheaper than `Rodas5P` from some ten unknowns a system on, and the one for large systems and for an f that cannot be
-    differentiated twice.
+    Cheaper than `Rodas5P` from some ten unknowns per system on, and the one for large systems and for an f that cannot
+    be differentiated twice.
     """
 
     tableau = stiff_tableaus.KVAERNO5
@@ -252,7 +252,7 @@ class Kvaerno5(DiagonallyImplicit):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rodas5P(Adaptive):
     """Steinebach's Rosenbrock method of order 5 (4), L-stable and stiffly accurate: the first choice for stiff problems
-    of up to some ten unknowns a system. Dense output of order 4.
+    of up to some ten unknowns per system. Dense output of order 4.
 
     A step takes one Jacobian J = df/dy, df/dt, one factorisation of I - gamma h J, and eight evaluations of f; nothing
     is iterated, so that there is nothing that may not converge. J is exact, by automatic differentiation, and
@@ -263,11 +263,11 @@ class Rodas5P(Adaptive):
     methods of this kind: the steps become so long that their ends alone are right. So where output times lie inside of
     a step (in dense solutions and searches for events: in all steps), the defect of the dense output is evaluated at
     two of them, those nearest to a fifth and four fifths of the step, and as an error, (I - gamma h J)^-1 gamma h
-    (u' - f(t, u)), it has to be within the tolerance too: two calls of f a step, and shorter steps where the polynomial
-    does not follow. With a rate of 1e6, 51 output times up to t = 10 take 629 calls of f, 353 without; their errors are
-    1e-5, where SciPy's Radau has 0.39. What f does between more than two output times of a step, for less time than
-    that, may still be overlooked: set `max_step`. Gradients through the jumps of a relaxation oscillation want a finer
-    tolerance than the solution, see `Discrete`.
+    (u' - f(t, u)), it has to be within the tolerance too: two calls of f per step, and shorter steps where the
+    polynomial does not follow. With a rate of 1e6, 51 output times up to t = 10 take 629 calls of f, 353 without; their
+    errors are 1e-5, where SciPy's Radau has 0.39. What f does between more than two output times of a step, for less
+    time than that, may still be overlooked: set `max_step`. Gradients through the jumps of a relaxation oscillation
+    want a finer tolerance than the solution, see `Discrete`.
 
     Args:
         most_unknowns: a larger system is refused: that is the size of its Jacobian.

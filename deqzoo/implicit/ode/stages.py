@@ -29,7 +29,7 @@ _ROUGHLY = 0.1  # relative residual of an error that is filtered
 class StageSolver:
     """Solves stage after stage, with a Jacobian that it keeps for as long as it serves.
 
-    Under `batch_dims=1` each system has a Jacobian; where one asks for another, all that take the step get theirs.
+    Under `batch_dims=1` each system has a Jacobian; where one needs another, all that take the step get theirs.
     """
 
     def __init__(self, field: CountedField) -> None:
@@ -164,7 +164,7 @@ class StageSolver:
         if rows is None:
             self._matrix = matrix
             return
-        if not self._known(rows, len(y)):  # a system without a Jacobian asks for one, by not converging
+        if not self._known(rows, len(y)):  # a system without a Jacobian gets one, as it does not converge
             self._matrix = matrix.new_full((int(rows.max()) + 1, *matrix.shape[1:]), torch.nan)
         assert self._matrix is not None
         self._matrix = self._matrix.index_copy(0, rows, matrix)

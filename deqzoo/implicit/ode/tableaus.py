@@ -23,11 +23,11 @@ class Tableau:
         error: b minus the weights of an embedded method, which estimates the error of a step; empty: fixed steps only.
         error_order: order of the embedded method.
         error3: weights of a second estimate, see `Dopri8`.
-        dense: a row a stage: y(t + theta h) = y + h sum_j k_j sum_m dense[j][m] theta^(m+1).
+        dense: a row per stage: y(t + theta h) = y + h sum_j k_j sum_m dense[j][m] theta^(m+1).
         last_is_next: the last stage of `b` is the first of the next step ("first same as last").
-        dense_is_next: the last stage of all, which dense output asks for, is that.
+        dense_is_next: the last stage of all, which dense output needs, is that.
 
-    Stages beyond those of `b` and `error` serve the dense output alone: they are evaluated where that is asked for.
+    Stages beyond those of `b` and `error` serve the dense output alone: they are evaluated where that is required.
     """
 
     order: int

@@ -84,7 +84,7 @@ class Times:
         return bool(self._jumps) and bool((self._is_jump(step.a) & torch.as_tensor(step.start == 0)).any())
 
     def limits(self, step: Step) -> tuple[Tensor, Tensor] | None:
-        """Earliest and latest time at which f is asked for in a step, beside jumps; None: any."""
+        """Earliest and latest time at which f is evaluated in a step, beside jumps; None: any."""
         if not self._jumps:
             return None
         with below_all_transforms():

@@ -75,7 +75,7 @@ def scale(solver: Adaptive, size: Tensor, rows: Tensor | None = None, least: flo
 
     Args:
         solver: see `with_matrices`.
-        size: absolute values of states, (rows, unknowns); or of the first so many unknowns.
+        size: absolute values of states, (rows, unknowns); or of the first unknowns alone.
         rows: which systems these are; None: all.
         least: relative tolerance.
     """

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..linear_solvers.base import dot, row_norm, safe_divide
 
-ACCEPTABLE = 1e-4  # the least ratio of the fall that came to the one foretold, for a step to be taken
+ACCEPTABLE = 1e-4  # the least ratio of the fall that came to the predicted one, for a step to be taken
 START = 100.0  # the first radius, in sizes of the start
 _MOST_ITERATIONS = 60
 
 
 def next_radius(radius: Tensor, ratio: Tensor, length: Tensor) -> Tensor:
-    """The radius after a step of this length whose fall was `ratio` times the one foretold, all (systems,).
+    """The radius after a step of this length whose fall was `ratio` times the predicted one, all (systems,).
 
     Below 1/4, or where the ratio is not finite, a quarter of the step; above 3/4 at least twice the step.
 
