@@ -27,6 +27,7 @@ Reading order
     black_box.py            solvers that torch cannot see into, under vmap too
     grads_batched.py        the older vmap of torch.autograd
     solution.py, pytree.py, rows.py, modes.py    what the others stand on
+    private_api.py          what of torch is used that is not public, and why
 
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
 """
