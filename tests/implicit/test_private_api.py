@@ -28,6 +28,8 @@ OF_OBJECTS = {
 ELSEWHERE = {
     "_parameters",  # of the layers: where a parameter stands, looked up in every call
     "_foreach_lerp_",  # of the averaged weights: one launch for all parameters
+    "_BatchNorm",  # which layers keep statistics of batches
+    "torch.nn.modules.dropout._DropoutNd",  # which layers drop entries at random
 }
 
 
