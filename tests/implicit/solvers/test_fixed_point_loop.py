@@ -467,5 +467,5 @@ def test_without_a_stop_a_root():
 
 @pytest.mark.parametrize("solver", [Newton(stop="never"), NewtonKrylov(stop="never")])
 def test_a_search_needs_a_stop(solver):
-    with pytest.raises(ValueError, match="a search must look"):
+    with pytest.raises(ValueError, match="a search must judge"):
         solver(lambda y: y**3 - 8, torch.ones((), dtype=torch.float64), root=True)
