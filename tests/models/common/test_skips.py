@@ -180,7 +180,7 @@ def test_the_count_is_resumed():
 
 def test_no_kind_trains_in_another_way():
     """What a kind's module overrides of the training step calls this one, which skips."""
-    for module in pkgutil.iter_modules(deqzoo.models.__path__, "deqzoo.models."):
+    for module in pkgutil.walk_packages(deqzoo.models.__path__, "deqzoo.models."):
         importlib.import_module(module.name)
     ahead, seen = [SolverModule], set()
     while ahead:
