@@ -43,7 +43,7 @@ from .modes import (
     unpack_tangent,
     unwrap_ended,
 )
-from .nearness import far_off
+from .nearness import far_off, least_move
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .precision import Coarsest
 from .private_api import forward_mode, is_grads_batched, saved_tensors_are_hooked
@@ -81,11 +81,11 @@ class System:
             return each_alone(lambda b: self.solve(y, inputs, b, transpose), b)
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives():
-            if (vjp := self.tape) is None:
+            if self.tape is None:
                 y, inputs = (tuple([t.detach() for t in tensors]) for tensors in (y, inputs))
-                vjp = pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
             b = tuple([t.detach() for t in b])
-            solution = self.linear_solver(self._operator(ravel, vjp, transpose), ravel.flatten_leaves(b))
+            operator = self._operator(ravel, self._products(ravel, y, inputs), transpose)
+            solution = self.linear_solver(operator, ravel.flatten_leaves(b))
         what = "adjoint solve" if transpose else "tangent solve"
         solution.check(self.on_failure, what, truncated=self.linear_solver.truncated)
         value = ravel.unflatten_leaves(solution.value)
@@ -98,10 +98,9 @@ class System:
         """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself; see `far_off`."""
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives(), full_precision(ravel.device.type):
-            vjp = self.tape or pullback(lambda leaves: self.condition(leaves, ()), y)[1]
             F, state = ravel.flatten_leaves([t.detach() for t in residual]), ravel.flatten_leaves(y)
             allowed = max(_FAR, default_tolerance(self.precision or ravel.dtype))
-            found = far_off(F, state, lambda u: ravel.flatten_leaves(vjp(ravel.unflatten_leaves(u))), allowed)
+            found = far_off(F, state, self._products(ravel, y, ()), allowed)
             if found is None:
                 return
             status = torch.where(found[0], Status.STALLED, Status.CONVERGED)
@@ -117,9 +116,10 @@ class System:
             change = tuple(b - a for a, b in zip(before, again, strict=True))
             if not host_flags(torch.stack([t.ne(0).any() for t in change]))[0][0]:
                 return
-            move, norm = self._move(ravel, y, inputs, change)
+            move = least_move(ravel.flatten_leaves(change), self._products(ravel, y, inputs))
             eps = torch.finfo(self.precision or ravel.dtype).eps
-            changed = move > _ROUNDING * eps * norm + (eps * sum(ravel.sizes)) ** 0.5
+            allowed = _ROUNDING * eps * row_norm(ravel.flatten_leaves(y)) + (eps * sum(ravel.sizes)) ** 0.5
+            changed = move > allowed
         if host_flags(changed)[0][0]:
             raise RuntimeError(
                 "the condition has changed between the forward and the backward: with create_graph=True, and under "
@@ -127,19 +127,12 @@ class System:
                 "tensors (numbers, training mode, random numbers) must stay as it was until the backward has run"
             )
 
-    def _move(self, ravel: Ravel, y: Tensors, inputs: Tensors, residual: Tensors) -> tuple[Tensor, Tensor]:
-        """How far y must move at least, to first order, to change F by the residual; and the norm of y: (systems,)."""
+    def _products(self, ravel: Ravel, y: Tensors, inputs: Tensors) -> Callable[[Tensor], Tensor]:
+        """u -> A^T u at (y, inputs), on matrices (systems, unknowns)."""
         vjp = self.tape or pullback(lambda leaves: self.condition(leaves, inputs), y)[1]
-        F = ravel.flatten_leaves([t.detach() for t in residual])
-        size = row_norm(F)
-        unit = torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(1)
-        slope = row_norm(ravel.flatten_leaves(vjp(ravel.unflatten_leaves(F / unit))))
-        return torch.where(size > 0, size / slope, torch.zeros_like(size)), row_norm(ravel.flatten_leaves(y))
+        return lambda u: ravel.flatten_leaves(vjp(ravel.unflatten_leaves(u)))
 
-    def _operator(self, ravel: Ravel, vjp: Pullback, transpose: bool) -> LinearOperator:
-        def rmv(u: Tensor) -> Tensor:
-            return ravel.flatten_leaves(vjp(ravel.unflatten_leaves(u)))
-
+    def _operator(self, ravel: Ravel, rmv: Callable[[Tensor], Tensor], transpose: bool) -> LinearOperator:
         def precondition(v: Tensor) -> Tensor:
             assert self.preconditioner is not None
             return ravel.flatten_leaves(self.preconditioner(ravel.unflatten_leaves(v)))

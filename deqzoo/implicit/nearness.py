@@ -16,8 +16,8 @@ def far_off(
 ) -> tuple[Tensor, Tensor] | None:
     """The systems that are far from F = 0, and how far relative to ||y||, both (systems,); None: all are near.
 
-    To first order, y must move by at least ||F||^2 / ||A^T F|| before F is zero; F has no scale of its own. Near is
-    `allowed` times ||y||, or the square root of the round-off.
+    F has no scale of its own, so it is measured by `least_move`. Near is `allowed` times ||y||, or the square root of
+    the round-off.
 
     Args:
         F: the residuals, (systems, unknowns).
@@ -35,10 +35,18 @@ def far_off(
                 return None
         elif size == 0:
             return None
-    size, norm = row_norm(F), row_norm(y)
-    slope = row_norm(transposed(safe_divide(F, size.unsqueeze(1))))
-    move = torch.where(size == 0, size, size / slope)
+    norm, move = row_norm(y), least_move(F, transposed)
     near = move <= allowed * norm + floor
     if host_flags(near)[0][1]:
         return None
     return ~near, move / norm.clamp(min=info.eps)
+
+
+def least_move(F: Tensor, transposed: Callable[[Tensor], Tensor]) -> Tensor:
+    """How far y must move at least, to first order, to change its F (systems, unknowns) by all of it: (systems,).
+
+    ||F||^2 / ||A^T F||, with u -> A^T u, A = dF/dy.
+    """
+    size = row_norm(F)
+    slope = row_norm(transposed(safe_divide(F, size.unsqueeze(1))))
+    return torch.where(size == 0, size, size / slope)
