@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -164,3 +165,19 @@ def assert_close(actual, expected, tol: float) -> None:
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     error, scale = (actual - expected).norm().item(), expected.norm().item()
     assert error <= tol * scale, f"relative error {error / scale if scale else error:.2e} above {tol:.0e}"
+
+
+every_solver = pytest.mark.parametrize("solver", FIXED_POINT_SOLVERS.values(), ids=FIXED_POINT_SOLVERS.keys())
+every_iteration = pytest.mark.parametrize("solver", ITERATIONS.values(), ids=ITERATIONS.keys())
+GAINS = torch.tensor([0.05, 0.8, 0.5, 0.7], dtype=F64)
+
+
+def uneven(z, x, gain):
+    """Systems whose contraction, and so their number of steps, differs."""
+    return gain.unsqueeze(1) * torch.cos(z) + x
+
+
+def batch():
+    """Start and arguments of `uneven`, four systems of three unknowns."""
+    x = randn(4, 3, seed=1)
+    return torch.zeros_like(x), x, GAINS
