@@ -150,6 +150,23 @@ def add_in_place(sums: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
     torch._foreach_add_(list(sums), list(terms))
 
 
+def lerp_in_place(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:
+    """average += weight (value - average) for each pair, in one launch on CUDA. Instead: a loop of `lerp_`."""
+    torch._foreach_lerp_(list(averages), list(values), weight)
+
+
+# ---- Modules. Why: which layers couple samples or draw at random is told by no public face, and where a parameter
+# stands is looked up in every call. Instead: lists of torch's layers by name, and a walk through the module's tree.
+
+BatchNorm: Any = torch.nn.modules.batchnorm._BatchNorm
+Dropout: Any = torch.nn.modules.dropout._DropoutNd
+
+
+def own_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter | None]:
+    """Where a module holds the parameters that are its own."""
+    return module._parameters
+
+
 # ---- Modes. Why: an implicit function inside of another one must be seen by the modes that watch the outer one, and
 # these must find each other. Instead: a list of our own, which does not know of modes that others put in between.
 

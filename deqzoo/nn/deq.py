@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
+from ..implicit.private_api import BatchNorm
 from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
 from .layer import SolverLayer, same_randomness, with_parameters
@@ -157,7 +158,7 @@ def _without_axis(t: Tensor) -> Tensor:
 def _refuse_batch_norm(cell: Any) -> None:
     """Batch statistics couple the samples, whose systems are solved, and differentiated, each on its own."""
     for name, module in cell.named_modules() if isinstance(cell, nn.Module) else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        if isinstance(module, BatchNorm) and module.training:
             raise ValueError(
                 f"the cell's {name or 'module'} is a {type(module).__name__} in training mode, which couples the "
                 "samples of a batch; use GroupNorm or LayerNorm inside a DEQ, or put it into eval mode"

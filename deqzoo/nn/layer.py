@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from ..implicit import Solution
 from ..implicit.modes import in_transform
+from ..implicit.private_api import own_parameters
 
 
 class SolverLayer(nn.Module):
@@ -75,9 +76,9 @@ def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], t
         return lambda *inputs: functional_call(function, inputs[-1], inputs[:-1]), (state,)
     # Where each parameter stands: faster to look up in every call than the module's tree.
     places = [
-        (module._parameters, name, parameter)
+        (own_parameters(module), name, parameter)
         for module in function.modules()
-        for name, parameter in module._parameters.items()
+        for name, parameter in own_parameters(module).items()
     ]
 
     def call(*inputs: Any) -> Any:

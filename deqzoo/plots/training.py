@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from deqzoo.plots.figure import COLORS, save
 from deqzoo.plots.figure import panels as make_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-import torch
-from torch import Tensor
-
-from deqzoo.plots.figure import panels
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -104,7 +101,7 @@ def _lines(axis: "Axes", rows: Rows, names: Mapping[str, str], label: str) -> No
 
 def plot_trust(trust: Tensor, wrong: Tensor, path: Path) -> Path:
     """Draw the distribution of the weights (N,) in [0, 1] of examples with right and with ``wrong`` (N,) labels."""
-    figure, (axis,) = panels(1, "Weights of the training examples")
+    figure, (axis,) = make_panels(1, "Weights of the training examples")
     edges = torch.linspace(0, 1, 31).tolist()
     for name, chosen, color in (("right label", ~wrong, COLORS[0]), ("wrong label", wrong, COLORS[1])):
         axis.hist(trust[chosen].tolist(), bins=edges, label=name, color=color, alpha=0.6)

@@ -5,7 +5,7 @@ number it is judged by, what to draw and to check. Its settings are a dataclass 
 files of kinds import no Lightning: a network is built and loaded without.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,6 @@ from deqzoo.models.common.metrics import total
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
-
-from collections.abc import Iterable
 
 EQUILIBRIA, ODES, FLOWS, META = FAMILIES = (  # the zoo's tables have one part for each
     "Deep equilibrium models and their explicit baselines",

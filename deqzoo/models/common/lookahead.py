@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deqzoo.implicit.private_api import lerp_in_place
+
 
 class Lookahead:
     """Every `every` steps, average <- d average + (1 - d) weights and weights <- average.
@@ -34,7 +36,7 @@ class Lookahead:
             return
         decay = self.decay**self.every * min(1.0, step / total) ** 3
         weights: list[Tensor] = [p.data for p in self.parameters]
-        torch._foreach_lerp_(self.average, weights, 1 - decay)
+        lerp_in_place(self.average, weights, 1 - decay)
         for p, average in zip(self.parameters, self.average, strict=True):
             p.copy_(average)
 

@@ -1,27 +1,20 @@
 """The kinds ``conv_classifier`` and ``residual_classifier``: explicit networks, with which equilibria are compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.common.images import image_example
+from deqzoo.models.common.images import image_example, symmetry_facts
 from deqzoo.models.common.kind import EQUILIBRIA, Kind, Trained
-from deqzoo.models.equilibrium.config import ConvClassifierConfig
-from deqzoo.models.equilibrium.explicit_network import conv_net
+from deqzoo.models.common.options import settings_errors
+from deqzoo.models.equilibrium.config import ConvClassifierConfig, ResidualClassifierConfig
+from deqzoo.models.equilibrium.explicit_network import conv_net, residual_net
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
-
-from collections.abc import Mapping
-from typing import Any
-
-from deqzoo.models.common.images import symmetry_facts
-from deqzoo.models.common.options import settings_errors
-from deqzoo.models.equilibrium.config import ResidualClassifierConfig
-from deqzoo.models.equilibrium.explicit_network import residual_net
 
 
 class ConvClassifierKind(Kind):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.dropout import _DropoutNd
 
 from deqzoo.implicit import Solution
+from deqzoo.implicit.private_api import Dropout
 from deqzoo.nn.adaptation import Adaptation, Loss, Params, each_task
 
 
@@ -45,7 +45,7 @@ class MetaLearner(nn.Module):
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         for name, module in network.named_modules():
-            if getattr(module, "track_running_stats", False) or (isinstance(module, _DropoutNd) and module.p):
+            if getattr(module, "track_running_stats", False) or (isinstance(module, Dropout) and module.p):
                 raise ValueError(
                     f"{name} is a {type(module).__name__}: adaptation evaluates the network many times, so it must "
                     "have no dropout and no running statistics (track_running_stats=False)"
