@@ -19,7 +19,7 @@ SMALL = [
     "data.batch_size=128",
     "trainer.enable_progress_bar=False",
 ]
-UNBOUNDED = ["model=deq_digits_unbounded", "model.groups=4"]  # options that a well-posed cell has no need of
+UNBOUNDED = ["model=deq_digits_unbounded", "model.entry_groups=4", "model.cell_options.groups=4"]
 TWO_EPOCHS = [*SMALL, "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]  # of nine steps
 
 

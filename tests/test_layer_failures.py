@@ -105,7 +105,7 @@ LAYERS = {  # name: (layer, a batch of three)
         ),
         rows(4, 6, 6),
     ),
-    "DEQClassifier": (lambda: DEQClassifier(in_channels=1, widths=[8], groups=4, solver=SHARP, **IMAGES),
+    "DEQClassifier": (lambda: DEQClassifier(in_channels=1, widths=[8], entry_groups=4, solver=SHARP, **IMAGES),
                       rows(1, 8, 8)),
     "MDEQClassifier": (
         lambda: MDEQClassifier(**IMAGES, in_channels=1, widths=[8, 8], head_widths=[2, 2], final_width=8, groups=2,
@@ -125,11 +125,11 @@ METHODS = {
 OWN_TEST = {"ContractiveLanguageModel", "DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner"}
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
-    "BottleneckDynamics", "ConcatSquashNet", "ContractiveCell", "ConvCell",
+    "BottleneckDynamics", "CELLS", "ConcatSquashNet", "ContractiveCell", "ConvCell",
     "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
     "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
-    "TransformerCell", "UNet", "conv_net", "normalized_adjacency", "perron_frobenius", "propagate",
+    "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius", "propagate",
     "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip
 PIPELINE = {  # of deqzoo.models: no networks

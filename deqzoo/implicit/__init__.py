@@ -23,7 +23,7 @@ Reading order
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
-    by_name.py              solvers and gradients by name
+    by_name.py              solvers, gradients and cells by name
     black_box.py            solvers that torch cannot see into, under vmap too
     grads_batched.py        the older vmap of torch.autograd
     solution.py, pytree.py, rows.py, modes.py    what the others stand on

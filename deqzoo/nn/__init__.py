@@ -5,7 +5,7 @@ Whole networks of them are in `deqzoo.models`.
 
 from .adaptation import IMAML, MAML, Adaptation, FirstOrderMAML
 from .adjacency import Adjacency, normalized_adjacency, perron_frobenius, propagate
-from .cells import ConvCell, PlainConvCell
+from .cells import CELLS, ConvCell, PlainConvCell, make_cell
 from .contractive import ContractiveCell, ContractiveConvCell, ContractiveLinearCell
 from .contractive_attention import AttentionInjection, AttentionInput, ContractiveAttentionCell
 from .deq import DEQ
@@ -23,6 +23,7 @@ from .transformer import TransformerCell
 from .unet import UNet
 
 __all__ = [
+    "CELLS",
     "DEQ",
     "IMAML",
     "MAML",
@@ -53,6 +54,7 @@ __all__ = [
     "SolverLayer",
     "TransformerCell",
     "UNet",
+    "make_cell",
     "normalized_adjacency",
     "perron_frobenius",
     "propagate",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-FORMAT = 2  # of the folders that are written
+FORMAT = 3  # of the folders that are written
 
 Config = Mapping[str, Any]  # what ``config.json`` holds
 Weights = Mapping[str, Tensor]
@@ -19,8 +19,8 @@ Conversion = Callable[[Config, Weights], tuple[Config, Weights]]
 def convert(config: Config, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A checkpoint of any format up to `FORMAT`, as it is written today.
 
-    >>> convert({"format": 1, "model": {"kind": "deq_classifier", "mirror": True}}, {})
-    ({'format': 2, 'model': {'kind': 'deq_classifier', 'flip_equivariant': True}}, {})
+    >>> convert({"format": 1, "model": {"kind": "contractive_classifier", "mirror": True}}, {})
+    ({'format': 3, 'model': {'kind': 'contractive_classifier', 'flip_equivariant': True}}, {})
     """
     for version in range(config["format"], FORMAT):
         config, weights = CONVERSIONS[version](config, weights)
@@ -35,4 +35,16 @@ def _from_1(config: Config, weights: Weights) -> tuple[Config, Weights]:
     return {**config, "model": model}, weights
 
 
-CONVERSIONS: dict[int, Conversion] = {1: _from_1}  # from that format to the next
+def _from_2(config: Config, weights: Weights) -> tuple[Config, Weights]:
+    """The options of a cell stand together."""
+    model = dict(config["model"])
+    if model["kind"] == "deq_classifier":
+        options = {name: model.pop(name) for name in ("expansion", "groups", "dropout", "weight_norm")}
+        model["entry_groups"] = options["groups"]
+        if model["cell"] == "plain":
+            del options["expansion"]  # which had no meaning for it
+        model["cell_options"] = options
+    return {**config, "model": model}, weights
+
+
+CONVERSIONS: dict[int, Conversion] = {1: _from_1, 2: _from_2}  # from that format to the next

@@ -111,7 +111,13 @@ CALLS = {
     "argmin": lambda: argmin(lambda y: y.sum(), torch.zeros(2)),
     "DEQ": lambda: DEQ(lambda z, x: -z + x, solver=Picard(max_steps=3))(torch.ones(2, 2)),
     "a model of ours": lambda: DEQClassifier(
-        classes=["a"], mean=[0.5], std=[0.5], in_channels=1, widths=[8], groups=4, solver=Picard(max_steps=1, tol=0.0)
+        classes=["a"],
+        mean=[0.5],
+        std=[0.5],
+        in_channels=1,
+        widths=[8],
+        entry_groups=4,
+        solver=Picard(max_steps=1, tol=0.0),
     )(torch.rand(1, 1, 8, 8)),
     "a module of the user": lambda: Wrapped()(torch.ones(2, 2)),
 }

@@ -27,8 +27,11 @@ def randomised(network):
 
 def deq(**settings):
     solver = Anderson(tol=1e-12, max_steps=200)
-    settings = {"widths": [8, 12], "stem": 4, "groups": 2, "entry_kernel": 2, "flip_equivariant": True} | settings
-    return DEQClassifier(in_channels=2, **INFO, solver=solver, gradient=Implicit(), **settings)
+    groups = settings.pop("groups", 2)
+    settings = {"widths": [8, 12], "stem": 4, "entry_groups": groups, "entry_kernel": 2} | settings
+    settings["cell_options"] = {"groups": groups} | settings.get("cell_options", {})
+    options = {"solver": solver, "gradient": Implicit(), "flip_equivariant": True} | settings
+    return DEQClassifier(in_channels=2, **INFO, **options)
 
 
 @settings(max_examples=15)
@@ -155,7 +158,7 @@ def test_gradients_of_a_tied_cell():
         ({"widths": [8, 9], "groups": 1}, "even widths, got 9"),
         ({"widths": [8, 24], "groups": 8, "stem": 8}, "groups=8 of 24"),
         ({"entry_kernel": 3}, "entry_kernel=2"),
-        ({"weight_norm": True}, "choose one"),
+        ({"cell_options": {"weight_norm": True}}, "choose one"),
     ],
 )
 def test_what_cannot_be_tied_is_an_error(settings, told):

@@ -10,14 +10,16 @@ import deqzoo
 from deqzoo.zoo.conversions import CONVERSIONS, FORMAT, convert
 from deqzoo.zoo.folder import read_config, read_folder, read_golden
 
-OLD = sorted(Path(__file__).parent.glob("format_*"))  # made by the versions that wrote them, and never anew
+HERE = Path(__file__).parent
+OLD = sorted(HERE.glob("format_*"))  # format_VERSION_KIND, made by the versions that wrote them, and never anew
 
 
 def test_each_older_format_has_a_folder():
-    assert [folder.name for folder in OLD] == [f"format_{version}" for version in range(1, FORMAT)]
-    assert set(CONVERSIONS) == set(range(1, FORMAT))
-    for version, folder in enumerate(OLD, start=1):
-        assert json.loads((folder / "config.json").read_text())["format"] == version
+    versions = {int(folder.name.split("_")[1]) for folder in OLD}
+    assert versions == set(CONVERSIONS) == set(range(1, FORMAT))
+    for folder in OLD:
+        config = json.loads((folder / "config.json").read_text())
+        assert folder.name == f"format_{config['format']}_{config['model']['kind']}"
 
 
 @pytest.mark.parametrize("folder", OLD, ids=lambda folder: folder.name)
@@ -37,9 +39,15 @@ def test_an_older_folder_is_written_anew_in_the_format_of_today(folder, tmp_path
 
 
 def test_format_1_names_the_symmetry_otherwise():
-    model = read_folder(Path(__file__).parent / "format_1").config["model"]
+    model = read_folder(HERE / "format_1_contractive_classifier").config["model"]
     assert model["flip_equivariant"]
     assert not {"mirror", "unconverged_at_most"} & set(model)
+
+
+def test_format_2_has_a_cells_options_among_the_others():
+    model = read_folder(HERE / "format_2_deq_classifier").config["model"]
+    assert model["cell_options"] == {"expansion": 2.0, "groups": 2, "dropout": 0.1, "weight_norm": True}
+    assert model["entry_groups"] == 2
 
 
 def test_what_is_of_today_stays_as_it_is():

@@ -23,7 +23,7 @@ METRICS = {"entry": "tiny", "data": "digits", "seed": 0}
 def network(**settings):
     torch.manual_seed(0)
     options = {"tol": 1e-3, "max_steps": 20}
-    return build_network(DEQClassifierConfig(widths=[8], groups=4, solver_options=options, **settings), INFO)
+    return build_network(DEQClassifierConfig(widths=[8], entry_groups=4, solver_options=options, **settings), INFO)
 
 
 @pytest.fixture(scope="module")

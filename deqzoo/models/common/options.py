@@ -1,5 +1,6 @@
-"""Solvers and gradients from the names and options of a recipe; what is wrong is a `ConfigError`."""
+"""Networks, solvers and gradients from the settings of a recipe; what is wrong is a `ConfigError`."""
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -28,6 +29,36 @@ def settings_errors() -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError(f"model.{error}.") from error
+
+
+def construct(make: Callable[..., Any], *sources: Any, **given: Any) -> Any:
+    """``make`` called with what is ``given`` and, for its other parameters, what the ``sources`` have by their names.
+
+    A new option of a network is so declared in its settings and in the network alone. What the network has against it
+    is a `ConfigError`.
+
+    Args:
+        make: a network's class, or a function that makes one.
+        sources: the typed settings of a recipe, and what is known of its data; the first that has a name counts.
+        given: what the sources do not have, or not as ``make`` takes it: a solver is a name in the settings.
+
+    >>> from deqzoo.models.common.config import ODESolverConfig
+    >>> construct(lambda solver, compile: (solver, compile), ODESolverConfig(compile=True), solver="an object")
+    ('an object', True)
+    """
+    with settings_errors():
+        return make(**{**arguments_of(make, *sources), **given})
+
+
+def arguments_of(make: Callable[..., Any], *sources: Any) -> dict[str, Any]:
+    """What the dataclasses ``sources`` have by the names of the parameters of ``make``; see `construct`.
+
+    >>> from deqzoo.models.common.config import ODESolverConfig
+    >>> arguments_of(lambda solver, width=3: None, ODESolverConfig())
+    {'solver': 'tsit5'}
+    """
+    names = inspect.signature(make).parameters
+    return {name: value for source in reversed(sources) for name, value in vars(source).items() if name in names}
 
 
 def by_name(

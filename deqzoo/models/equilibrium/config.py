@@ -31,10 +31,6 @@ class ImageDEQConfig(FixedPointConfig, DEQTraining):
     """What the image classifiers of DEQ layers have in common."""
 
     widths: list[int] = field(default_factory=lambda: [32])  # channels
-    expansion: float = 1.0  # inner channels of a residual cell over its width
-    groups: int = 8  # of the group norms
-    dropout: float = 0.0  # of a cell's channels, one mask a solve
-    weight_norm: bool = False  # of a cell's kernels
     # How it runs.
     channels_last: bool = True  # faster convolutions, on GPUs and CPUs alike
     # Beside it.
@@ -47,10 +43,12 @@ class DEQClassifierConfig(ImageDEQConfig):
 
     kind: str = "deq_classifier"
     # The network.
-    cell: str = "residual"  # or plain: one convolution
+    cell: str = "residual"  # its name in `deqzoo.nn.CELLS`
+    cell_options: dict[str, Any] = field(default_factory=dict)  # the parameters of the cell's constructor
     stem: int = 0  # channels of a convolution at full resolution before the stages; 0: none
     entry_kernel: int = 3  # of the convolutions between the stages, 2 or 3
     entry_norm: str = "group"  # or batch: of those convolutions, the stem and the head
+    entry_groups: int = 8  # of entry_norm=group
     flip_equivariant: bool = False  # an image and its mirror image have the same logits, by tied weights
 
 
@@ -79,9 +77,11 @@ class MDEQClassifierConfig(ImageDEQConfig):
     kind: str = "mdeq_classifier"
     # The network.
     widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
-    expansion: float = 5.0  # inner channels of a block over its width
-    weight_norm: bool = True
     blocks: int = 1  # residual blocks in each resolution
+    expansion: float = 5.0  # inner channels of a block over its width
+    groups: int = 8  # of the blocks' group norms
+    dropout: float = 0.0  # of a block's channels, one mask per solve
+    weight_norm: bool = True  # of the kernels
     head_widths: list[int] = field(default_factory=lambda: [8, 16])  # inner channels of the head's bottlenecks
     final_width: int = 200  # channels before the pooling
 

@@ -11,11 +11,11 @@ from deqzoo.errors import ConfigError
 from deqzoo.models.common.images import image_example, symmetry_facts
 from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained, first_batches
 from deqzoo.models.common.options import (
+    construct,
     described,
     fixed_point_for_use,
     fixed_point_gradient,
     fixed_point_solver,
-    settings_errors,
 )
 from deqzoo.models.equilibrium.check import check_rows, deq_check
 from deqzoo.models.equilibrium.config import DEQClassifierConfig
@@ -41,25 +41,8 @@ class DEQClassifierKind(Kind):
 
     def network(self, settings: DEQClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.models.DEQClassifier`."""
-        with settings_errors():
-            return DEQClassifier(
-                in_channels=info.in_channels,
-                classes=info.classes,
-                mean=info.mean,
-                std=info.std,
-                widths=settings.widths,
-                stem=settings.stem,
-                entry_kernel=settings.entry_kernel,
-                entry_norm=settings.entry_norm,
-                cell=settings.cell,
-                expansion=settings.expansion,
-                groups=settings.groups,
-                dropout=settings.dropout,
-                weight_norm=settings.weight_norm,
-                flip_equivariant=settings.flip_equivariant,
-                solver=fixed_point_solver(settings),
-                gradient=fixed_point_gradient(settings),
-            )
+        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
+        return construct(DEQClassifier, settings, info, solver=solver, gradient=gradient)
 
     def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
         """Cross-entropy, the Jacobian penalty, and losses on the way to the fixed point."""

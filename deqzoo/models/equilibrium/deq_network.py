@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import FixedPointSolver, Gradient
-from deqzoo.nn.cells import ConvCell, PlainConvCell, normalised_conv
+from deqzoo.models.equilibrium.convolutions import normalised_conv
+from deqzoo.nn.cells import make_cell
 from deqzoo.nn.deq import DEQ
 from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
@@ -25,9 +27,9 @@ class DEQClassifier(nn.Module):
         entry_kernel: size of the convolutions between the stages, 2 or 3; 2 leaves more of the work to the cells.
         entry_norm: "group" or "batch", the normalisation outside the cells. With "batch" the head's stands behind the
             pooling, and in training the samples of a batch depend on one another; in eval mode they never do.
-        cell: "residual", `ConvCell`, or "plain", `PlainConvCell`.
-        expansion: of the residual cells.
-        groups, dropout, weight_norm: of the cells.
+        entry_groups: of the group normalisations outside the cells.
+        cell: its name in `deqzoo.nn.CELLS`.
+        cell_options: of its constructor.
         flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
             `nn.flip_equivariant`), which halves the parameters; needs even widths and `entry_kernel` 2.
         solver, gradient: of the equilibrium layers, see `DEQ`.
@@ -50,11 +52,9 @@ class DEQClassifier(nn.Module):
         stem: int = 0,
         entry_kernel: int = 3,
         entry_norm: str = "group",
+        entry_groups: int = 8,
         cell: str = "residual",
-        expansion: float = 1.0,
-        groups: int = 8,
-        dropout: float = 0.0,
-        weight_norm: bool = False,
+        cell_options: Mapping[str, Any] | None = None,
         flip_equivariant: bool = False,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
@@ -68,7 +68,9 @@ class DEQClassifier(nn.Module):
             raise ValueError(f"entry_kernel must be 2 or 3, got {entry_kernel}")
         if entry_norm not in ("group", "batch"):
             raise ValueError(f"entry_norm {entry_norm!r} is unknown; valid are group, batch")
-        norm_groups = groups if entry_norm == "group" else None
+        if entry_norm == "group" and any(width % entry_groups for width in (stem, *widths)):
+            raise ValueError(f"entry_groups={entry_groups} must divide stem={stem} and widths={list(widths)}")
+        norm_groups = entry_groups if entry_norm == "group" else None
         self.classes = tuple(classes)
         self.mean: Tensor
         self.std: Tensor
@@ -83,14 +85,13 @@ class DEQClassifier(nn.Module):
         for i, width in enumerate(widths):
             kernel, stride = (entry_kernel, 2) if stem or i else (3, 1)
             entries.append(normalised_conv(before, width, kernel, stride, norm_groups))
-            cells = make_cell(cell, width, expansion, groups, dropout, weight_norm)
-            stages.append(DEQ(cells, solver=solver, gradient=gradient))
+            stages.append(DEQ(_made(cell, width, cell_options or {}), solver=solver, gradient=gradient))
             before = width
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)
         self.pool_first = entry_norm == "batch"  # not by the norm's class: `trainer.sync_batchnorm` exchanges it
         features = before // 2 if flip_equivariant else before
-        self.norm = nn.GroupNorm(groups, before) if norm_groups else nn.BatchNorm1d(features)
+        self.norm = nn.GroupNorm(entry_groups, before) if norm_groups else nn.BatchNorm1d(features)
         self.merge = PairMean() if flip_equivariant else nn.Identity()
         self.head = nn.Linear(features, len(self.classes))
         if flip_equivariant:
@@ -115,15 +116,9 @@ class DEQClassifier(nn.Module):
         return self.head(self.merge(self.norm(z).mean(dim=(2, 3))))
 
 
-CELLS = ("residual", "plain")
-
-
-def make_cell(
-    name: str, channels: int, expansion: float, groups: int, dropout: float, weight_norm: bool
-) -> ConvCell | PlainConvCell:
-    """The cell called ``name`` in `CELLS`."""
-    if name == "residual":
-        return ConvCell(channels, expansion, groups, dropout, weight_norm)
-    if name == "plain":
-        return PlainConvCell(channels, groups, dropout, weight_norm)
-    raise ValueError(f"cell {name!r} is unknown; valid are {', '.join(CELLS)}")
+def _made(cell: str, width: int, options: Mapping[str, Any]) -> nn.Module:
+    """The cell of one stage; the message of an error begins with the option to be changed."""
+    try:
+        return make_cell(cell, width, **options)
+    except ValueError as error:
+        raise ValueError(f"cell={cell}: {error}") from error

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.common.images import image_example, symmetry_facts
 from deqzoo.models.common.kind import EQUILIBRIA, Kind, Trained
-from deqzoo.models.common.options import settings_errors
+from deqzoo.models.common.options import construct
 from deqzoo.models.equilibrium.config import ConvClassifierConfig, ResidualClassifierConfig
 from deqzoo.models.equilibrium.explicit_network import conv_net, residual_net
 
@@ -27,15 +27,7 @@ class ConvClassifierKind(Kind):
 
     def network(self, settings: ConvClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.models.conv_net`."""
-        return conv_net(
-            info.classes,
-            info.mean,
-            info.std,
-            width=settings.width,
-            depth=settings.depth,
-            stride=settings.stride,
-            grid=settings.grid,
-        )
+        return construct(conv_net, settings, info)
 
     def module(self, network: nn.Module, settings: ConvClassifierConfig) -> "SolverModule":
         """Cross-entropy."""
@@ -59,18 +51,7 @@ class ResidualClassifierKind(ConvClassifierKind):
 
     def network(self, settings: ResidualClassifierConfig, info: ImageInfo) -> nn.Module:  # type: ignore[override]
         """See `deqzoo.models.residual_net`."""
-        with settings_errors():
-            return residual_net(
-                info.classes,
-                info.mean,
-                info.std,
-                widths=settings.widths,
-                depth=settings.depth,
-                stem=settings.stem,
-                groups=settings.groups,
-                dropout=settings.dropout,
-                flip_equivariant=settings.flip_equivariant,
-            )
+        return construct(residual_net, settings, info)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Symmetry."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from deqzoo.models.common.image_classifier import ImageClassifier
-from deqzoo.nn.cells import PlainConvCell, conv3x3, normalised_conv
+from deqzoo.models.equilibrium.convolutions import conv3x3, normalised_conv
+from deqzoo.nn.cells import PlainConvCell
 from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
 

@@ -3,10 +3,11 @@
 from torch import nn
 
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.common.options import fixed_point_gradient, fixed_point_solver, settings_errors
+from deqzoo.models.common.options import arguments_of, construct, fixed_point_gradient, fixed_point_solver
 from deqzoo.models.equilibrium.config import MDEQClassifierConfig
 from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
+from deqzoo.nn.mdeq import MDEQCell
 
 
 class MDEQClassifierKind(DEQClassifierKind):
@@ -16,23 +17,9 @@ class MDEQClassifierKind(DEQClassifierKind):
 
     def network(self, settings: MDEQClassifierConfig, info: ImageInfo) -> nn.Module:  # type: ignore[override]
         """See `deqzoo.models.MDEQClassifier`."""
-        with settings_errors():
-            return MDEQClassifier(
-                in_channels=info.in_channels,
-                classes=info.classes,
-                mean=info.mean,
-                std=info.std,
-                widths=settings.widths,
-                blocks=settings.blocks,
-                expansion=settings.expansion,
-                groups=settings.groups,
-                dropout=settings.dropout,
-                weight_norm=settings.weight_norm,
-                head_widths=settings.head_widths,
-                final_width=settings.final_width,
-                solver=fixed_point_solver(settings),
-                gradient=fixed_point_gradient(settings),
-            )
+        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
+        cell = arguments_of(MDEQCell, settings)
+        return construct(MDEQClassifier, settings, info, **cell, solver=solver, gradient=gradient)
 
 
 KIND = MDEQClassifierKind()

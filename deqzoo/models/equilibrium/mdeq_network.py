@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,10 +26,10 @@ class MDEQClassifier(ImageClassifier):
         classes: names of the classes.
         mean, std: per-channel statistics; the normalisation is part of the network.
         widths: channels of the resolutions, the highest first.
-        blocks, expansion, groups, dropout, weight_norm: of the cell, see `MDEQCell`.
         head_widths: inner channels of the head's bottlenecks, one a resolution; four times as many leave them.
         final_width: channels before the pooling.
         solver, gradient: of the equilibrium, see `DEQ`.
+        cell_options: blocks, expansion, groups and others, see `MDEQCell`.
 
     Images are float in [0, 1], (B, in_channels, H, W); the result is logits, (B, len(classes)).
 
@@ -49,23 +50,17 @@ class MDEQClassifier(ImageClassifier):
         mean: Sequence[float],
         std: Sequence[float],
         widths: Sequence[int] = (24, 24),
-        blocks: int = 1,
-        expansion: float = 5.0,
-        groups: int = 8,
-        dropout: float = 0.0,
-        weight_norm: bool = True,
         head_widths: Sequence[int] = (8, 16),
         final_width: int = 200,
         solver: FixedPointSolver | None = None,
         gradient: Gradient | None = None,
+        **cell_options: Any,
     ) -> None:
         if not len(mean) == len(std) == in_channels:
             raise ValueError(f"mean and std need one value for each of the {in_channels} channels")
         if len(head_widths) != len(widths):
             raise ValueError(f"head_widths needs a value for each of the {len(widths)} widths, got {len(head_widths)}")
-        cell = MDEQCell(
-            widths, blocks=blocks, expansion=expansion, groups=groups, dropout=dropout, weight_norm=weight_norm
-        )
+        cell = MDEQCell(widths, **cell_options)
         super().__init__(
             classes=classes,
             mean=mean,

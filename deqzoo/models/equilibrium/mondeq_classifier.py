@@ -8,7 +8,7 @@ from torch import nn
 
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
-from deqzoo.models.common.options import fixed_point_gradient, monotone_solver, settings_errors
+from deqzoo.models.common.options import construct, fixed_point_gradient, monotone_solver
 from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
 
@@ -29,20 +29,13 @@ class MonDEQClassifierKind(DEQClassifierKind):
             raise ConfigError(f"model.body={settings.body}: valid are conv, fc.")
         if not widths or (settings.body == "fc" and len(widths) > 1):
             raise ConfigError(f"model.widths={widths}: conv takes one width a tier, fc takes one.")
-        options: Any = {
-            "classes": info.classes,
-            "mean": info.mean,
-            "std": info.std,
-            "margin": settings.margin,
-            "solver": monotone_solver(settings),
-            "gradient": fixed_point_gradient(settings),
-        }
-        with settings_errors():
-            if settings.body == "conv":
-                return mondeq_conv(widths=widths, stride=settings.stride, grid=settings.grid, **options)
-            if info.size is None:
-                raise ValueError("body=fc needs the size of the images; the data do not state it")
-            return mondeq_fc(info.in_channels * prod(info.size), features=widths[0], **options)
+        solving: Any = {"solver": monotone_solver(settings), "gradient": fixed_point_gradient(settings)}
+        if settings.body == "conv":
+            return construct(mondeq_conv, settings, info, **solving)
+        if info.size is None:
+            raise ConfigError("model.body=fc needs the size of the images; the data do not state it.")
+        pixels = info.in_channels * prod(info.size)
+        return construct(mondeq_fc, settings, info, in_features=pixels, features=widths[0], **solving)
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Cross-entropy."""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from deqzoo.models.common.image_classifier import ImageClassifier
+from deqzoo.models.equilibrium.convolutions import conv3x3
 from deqzoo.models.equilibrium.explicit_network import pooled_linear
-from deqzoo.nn.cells import conv3x3
 from deqzoo.nn.mondeq import MonDEQ
 from deqzoo.nn.monotone import MonotoneLinear
 from deqzoo.nn.monotone_conv import MonotoneConv2d

@@ -10,18 +10,19 @@ from torch import Generator, Tensor, nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import FLOWS, Check, Kind, Trained
-from deqzoo.models.common.options import ode_for_use, refuse, settings_errors
+from deqzoo.models.common.options import arguments_of, construct, ode_for_use, refuse
 from deqzoo.models.flow.config import ImageFlowConfig
 from deqzoo.models.flow.image_check import baseline_check, check_rows
 from deqzoo.models.flow.image_network import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
 from deqzoo.models.flow.kind import solving, training_facts
 from deqzoo.models.flow.pixels import Gaussianization, Logit, dequantize
+from deqzoo.nn import FlowODE
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 
-BODIES = ("flat", "multiscale", "unet")
+BODIES = {"flat": FlatFlow, "multiscale": MultiscaleFlow, "unet": UNetFlow}
 PIXELS = ("gaussianization", "logit")
 DRAWN = 100  # images in a figure
 
@@ -49,22 +50,13 @@ class ImageFlowKind(Kind):
             raise ConfigError(
                 "model.objective=flow_matching needs one ODE from noise to data: model.body=flat or model.body=unet."
             )
-        net: Any = {"hidden": settings.hidden, "activation": settings.activation}
-        options: Any = {
-            "divergence": settings.divergence,
-            "eval_divergence": settings.eval_divergence,
-            **solving(settings),
-        }
-        with settings_errors():
-            pixels: Any = Logit(settings.alpha) if settings.pixels == "logit" else Gaussianization(size, info.levels)
-            body: Any
-            if settings.body == "flat":
-                body = FlatFlow(size, input_scale=settings.input_scale, **net, **options)
-            elif settings.body == "unet":
-                body = UNetFlow(size, widths=settings.hidden, blocks=settings.blocks, **options)
-            else:
-                body = MultiscaleFlow(size, scales=settings.scales, blocks=settings.blocks, **net, **options)
-            return ImageFlow(body, size, info.levels, pixels)
+        options: Any = {"size": size, **arguments_of(FlowODE, settings), **solving(settings)}
+        if settings.body == "unet":
+            options["widths"] = settings.hidden
+        logit = settings.pixels == "logit"
+        pixels = construct(Logit, settings) if logit else construct(Gaussianization, info, size=size)
+        body = construct(BODIES[settings.body], settings, **options)
+        return ImageFlow(body, size, info.levels, pixels)
 
     def module(self, network: nn.Module, settings: ImageFlowConfig) -> "SolverModule":
         """Maximum likelihood or flow matching."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from deqzoo.data.info import GraphInfo
 from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.common.options import (
+    construct,
     described,
     fixed_point_for_use,
     fixed_point_gradient,
     fixed_point_solver,
-    settings_errors,
 )
 from deqzoo.models.graph.check import accuracy_by_hops, accuracy_over_nfe, check_rows, graph_check
 from deqzoo.models.graph.config import GraphConvolutionConfig, ImplicitGraphConfig
@@ -55,8 +55,7 @@ class GraphConvolutionKind(GraphKind):
 
     def network(self, settings: GraphConvolutionConfig, info: GraphInfo) -> nn.Module:
         """See `deqzoo.models.GraphConvolutionNetwork`."""
-        with settings_errors():
-            return GraphConvolutionNetwork(info.in_features, info.classes, hidden=settings.hidden, depth=settings.depth)
+        return construct(GraphConvolutionNetwork, settings, info)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Depth."""
@@ -77,15 +76,8 @@ class ImplicitGraphKind(GraphKind):
 
     def network(self, settings: ImplicitGraphConfig, info: GraphInfo) -> nn.Module:
         """See `deqzoo.models.ImplicitGraphNetwork`."""
-        with settings_errors():
-            return ImplicitGraphNetwork(
-                info.in_features,
-                info.classes,
-                hidden=settings.hidden,
-                kappa=settings.kappa,
-                solver=fixed_point_solver(settings),
-                gradient=fixed_point_gradient(settings),
-            )
+        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
+        return construct(ImplicitGraphNetwork, settings, info, solver=solver, gradient=gradient)
 
     def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
         """See `deqzoo.models.common.options.fixed_point_for_use`."""

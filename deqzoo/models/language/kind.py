@@ -14,24 +14,24 @@ from deqzoo.errors import ConfigError
 from deqzoo.models.common.config import FixedPointConfig, FixedPointTraining, TrainingConfig
 from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.common.options import (
+    arguments_of,
+    construct,
     described,
     fixed_point_for_use,
     fixed_point_gradient,
     fixed_point_solver,
     refuse,
-    settings_errors,
 )
 from deqzoo.models.language.check import check_rows, language_model_check, over_nfe, sample_text
 from deqzoo.models.language.config import LanguageModelConfig
 from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
+from deqzoo.models.language.next_token import NextTokenModel
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 
-_CELLS = "transformer", "contractive"
-_OF_CONTRACTIVE = {"features", "context", "size", "rho_max", "rho"}
-_OF_TRANSFORMERS = {"expansion", "dropout", "layers", "tied"}
+_NETWORKS: dict[str, type[NextTokenModel]] = {"transformer": LanguageModel, "contractive": ContractiveLanguageModel}
 _OF_EQUILIBRIA = {field.name for part in (FixedPointConfig, FixedPointTraining) for field in fields(part)} - {
     "compile",  # explicit layers, too
     *(field.name for field in fields(TrainingConfig)),
@@ -48,24 +48,21 @@ class LanguageModelKind(Kind):
 
     def network(self, settings: LanguageModelConfig, info: TextInfo) -> nn.Module:
         """See `deqzoo.models.LanguageModel` and `deqzoo.models.ContractiveLanguageModel`."""
-        if settings.cell not in _CELLS:
-            raise ConfigError(f"model.cell={settings.cell}: valid are {', '.join(_CELLS)}.")
-        contractive = settings.cell == "contractive"
-        own, others = (_OF_CONTRACTIVE, _OF_TRANSFORMERS) if contractive else (_OF_TRANSFORMERS, _OF_CONTRACTIVE)
-        refuse(settings, others, f"model.cell={settings.cell}")
+        if settings.cell not in _NETWORKS:
+            raise ConfigError(f"model.cell={settings.cell}: valid are {', '.join(_NETWORKS)}.")
+        own = _NETWORKS[settings.cell]
+        others = {name for network in _NETWORKS.values() for name in arguments_of(network, settings)}
+        refuse(settings, others - set(arguments_of(own, settings)), f"model.cell={settings.cell}")
         if settings.layers > 0:
             refuse(settings, _OF_EQUILIBRIA, f"model.layers={settings.layers}, explicit layers")
-        kind: Any = ContractiveLanguageModel if contractive else LanguageModel
-        with settings_errors():
-            return kind(
-                vocabulary=Vocabulary(info.vocabulary, info.unit),
-                window=info.length,
-                width=settings.width,
-                heads=settings.heads,
-                solver=fixed_point_solver(settings),
-                gradient=fixed_point_gradient(settings),
-                **{name: getattr(settings, name) for name in own},
-            )
+        return construct(
+            own,
+            settings,
+            vocabulary=Vocabulary(info.vocabulary, info.unit),
+            window=info.length,
+            solver=fixed_point_solver(settings),
+            gradient=fixed_point_gradient(settings),
+        )
 
     def module(self, network: nn.Module, settings: LanguageModelConfig) -> "SolverModule":
         """Cross-entropy of the next token, and the Jacobian penalty."""

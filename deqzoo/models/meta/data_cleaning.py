@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import NoisyImageInfo
 from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, make_solver
 from deqzoo.models.common.kind import META, Check, Kind, Trained
-from deqzoo.models.common.options import by_name, described, settings_errors
+from deqzoo.models.common.options import by_name, construct, described
 from deqzoo.models.meta.config import DataCleaningConfig
 from deqzoo.models.meta.data_cleaning_network import DataCleaner
 
@@ -33,17 +33,17 @@ class DataCleaningKind(Kind):
         """See `deqzoo.models.DataCleaner`."""
         solver, linear = settings.solver, settings.linear_solver
         channels, height, width = info.shape
-        with settings_errors():
-            return DataCleaner(
-                info.count,
-                channels * height * width,
-                len(info.classes),
-                strength=settings.strength,
-                solver=by_name("model.solver", MINIMIZERS, make_solver, solver, settings.solver_options),
-                linear_solver=by_name(
-                    "model.linear_solver", LINEAR_SOLVERS, make_solver, linear, settings.linear_solver_options
-                ),
-            )
+        return construct(
+            DataCleaner,
+            settings,
+            examples=info.count,
+            features=channels * height * width,
+            classes=len(info.classes),
+            solver=by_name("model.solver", MINIMIZERS, make_solver, solver, settings.solver_options),
+            linear_solver=by_name(
+                "model.linear_solver", LINEAR_SOLVERS, make_solver, linear, settings.linear_solver_options
+            ),
+        )
 
     def module(self, network: nn.Module, settings: DataCleaningConfig) -> "SolverModule":
         """Cross-entropy of the clean set."""

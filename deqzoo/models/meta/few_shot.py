@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deqzoo.data.info import FewShotInfo
 from deqzoo.models.common.kind import META, Kind, Trained
-from deqzoo.models.common.options import settings_errors
+from deqzoo.models.common.options import construct
 from deqzoo.models.meta.config import FewShotConfig
 from deqzoo.models.meta.few_shot_network import FewShotNetwork
 from deqzoo.models.meta.learner import MetaLearner
@@ -29,18 +29,9 @@ class FewShotKind(Kind):
 
     def network(self, settings: FewShotConfig, info: FewShotInfo) -> nn.Module:
         """See `deqzoo.models.FewShotNetwork` and `deqzoo.models.MetaLearner`."""
-        with settings_errors():
-            network = FewShotNetwork(
-                info.in_channels,
-                info.size,
-                info.ways,
-                info.mean,
-                info.std,
-                width=settings.width,
-                activation=settings.activation,
-                zero_head=settings.zero_head,
-            )
-            return MetaLearner(network, adaptation(settings), nn.functional.cross_entropy, chunk=settings.chunk)
+        network = construct(FewShotNetwork, settings, info)
+        loss = nn.functional.cross_entropy
+        return construct(MetaLearner, settings, network=network, method=adaptation(settings), loss=loss)
 
     def module(self, network: nn.Module, settings: FewShotConfig) -> "SolverModule":
         """Cross-entropy of the queries."""

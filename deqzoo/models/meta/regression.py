@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import RegressionTaskInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import META, Check, Kind, Trained
-from deqzoo.models.common.options import settings_errors
+from deqzoo.models.common.options import construct
 from deqzoo.models.meta.config import MetaRegressionConfig
 from deqzoo.models.meta.learner import MetaLearner
 from deqzoo.models.meta.options import adaptation, adaptation_facts, adaptation_for_use
@@ -38,8 +38,8 @@ class MetaRegressionKind(Kind):
             raise ConfigError(f"model.activation={settings.activation}: valid are {', '.join(sorted(ACTIVATIONS))}.")
         sizes = (info.in_features, *settings.hidden, info.out_features)
         network = mlp(*sizes, activation=ACTIVATIONS[settings.activation])
-        with settings_errors():
-            return MetaLearner(network, adaptation(settings), nn.functional.mse_loss, chunk=settings.chunk)
+        loss = nn.functional.mse_loss
+        return construct(MetaLearner, settings, network=network, method=adaptation(settings), loss=loss)
 
     def module(self, network: nn.Module, settings: MetaRegressionConfig) -> "SolverModule":
         """Squared error of the queries."""

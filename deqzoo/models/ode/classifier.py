@@ -12,7 +12,7 @@ from deqzoo.errors import ConfigError
 from deqzoo.models.common.config import ODESolverConfig
 from deqzoo.models.common.images import image_example
 from deqzoo.models.common.kind import ODES, Check, Kind, Trained
-from deqzoo.models.common.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
+from deqzoo.models.common.options import construct, described, ode_adjoint, ode_for_use, ode_solver
 from deqzoo.models.ode.check import check_rows, ode_check
 from deqzoo.models.ode.config import ODEClassifierConfig, ODEPointClassifierConfig
 from deqzoo.models.ode.network import anode_net, ode_net, point_classifier
@@ -73,17 +73,16 @@ class ODEImageClassifierKind(ODEClassifierKind):
 
     def network(self, settings: ODEClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.models.ode_net` and `deqzoo.models.anode_net`."""
-        about = (info.classes, info.mean, info.std)
         if settings.body == "ode_net":
             width, groups = settings.width, settings.groups
             if width % groups or (width + settings.augment) % groups:
                 raise ConfigError(f"model.groups={groups} must divide model.width={width} and width + augment.")
-            return ode_net(info.in_channels, *about, width=width, groups=groups, **_options(settings))
+            return construct(ode_net, settings, info, **_options(settings))
         if settings.body != "anode_net":
             raise ConfigError(f"model.body={settings.body}: valid are anode_net, ode_net.")
         if info.size is None:
             raise ConfigError("model.body=anode_net needs the size of the images; the data do not state it.")
-        return anode_net(info.in_channels, info.size, *about, hidden=settings.width, **_options(settings))
+        return construct(anode_net, settings, info, hidden=settings.width, **_options(settings))
 
     def example(self, info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Four images."""
@@ -98,14 +97,7 @@ class ODEPointClassifierKind(ODEClassifierKind):
 
     def network(self, settings: ODEPointClassifierConfig, info: PointInfo) -> nn.Module:
         """See `deqzoo.models.point_classifier`."""
-        with settings_errors():
-            return point_classifier(
-                info.in_features,
-                info.classes,
-                hidden=settings.hidden,
-                activation=settings.activation,
-                **_options(settings),
-            )
+        return construct(point_classifier, settings, info, **_options(settings))
 
     def example(self, info: PointInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Sixteen points."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import SeriesInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import ODES, Check, Kind, Trained
-from deqzoo.models.common.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
+from deqzoo.models.common.options import construct, described, ode_adjoint, ode_for_use, ode_solver
 from deqzoo.models.ode.config import LatentODEConfig
 from deqzoo.models.ode.latent_ode_network import LatentODE
 
@@ -37,20 +37,7 @@ class LatentODEKind(Kind):
         for name, valid in (("encoder", ENCODERS), ("dynamics", DYNAMICS)):
             if (value := getattr(settings, name)) not in valid:
                 raise ConfigError(f"model.{name}={value}: valid are {', '.join(valid)}.")
-        with settings_errors():
-            return LatentODE(
-                channels=info.channels,
-                mean=info.mean,
-                std=info.std,
-                latent=settings.latent,
-                hidden=settings.hidden,
-                width=settings.width,
-                encoder=settings.encoder,  # type: ignore[arg-type]
-                dynamics=settings.dynamics,  # type: ignore[arg-type]
-                noise=settings.noise,
-                solver=ode_solver(settings),
-                adjoint=ode_adjoint(settings),
-            )
+        return construct(LatentODE, settings, info, solver=ode_solver(settings), adjoint=ode_adjoint(settings))
 
     def module(self, network: nn.Module, settings: LatentODEConfig) -> "SolverModule":
         """The evidence lower bound."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deqzoo.data.info import SeriesInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import ODES, Check, Kind, Trained
-from deqzoo.models.common.options import described, ode_adjoint, ode_for_use, ode_solver
+from deqzoo.models.common.options import construct, described, ode_adjoint, ode_for_use, ode_solver
 from deqzoo.models.physics.config import NodePendulumConfig, PINNPendulumConfig
 from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
 
@@ -80,13 +80,13 @@ class PendulumKind(Kind):
         ],
     )
 
-    def _options(self, settings: Any, info: SeriesInfo) -> dict[str, Any]:
+    def _solving(self, settings: Any, info: SeriesInfo) -> dict[str, Any]:
         if len(info.parameters) != len(PARAMETERS) or info.channels != 1:
             raise ConfigError(f"model.kind={settings.kind} needs data=pendulum: angles whose parameters are known.")
         guess = {name: getattr(settings, name) for name in PARAMETERS}
         if wrong := [name for name, value in guess.items() if value <= 0]:
             raise ConfigError(f"model.{wrong[0]} must be positive, got {guess[wrong[0]]}.")
-        return {"count": info.count, "solver": ode_solver(settings), "adjoint": ode_adjoint(settings), **guess}
+        return {"solver": ode_solver(settings), "adjoint": ode_adjoint(settings)}
 
 
 class NodePendulumKind(PendulumKind):
@@ -94,7 +94,7 @@ class NodePendulumKind(PendulumKind):
 
     def network(self, settings: NodePendulumConfig, info: SeriesInfo) -> nn.Module:
         """See `deqzoo.models.PendulumODE`."""
-        return PendulumODE(**self._options(settings, info))
+        return construct(PendulumODE, settings, info, **self._solving(settings, info))
 
     def module(self, network: nn.Module, settings: NodePendulumConfig) -> "SolverModule":
         """Mean squared error over a growing time."""
@@ -108,8 +108,7 @@ class PINNPendulumKind(PendulumKind):
 
     def network(self, settings: PINNPendulumConfig, info: SeriesInfo) -> nn.Module:
         """See `deqzoo.models.PendulumPINN`."""
-        hidden, frequencies = settings.hidden, settings.frequencies
-        return PendulumPINN(span=info.window, hidden=hidden, frequencies=frequencies, **self._options(settings, info))
+        return construct(PendulumPINN, settings, info, span=info.window, **self._solving(settings, info))
 
     def module(self, network: nn.Module, settings: PINNPendulumConfig) -> "SolverModule":
         """Mean squared error and mean squared residual."""

@@ -26,7 +26,8 @@ QUIET = {
 def network(**settings):
     torch.manual_seed(0)
     data = ImageData("digits")
-    settings = {"widths": [8], "groups": 4, "solver_options": {"tol": 1e-3, "max_steps": 20}} | settings
+    settings = {"widths": [8], "entry_groups": 4, "solver_options": {"tol": 1e-3, "max_steps": 20}} | settings
+    settings["cell_options"] = {"groups": 4}
     return build_network(DEQClassifierConfig(**settings), ImageInfo(1, data.classes, data.mean, data.std))
 
 

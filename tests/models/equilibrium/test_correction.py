@@ -19,8 +19,8 @@ from tests.running import SMALL, UNBOUNDED, composed, run
 
 EVERY = [
     "model.correction_steps=[1,3]",
-    "model.weight_norm=true",
-    "model.dropout=0.2",
+    "model.cell_options.weight_norm=true",
+    "model.cell_options.dropout=0.2",
     "model.solver=broyden",
     "model.gradient=implicit",
     "~model.gradient_options.steps",
@@ -30,10 +30,11 @@ EVERY = [
 ]
 
 
-def network(**settings):
+def network(cell_options=None, **settings):
     torch.manual_seed(0)
     data = ImageData("digits")
-    settings = {"widths": [8], "groups": 4, "solver_options": {"tol": 1e-3, "max_steps": 20}} | settings
+    settings = {"widths": [8], "entry_groups": 4, "solver_options": {"tol": 1e-3, "max_steps": 20}} | settings
+    settings["cell_options"] = {"groups": 4} | (cell_options or {})
     return build_network(DEQClassifierConfig(**settings), ImageInfo(1, data.classes, data.mean, data.std))
 
 
@@ -87,7 +88,7 @@ def test_correction_is_for_training_alone():
 
 
 def test_masks_of_the_losses_on_the_way_are_those_of_the_solve():
-    net = network(dropout=0.5, solver="picard", solver_options={"tol": 0.0, "max_steps": 4}).train()
+    net = network({"dropout": 0.5}, solver="picard", solver_options={"tol": 0.0, "max_steps": 4}).train()
     net.stages[0].solver = Picard(tol=0.0, max_steps=4, keep=(2, 3))
     net(batch()[0])
     solution, (after_three, _) = net.stages[0].solution, net.stages[0].intermediate
@@ -95,13 +96,13 @@ def test_masks_of_the_losses_on_the_way_are_those_of_the_solve():
 
 
 def test_weight_normalisation_survives_copies_and_saves_and_gets_its_gradients():
-    normed, plain = network(weight_norm=True), network()
+    normed, plain = network({"weight_norm": True}), network()
     images, labels = batch()
     torch.testing.assert_close(normed(images), plain(images))  # it starts as the plain one
     names = {name for name, _ in normed.named_parameters()}
     assert "stages.0.cell.conv1.parametrizations.weight.original0" in names
     twin = copy.deepcopy(normed)
-    other = network(weight_norm=True)
+    other = network({"weight_norm": True})
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
     other.load_state_dict(normed.state_dict())
@@ -115,7 +116,7 @@ def test_weight_normalisation_survives_copies_and_saves_and_gets_its_gradients()
 
 def test_gradient_of_normalised_weights_is_that_of_the_chain_rule():
     exact = {"solver_options": {"tol": 1e-10, "max_steps": 200}, "gradient_options": {}}
-    normed, plain = network(weight_norm=True, **exact).double(), network(**exact).double()
+    normed, plain = network({"weight_norm": True}, **exact).double(), network(**exact).double()
     images, labels = batch()
     for net in (normed, plain):
         F.cross_entropy(net(images.double()), labels).backward()

@@ -184,7 +184,7 @@ def test_bfloat16_autocast_trains():
 
 
 def test_dropout_changes_between_forwards_and_is_off_in_eval():
-    model = build(dropout=0.5)
+    model = build(cell_options={"dropout": 0.5})
     assert not torch.equal(model(images()), model(images()))
     assert all(stage.solution.converged.all() for stage in model.equilibria)
     model.eval()
@@ -211,7 +211,9 @@ def test_a_few_steps_of_training_lower_the_loss():
         ({"mean": [0.5]}, "3 channels"),
         ({"std": [0.5] * 4}, "3 channels"),
         ({"widths": []}, "at least one stage"),
-        ({"widths": [12]}, "groups"),
+        ({"widths": [12]}, "^entry_groups=8"),
+        ({"entry_norm": "batch", "widths": [12]}, "^cell=residual: groups=8"),
+        ({"cell_options": {"depth": 2}}, "^cell=residual: cell 'residual' has no option depth. Valid: expansion, "),
     ],
 )
 def test_bad_options_are_errors_that_say_what_is_needed(options, message):
