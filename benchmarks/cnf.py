@@ -1,4 +1,4 @@
-"""Continuous flows beside zuko and the torchdiffeq way of FFJORD: `python benchmarks/cnf.py [--json FILE] [--quick]`.
+"""Continuous flows beside zuko and the torchdiffeq way of FFJORD: `python -m benchmarks.cnf [--json FILE] [--quick]`.
 
 The same ConcatSquash network, points, noise and tolerance for all; a training step (negative log-likelihood, backward,
 Adam) and a likelihood evaluation without gradients. NFE, CPU time in interleaved rounds, and errors against a tight
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from measure import interleaved, median_ratio
-from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks.measure import interleaved, median_ratio
+from benchmarks.problems import seeded
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Direct, Discrete, Dopri5, Dopri8, Tsit5, odeint
 from deqzoo.nn import DensityDynamics, squash_mlp
 from deqzoo.nn.divergence import probes, start

@@ -1,4 +1,4 @@
-"""Training steps of MDEQ-small beside torchdeq: `python benchmarks/deq_training.py [--json FILE] [--quick]`.
+"""Training steps of MDEQ-small beside torchdeq: `python -m benchmarks.deq_training [--json FILE] [--quick]`.
 
 A step is forward, loss, backward and the optimiser's update. Both libraries get the same modules and weights, solver,
 tolerance and budget, both memory layouts (torchdeq's own MDEQ runs in NCHW), and a phantom gradient of five damped
@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import SavedBytes, interleaved, median_ratio
-from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.measure import SavedBytes, interleaved, median_ratio
+from benchmarks.problems import seeded
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from deqzoo.implicit import GMRES, Anderson, Broyden, Implicit, Neumann, Phantom
 from deqzoo.models import MDEQClassifier
 from deqzoo.nn import MDEQCell

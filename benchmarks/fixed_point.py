@@ -1,4 +1,4 @@
-"""Fixed-point solvers, ours beside torchdeq's: `python benchmarks/fixed_point.py [--json FILE] [--quick]`.
+"""Fixed-point solvers, ours beside torchdeq's: `python -m benchmarks.fixed_point [--json FILE] [--quick]`.
 
 Every solver gets the same problem, start, tolerance, budget and thread, and looks at its stop rule at every step.
 The facts that deqzoo promises of its solvers are computed from the table at the end; the exit status is 1 if one fails.
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import CountCalls, HostReads, PeakBytes, interleaved, median_ratio
-from problems import Problem, solver_problems
-from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.measure import CountCalls, HostReads, PeakBytes, interleaved, median_ratio
+from benchmarks.problems import Problem, solver_problems
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Anderson, Broyden, Picard, fixed_point
 
 try:

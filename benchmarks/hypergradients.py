@@ -1,4 +1,4 @@
-"""Gradients in hyperparameters beside the peers': `python benchmarks/hypergradients.py [--json FILE] [--quick]`.
+"""Gradients in hyperparameters beside the peers': `python -m benchmarks.hypergradients [--json FILE] [--quick]`.
 
 One penalty a feature, whose gradient is known in closed form: ridge regression in both precisions, also of a loss that
 is scaled by 1e-30; then three sizes of ridge and logistic regression in float64. The minimiser is handed to all
@@ -16,13 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxopt_peer import jaxopt, jaxopt_hypergradient
-from measure import in_a_row, interleaved, median_ratio
-from problems import Penalised, Ridge, penalised_problems, ridge_problem
-from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.jaxopt_peer import jaxopt, jaxopt_hypergradient
+from benchmarks.measure import in_a_row, interleaved, median_ratio
+from benchmarks.problems import Penalised, Ridge, penalised_problems, ridge_problem
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from deqzoo.implicit import CG, GMRES, ImplicitFunction
 
 try:

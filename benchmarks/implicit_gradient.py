@@ -1,4 +1,4 @@
-"""Implicit gradients beside the peers': `python benchmarks/implicit_gradient.py [--json FILE] [--quick]`.
+"""Implicit gradients beside the peers': `python -m benchmarks.implicit_gradient [--json FILE] [--quick]`.
 
 A DEQ's forward and backward pass against torchdeq (same map, tolerance and budget both ways), bytes kept for the
 backward pass after 10, 100 and 1,000 forward iterations, and the hypergradients of ``hypergradients.py`` against
@@ -16,7 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypergradients import (
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.hypergradients import (
     HyperRow,
     RidgeRow,
     hyper_checks,
@@ -26,13 +29,10 @@ from hypergradients import (
     ridge_table,
     torchopt,
 )
-from jaxopt_peer import jaxopt
-from measure import CountCalls, SavedBytes, interleaved, median_ratio
-from problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
-from report import finished, open_console, print_checks, print_table, started, tell_missing
-from rich.console import Console
-from torch import Tensor
-
+from benchmarks.jaxopt_peer import jaxopt
+from benchmarks.measure import CountCalls, SavedBytes, interleaved, median_ratio
+from benchmarks.problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
+from benchmarks.report import finished, open_console, print_checks, print_table, started, tell_missing
 from deqzoo.implicit import (
     GMRES,
     Anderson,

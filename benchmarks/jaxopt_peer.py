@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from problems import Penalised
 from torch import Tensor
+
+from benchmarks.problems import Penalised
 
 try:
     with warnings.catch_warnings():

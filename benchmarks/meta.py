@@ -1,4 +1,4 @@
-"""Meta-learning beside TorchOpt: `python benchmarks/meta.py [--device cuda] [--json FILE] [--quick]`.
+"""Meta-learning beside TorchOpt: `python -m benchmarks.meta [--device cuda] [--json FILE] [--quick]`.
 
 Time of a meta-gradient of MAML, five inner steps on 5-way 1-shot tasks, a network of four convolutions: the same tasks,
 network and steps for both. And the bytes that autograd keeps between forward and backward pass, by inner steps.
@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from measure import SavedBytes, interleaved, median_ratio, time_on
-from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from benchmarks.measure import SavedBytes, interleaved, median_ratio, time_on
+from benchmarks.problems import seeded
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from deqzoo.implicit import CG, GradientDescent
 from deqzoo.models import FewShotNetwork, MetaLearner
 from deqzoo.nn import IMAML, MAML, Adaptation

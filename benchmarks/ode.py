@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from measure import PeakBytes, interleaved, median_ratio
-from ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
-from ode_stiff import print_stiff, stiff_checks, stiff_rows
-from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from torch import Tensor, nn
 
+from benchmarks.measure import PeakBytes, interleaved, median_ratio
+from benchmarks.ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
+from benchmarks.ode_stiff import print_stiff, stiff_checks, stiff_rows
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Backsolve, Bosh3, Direct, Discrete, Dopri5, Tsit5, odeint, odeint_event
 
 try:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from problems import ConvBlock, seeded
 from torch import Tensor, nn
+
+from benchmarks.problems import ConvBlock, seeded
 
 
 class MLP(nn.Module):

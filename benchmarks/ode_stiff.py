@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from ode_problems import StiffProblem, stiff_problems
-from report import Check, finished, open_console, print_checks, print_table, started
 from rich.console import Console
 from scipy.integrate import solve_ivp
 
+from benchmarks.ode_problems import StiffProblem, stiff_problems
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Discrete, Kvaerno5, Rodas5P, odeint
 
 RTOL = (1e-3, 1e-4, 1e-5, 1e-6)

@@ -1,4 +1,4 @@
-"""What the benchmarks print and write: options of the command line, tables, promises kept or not, JSON."""
+"""What benchmarks and studies print and write: options of the command line, tables, promises kept or not, JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import environment, keep_freed_memory, write_json
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.measure import environment, keep_freed_memory, write_json
 
 
 @dataclasses.dataclass
@@ -24,7 +25,7 @@ class Check:
 
 
 def started(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """The options that every benchmark has (`json`, `quick`) and those of `parser`; one thread, steady memory."""
+    """The options that every script has (`json`, `quick`) and those of `parser`; one thread, steady memory."""
     parser = parser or argparse.ArgumentParser()
     parser.description = doc.splitlines()[0]
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, checks and environment to FILE")

@@ -4,29 +4,13 @@ import dataclasses
 import functools
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
-
-import chains
-import cifar_choices
-import cnf
-import deq_options
-import fixed_point
-import implicit_gradient
-import ode
-import report
-import well_posed
-import well_posed_cifar
-import well_posed_step
-from measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
-from problems import classifier_problem, ridge_problem, solver_problems
-
-from deqzoo.data import ImageData
-from deqzoo.models import DEQClassifierModule, build_network
+from benchmarks import cnf, fixed_point, implicit_gradient, ode, report
+from benchmarks.measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
+from benchmarks.problems import classifier_problem, ridge_problem, solver_problems
 
 PROBLEMS = solver_problems(quick=True)
 linear_problems = pytest.mark.parametrize("problem", PROBLEMS[3:], ids=lambda problem: problem.name)
@@ -247,107 +231,6 @@ def test_torchdeq_is_given_the_same_problem():
     assert all(r.solved for r in theirs.values())
     plain = next(r for r in rows if r.solver == "Picard")
     assert theirs["fixed_point_iter"].nfe == plain.nfe
-
-
-@pytest.mark.slow
-def test_options_of_a_recipe_are_trained_timed_and_written(tmp_path, monkeypatch, capsys):
-    exact = ("backward", "exact: GMRES, 30 products at most")
-    chosen = [deq_options.SHIPPED, ("Broyden", "inverse shared, no product (SHINE)"), exact]
-    monkeypatch.setattr(deq_options, "OPTIONS", {name: deq_options.OPTIONS[name] for name in chosen})
-    monkeypatch.setattr(sys, "argv", ["deq_options.py", "--quick", "--json", str(tmp_path / "o.json")])
-    assert deq_options.main() == 0
-    shipped, shine, exact = json.loads((tmp_path / "o.json").read_text())["rows"]
-    assert (shipped["ratio"], shipped["nfe_backward"], shine["nfe_backward"]) == (1, 3, 0)
-    assert exact["nfe_backward"] > 3
-    assert all(0 < row["accuracies"][0] < 1 and row["nfe"] > 4 for row in (shipped, shine, exact))
-    assert "SHINE" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("changes", [c for c in deq_options.OPTIONS.values() if c], ids=str)
-def test_each_option_changes_the_shipped_recipe_and_builds(changes):
-    """What is shipped has none of them by chance."""
-    settings = deq_options.recipe("deq_digits_unbounded")[0]
-    changed = dataclasses.replace(settings, **changes)
-    assert changed != settings
-    network = build_network(changed, ImageData("digits").info)
-    assert DEQClassifierModule.of(network, changed).options.correction_steps == changed.correction_steps
-
-
-def test_well_posed_cells_beside_others(tmp_path, monkeypatch, capsys):
-    chosen = [("well posed", "exact gradient"), ("explicit", "layers of as many parameters")]
-    monkeypatch.setattr(well_posed, "ROWS", {name: well_posed.ROWS[name] for name in chosen})
-    monkeypatch.setattr(sys, "argv", ["well_posed.py", "--quick", "--json", str(tmp_path / "w.json")])
-    assert well_posed.main() == 0
-    equilibrium, explicit = json.loads((tmp_path / "w.json").read_text())["rows"]
-    assert equilibrium["unconverged"] == explicit["unconverged"] == [0.0]
-    assert 1 < equilibrium["nfe"][0] <= 12
-    assert explicit["nfe"] == [1.0]
-    assert "not converged" in capsys.readouterr().out
-
-
-def test_a_step_of_well_posed_equilibria_beside_one_by_hand(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["well_posed_step.py", "--quick", "--json", str(tmp_path / "s.json")])
-    assert well_posed_step.main() == 0
-    told = json.loads((tmp_path / "s.json").read_text())
-    through, hand = told["rows"]
-    stages = 2
-    assert (through["evaluations"], through["products"]) == (hand["evaluations"], hand["products"])
-    # By hand: the stem, evaluations, injections, norms (V v and V^T u); through DEQ one evaluation on a tape more.
-    assert hand["convolutions"] == 1 + hand["evaluations"] + 3 * stages
-    assert through["convolutions"] == hand["convolutions"] + stages
-    assert through["input_gradients"] == hand["input_gradients"] + stages
-    assert through["kernel_gradients"] == hand["kernel_gradients"]
-    assert told["checks"][1]["kept"]
-    assert "gradients of kernels" in capsys.readouterr().out
-
-
-def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
-    chosen = [("recipe", "as it is"), ("solves", "4 NFE in training")]
-    monkeypatch.setattr(cifar_choices, "CHOICES", {name: cifar_choices.CHOICES[name] for name in chosen})
-    report, figure = tmp_path / "c.json", tmp_path / "c.png"
-    monkeypatch.setattr(sys, "argv", ["cifar_choices.py", "--quick", "--json", str(report), "--plot", str(figure)])
-    assert cifar_choices.main() == 0
-    rows = json.loads(report.read_text())["rows"]
-    assert [row["nfe_train"] for row in rows] == [12, 4]
-    assert all(len(row["losses"]) == 3 and 0 <= row["fixed_point"] <= 1 for row in rows)
-    assert figure.stat().st_size > 10_000
-    assert "4 NFE in training" in capsys.readouterr().out
-
-
-def test_choices_of_well_posed_networks(tmp_path, monkeypatch, capsys):
-    changed = [name for name, choice in well_posed_cifar.CHOICES.items() if choice.change is not None]
-    chosen = [("recipe", "narrower, not flip-equivariant"), ("explicit", "layers of as many parameters"), *changed]
-    monkeypatch.setattr(well_posed_cifar, "CHOICES", {name: well_posed_cifar.CHOICES[name] for name in chosen})
-    report, figure = tmp_path / "c.json", tmp_path / "c.png"
-    monkeypatch.setattr(sys, "argv", ["well_posed_cifar.py", "--quick", "--json", str(report), "--plot", str(figure)])
-    assert well_posed_cifar.main() == 0
-    rows = {row["choice"]: row for row in json.loads(report.read_text())["rows"]}
-    assert not rows.pop("layers of as many parameters")["certified"]
-    assert all(row["certified"] and row["residual"] <= 1e-2 and 1 < row["nfe"] <= 12 for row in rows.values())
-    assert rows["two equilibria in a stage"]["parameters"] > rows["narrower, not flip-equivariant"]["parameters"]
-    assert figure.stat().st_size > 10_000
-    assert "averaged map" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_chains_of_growing_length(tmp_path, monkeypatch, capsys):
-    figure, report = tmp_path / "c.png", tmp_path / "c.json"
-    monkeypatch.setattr(sys, "argv", ["chains.py", "--quick", "--json", str(report), "--plot", str(figure)])
-    assert chains.main() == 0
-    rows = json.loads(report.read_text())["rows"]
-    assert [(row["length"], row["entry"]) for row in rows[:2]] == [(5, "ign_chains"), (5, "gcn_chains")]
-    assert all(row["accuracy"] > 0.95 and row["nfe"] > row["length"] for row in rows if row["entry"] == "ign_chains")
-    assert rows[3]["last"] < 0.8
-    assert figure.stat().st_size > 5000
-    assert "ign_chains" in capsys.readouterr().out
-
-
-def test_the_promises_of_the_chains_are_judged_by_their_numbers():
-    row = chains.Row(100, "ign_chains", 1, 0.995, 0.99, 10, 100, 1.0)
-    guess = dataclasses.replace(row, entry="gcn_chains", accuracy=0.55, last=0.5)
-    assert [check.kept for check in chains.checks([row, guess])] == [True, True]
-    worse = [dataclasses.replace(row, accuracy=0.98), dataclasses.replace(guess, last=0.7)]
-    assert [check.kept for check in chains.checks(worse)] == [False, False]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Unrolling against implicit differentiation, and MAML against first-order MAML against iMAML, over the inner steps.
 
-`python benchmarks/unrolling.py [--plot FILE] [--json FILE] [--quick]`
+`python -m studies.unrolling [--plot FILE] [--json FILE] [--quick]`
 
 The inner problem of iMAML on a sinusoid, argmin L(phi) + strength/2 |phi - theta|^2 for a small network, is solved by k
 steps of gradient descent. The meta-gradient in theta then comes by backpropagation through the steps, or by the
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import SavedBytes, interleaved
-from problems import seeded
-from report import Check, finished, open_console, print_checks, print_table, started
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from benchmarks.measure import SavedBytes, interleaved
+from benchmarks.problems import seeded
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.data.sinusoids import draw_sinusoids
 from deqzoo.implicit import GMRES, LBFGS, MINRES, Gradient, Implicit, NewtonCG, Picard, Unrolled, argmin, fixed_point
 from deqzoo.implicit.minimizers import gradient as gradient_of

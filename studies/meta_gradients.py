@@ -1,4 +1,4 @@
-"""How right are meta-gradients? `python benchmarks/meta_gradients.py [--entry imaml_omniglot_5w1s] [--tasks 20]`.
+"""How right are meta-gradients? `python -m studies.meta_gradients [--entry imaml_omniglot_5w1s] [--tasks 20]`.
 
 On test tasks of an iMAML entry, with its trained weights (fresh ones where it has none), the meta-gradient of each
 method is compared with a reference for the same proximal problem: in float64, from the method's own inner solution on
@@ -18,18 +18,18 @@ import warnings
 from typing import Any
 
 import torch
-from report import Check, finished, open_console, print_checks, print_table, started
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 from torch.utils._pytree import tree_map
-from training import recipe
 
 import deqzoo
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.data.kinds import make_data
 from deqzoo.implicit import CG, LBFGS, MINRES, Extremes, NewtonCG, Solution, Status, argmin, curvature
 from deqzoo.models import MetaLearner, build_network
 from deqzoo.nn import IMAML, MAML, FirstOrderMAML
 from deqzoo.nn.adaptation import each_task
+from studies.training import recipe
 
 STATIONARITY, LINEAR = 1e-6, 1e-8  # of the reference
 DEFAULTS = "iMAML, defaults"

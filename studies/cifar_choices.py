@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch import Trainer
-from report import finished, open_console, print_table, started
 from torch import Tensor, nn
-from training import Losses, fit, recipe
 
+from benchmarks.report import finished, open_console, print_table, started
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson, Picard
 from deqzoo.models import DEQClassifierModule, build_network
 from deqzoo.models.common.kind import first_batches
 from deqzoo.nn import solver_layers, use_solver
 from deqzoo.plots.figure import panels, save
+from studies.training import Losses, fit, recipe
 
 FEW = 3  # steps of Anderson: 4 NFE
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from measure import interleaved, median_ratio
-from report import finished, open_console, print_table, started
 from torch import Tensor, nn
-from training import fit, recipe
 
+from benchmarks.measure import interleaved, median_ratio
+from benchmarks.report import finished, open_console, print_table, started
 from deqzoo.data import ImageData
 from deqzoo.implicit import Anderson
 from deqzoo.models import DEQClassifierModule, build_network
 from deqzoo.models.common.solves import backward_metrics
 from deqzoo.nn import solver_layers, use_solver
+from studies.training import fit, recipe
 
 Options = dict[str, Any]  # settings of `deqzoo.models.equilibrium.config.DEQClassifierConfig`
 
@@ -45,8 +45,8 @@ OPTIONS: dict[tuple[str, str], Options] = {  # what is changed in the shipped re
     SHIPPED: {},
     ("training", "no Jacobian regularisation"): {"jacobian_penalty": 0.0},
     ("training", "fixed-point correction, 3 and 7 steps"): {"correction_steps": [3, 7]},
-    ("training", "variational dropout, .1"): {"dropout": 0.1},
-    ("training", "weight normalisation"): {"weight_norm": True},
+    ("training", "variational dropout, .1"): {"cell_options": {"dropout": 0.1}},
+    ("training", "weight normalisation"): {"cell_options": {"weight_norm": True}},
     ("backward", "exact: GMRES, 30 products at most"): implicit(**EXACT),
     ("backward", "truncated: GMRES, 3 products"): implicit(max_steps=3),
     ("backward", "truncated: Neumann, 3 products"): implicit("neumann", k=3),

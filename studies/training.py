@@ -1,4 +1,4 @@
-"""Short trainings for the benchmarks: an entry's recipe, and Lightning without files and noise."""
+"""Short trainings for the studies: an entry's recipe, and Lightning without files and noise."""
 
 from __future__ import annotations
 

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import well_posed_variants as variants
-from report import finished, open_console, print_table, started
 from torch import Tensor, nn
-from training import Losses, fit, recipe
 
+from benchmarks.report import finished, open_console, print_table, started
 from deqzoo.data import ImageData
 from deqzoo.models import ImageClassifier, build_network
 from deqzoo.models.common.kind import first_batches
@@ -27,6 +25,8 @@ from deqzoo.models.registry import kind_of
 from deqzoo.nn.deq import recorded_residuals
 from deqzoo.plots.figure import panels, save
 from deqzoo.training.device import precision
+from studies import well_posed_variants as variants
+from studies.training import Losses, fit, recipe
 
 
 @dataclasses.dataclass(frozen=True)

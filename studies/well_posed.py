@@ -15,15 +15,15 @@ import time
 from typing import Any
 
 import torch
-from report import finished, open_console, print_table, started
 from torch import nn
-from training import fit, recipe
 
+from benchmarks.report import finished, open_console, print_table, started
 from deqzoo.data import ImageData
 from deqzoo.models import build_network
 from deqzoo.models.registry import kind_of
 from deqzoo.nn import solver_layers
 from deqzoo.nn.deq import recorded_residuals
+from studies.training import fit, recipe
 
 CONVERGED = 1e-2
 ONE_STEP: dict[str, Any] = {"gradient": "one_step", "gradient_options": {}}

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Check, finished, open_console, print_checks, print_table, started
 from torch import nn
-from training import fit, recipe
 
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.data import ChainData
 from deqzoo.data.chains import GraphBatch
 from deqzoo.models import build_network
 from deqzoo.models.graph.module import GraphClassifier
 from deqzoo.nn import solver_layers
 from deqzoo.plots.figure import COLORS, panels, save
+from studies.training import fit, recipe
 
 ENTRIES = ("ign_chains", "gcn_chains")
 FAR = 50  # hops, beyond which the explicit network can only guess

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from measure import interleaved
-from report import Check, finished, open_console, print_checks, print_table, started
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.measure import interleaved
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Implicit, Neumann, Picard
 from deqzoo.models import ImageClassifier, contractive_net
 

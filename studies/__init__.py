@@ -1,0 +1,1 @@
+"""Comparisons of our own choices: ``python -m studies.NAME`` in the checkout."""
