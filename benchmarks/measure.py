@@ -1,4 +1,4 @@
-"""How benchmarks and studies measure: CPU time in interleaved rounds, live bytes, bytes saved for backward, host reads."""
+"""How to measure: CPU time in interleaved rounds, live bytes, bytes saved for backward, host reads."""
 
 from __future__ import annotations
 
