@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.measure import PeakBytes, interleaved, median_ratio
-from benchmarks.ode_problems import OdeProblem, conv_problem, mlp_problem, stiff_mix
+from benchmarks.ode_problems import ODEProblem, conv_problem, mlp_problem, stiff_mix
 from benchmarks.ode_stiff import print_stiff, stiff_checks, stiff_rows
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.implicit import Backsolve, Bosh3, Direct, Discrete, Dopri5, Tsit5, odeint, odeint_event
@@ -68,7 +68,7 @@ class Row:
     error: float  # of the gradient in the start and all parameters, relative
 
 
-def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
+def contenders(problem: ODEProblem) -> dict[tuple[str, str], Run]:
     """(library, way) -> solver, all at the problem's tolerance."""
     tol = {"rtol": problem.rtol, "atol": problem.atol}
 
@@ -101,7 +101,7 @@ def contenders(problem: OdeProblem) -> dict[tuple[str, str], Run]:
     return runs
 
 
-def by_torchode(f: nn.Module, y0: Tensor, t: Tensor, problem: OdeProblem) -> Tensor:
+def by_torchode(f: nn.Module, y0: Tensor, t: Tensor, problem: ODEProblem) -> Tensor:
     """Per-sample steps, as torchode has them."""
     term = torchode.ODETerm(f)
     controller = torchode.IntegralController(problem.atol, problem.rtol, term=term)
@@ -116,7 +116,7 @@ def gradient(run: Run, f: nn.Module, y0: Tensor, times: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [y0, *f.parameters()]))
 
 
-def measure(problem: OdeProblem, rounds: int, ways: set[str] | None = None) -> list[Row]:
+def measure(problem: ODEProblem, rounds: int, ways: set[str] | None = None) -> list[Row]:
     """One row a contender: counts, error, times."""
     f, y0 = Counted(problem.f), problem.y0.clone().requires_grad_()
     exact = reference(problem)
@@ -141,7 +141,7 @@ def measure(problem: OdeProblem, rounds: int, ways: set[str] | None = None) -> l
     return list(rows.values())
 
 
-def reference(problem: OdeProblem) -> list[Tensor]:
+def reference(problem: ODEProblem) -> list[Tensor]:
     """The gradient in float64, by torchdiffeq: order 8 at tolerance 1e-9 for the MLPs.
 
     The convolutional field has kinks (ReLU), where a high order is lost: order 5 at tolerance 1e-6, and by the adjoint,
@@ -189,7 +189,7 @@ def speed_checks(rows: list[Row], problem: str, of_backprop: float, of_adjoint: 
     ]
 
 
-def bytes_check(rows: list[Row], problem: OdeProblem) -> Check:
+def bytes_check(rows: list[Row], problem: ODEProblem) -> Check:
     """Held bytes: those of the adjoint, and 16 states."""
     ours, adjoint = get(rows, problem.name, "Dopri5, discrete"), get(rows, problem.name, ADJOINT)
     limit = adjoint.held_bytes + 16 * problem.y0.nbytes

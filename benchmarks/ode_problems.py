@@ -52,7 +52,7 @@ class VanDerPol(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OdeProblem:
+class ODEProblem:
     """dy/dt = f(t, y), y(times[0]) = y0; the loss is the mean square of y at all later times."""
 
     name: str
@@ -65,19 +65,19 @@ class OdeProblem:
 
 def mlp_problem(
     name: str, *, hidden: int = 64, scale: float = 1.0, outputs: int = 2, batch: int = 256, tol: float = 1e-5
-) -> OdeProblem:
+) -> ODEProblem:
     """An MLP field on (batch, 64), t from 0 to 1."""
     with seeded():
         times = torch.linspace(0, 1, outputs)
-        return OdeProblem(name, MLP(hidden=hidden, scale=scale), torch.randn(batch, 64), times, tol, tol)
+        return ODEProblem(name, MLP(hidden=hidden, scale=scale), torch.randn(batch, 64), times, tol, tol)
 
 
-def conv_problem(quick: bool = False) -> OdeProblem:
+def conv_problem(quick: bool = False) -> ODEProblem:
     """A convolutional field on (batch, 48, 16, 16), t from 0 to 1."""
     batch, size = (2, 4) if quick else (16, 16)
     with seeded():
         x = torch.randn(batch, 48, size, size)
-        return OdeProblem("conv block", ConvField(x), torch.zeros_like(x), torch.linspace(0, 1, 2), 1e-3, 1e-3)
+        return ODEProblem("conv block", ConvField(x), torch.zeros_like(x), torch.linspace(0, 1, 2), 1e-3, 1e-3)
 
 
 def stiff_mix(quick: bool = False) -> tuple[VanDerPol, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import deqzoo
-from deqzoo import paths
+from deqzoo import implicit, paths
 
 
 def test_import_needs_no_torch():
@@ -32,3 +32,11 @@ def test_zoo_of_an_installed_wheel_goes_before_the_checkout(tmp_path, monkeypatc
     assert paths.zoo_path("models") == tmp_path / "models"
     (package / "_zoo" / "models").mkdir(parents=True)
     assert paths.zoo_path("models") == package / "_zoo" / "models"
+
+
+def test_an_old_name_works_and_warns_with_the_new_one():
+    with pytest.warns(DeprecationWarning, match="is now ODESolver") as caught:
+        assert implicit.OdeSolver is implicit.ODESolver
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match="has no attribute 'OdeSolvers'"):
+        implicit.OdeSolvers  # noqa: B018

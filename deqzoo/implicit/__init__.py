@@ -32,6 +32,9 @@ Reading order
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
 """
 
+import warnings
+from typing import Any
+
 from .api import (
     GRADIENTS,
     LINEAR_SOLVERS,
@@ -75,7 +78,7 @@ from .ode import (
     Kvaerno3,
     Kvaerno5,
     Midpoint,
-    OdeSolver,
+    ODESolver,
     Rodas5P,
     TorchDiffEq,
     Tsit5,
@@ -139,7 +142,7 @@ __all__ = [
     "NonConvergenceError",
     "NonConvergenceWarning",
     "NormalCG",
-    "OdeSolver",
+    "ODESolver",
     "OneStep",
     "PeacemanRachford",
     "Phantom",
@@ -167,3 +170,13 @@ __all__ = [
     "root",
     "spectral_radius",
 ]
+
+_RENAMED = {"OdeSolver": "ODESolver"}  # works for one minor release
+
+
+def __getattr__(name: str) -> Any:
+    """A public name as it was before, with a DeprecationWarning that names what replaces it."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"deqzoo.implicit.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Size, Tensor, nn
 
-from ..implicit import Adjoint, OdeSolver, Tsit5
+from ..implicit import Adjoint, ODESolver, Tsit5
 from ..implicit.solution import OnFailure
 from .divergence import DIVERGENCES, DensityDynamics, probes, start
 from .ode import PENALTIES, NeuralODE
@@ -54,7 +54,7 @@ class FlowODE(nn.Module):
         dynamics: Any,
         *,
         t: Sequence[float] = (0.0, 1.0),
-        solver: OdeSolver | None = None,
+        solver: ODESolver | None = None,
         adjoint: Adjoint | None = None,
         divergence: str = "exact",
         eval_divergence: str = "exact",

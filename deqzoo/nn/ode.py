@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ..implicit import Adjoint, OdeSolver, TorchDiffEq, Tsit5, odeint
+from ..implicit import Adjoint, ODESolver, TorchDiffEq, Tsit5, odeint
 from ..implicit.ode.solvers import is_explicit
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
@@ -60,7 +60,7 @@ class NeuralODE(SolverLayer):
         dynamics: Callable[..., Any],
         *,
         t: Sequence[float] = (0.0, 1.0),
-        solver: OdeSolver | None = None,
+        solver: ODESolver | None = None,
         adjoint: Adjoint | None = None,
         augment: int = 0,
         penalties: Sequence[str] = (),

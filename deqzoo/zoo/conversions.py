@@ -36,7 +36,7 @@ def _from_1(config: Config, weights: Weights) -> tuple[Config, Weights]:
 
 
 def _from_2(config: Config, weights: Weights) -> tuple[Config, Weights]:
-    """The options of a cell stand together."""
+    """The options of a cell stand together, and what a latent ODE sees of a series has other names."""
     model = dict(config["model"])
     if model["kind"] == "deq_classifier":
         options = {name: model.pop(name) for name in ("expansion", "groups", "dropout", "weight_norm")}
@@ -44,6 +44,9 @@ def _from_2(config: Config, weights: Weights) -> tuple[Config, Weights]:
         if model["cell"] == "plain":
             del options["expansion"]  # which had no meaning for it
         model["cell_options"] = options
+    if model["kind"] == "latent_ode":
+        model["min_observed_fraction"] = model.pop("least_shown")
+        model["observed_fractions"] = model.pop("shares")
     return {**config, "model": model}, weights
 
 

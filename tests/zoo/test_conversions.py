@@ -50,6 +50,11 @@ def test_format_2_has_a_cells_options_among_the_others():
     assert model["entry_groups"] == 2
 
 
+def test_format_2_names_the_fractions_of_a_series_otherwise():
+    model = read_folder(HERE / "format_2_latent_ode").config["model"]
+    assert (model["min_observed_fraction"], model["observed_fractions"]) == (0.3, [0.5, 1.0])
+
+
 def test_what_is_of_today_stays_as_it_is():
     config, weights = {"format": FORMAT, "model": {"kind": "flow"}}, {"w": torch.ones(2)}
     assert convert(config, weights) == (config, weights)

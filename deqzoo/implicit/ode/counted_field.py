@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .solvers import OdeSolver
+from .solvers import ODESolver
 
 Field = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (t, y, rows) -> dy/dt on (systems, unknowns); rows: which
 
@@ -26,7 +26,7 @@ class CountedField:
         replays: the steps are those of an earlier solve, in any order: a Jacobian that is kept would be of no use.
     """
 
-    def __init__(self, solver: OdeSolver, f: Field, taped: bool) -> None:
+    def __init__(self, solver: ODESolver, f: Field, taped: bool) -> None:
         self.solver, self.tableau, self.f, self.taped = solver, solver.tableau, f, taped
         self.calls = 0
         self.limits: tuple[Tensor, Tensor] | None = None

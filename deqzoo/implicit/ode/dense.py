@@ -15,7 +15,7 @@ from ..solution import FAILURES, OnFailure
 from .adjoints import Adjoint, Backsolve, Discrete
 from .interpolants import Interpolants, Keep, Kept
 from .odeint import Solve, as_times
-from .solvers import Adaptive, OdeSolver, Tsit5, jumps_of
+from .solvers import Adaptive, ODESolver, Tsit5, jumps_of
 from .torchdiffeq_backend import TorchDiffEq
 
 _BEYOND = 16  # roundings of time by which a query may lie outside of the span
@@ -27,7 +27,7 @@ def odeint_dense(
     y0: Any,
     t: Tensor | Sequence[float],
     *args: Any,
-    solver: OdeSolver | None = None,
+    solver: ODESolver | None = None,
     adjoint: Adjoint | None = None,
     batch_dims: int = 0,
     compact: bool = False,
@@ -95,8 +95,8 @@ def check_options(what: str, solver: Any, adjoint: Any, batch_dims: int, compact
         raise ValueError(
             f"{what} needs the dense output of its steps: use a solver such as Tsit5(), and Discrete() or Direct()"
         )
-    if not isinstance(solver, OdeSolver) or not isinstance(adjoint, Adjoint):
-        raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete() and Direct()")
+    if not isinstance(solver, ODESolver) or not isinstance(adjoint, Adjoint):
+        raise TypeError("solver must be an ODESolver such as Tsit5(), adjoint one of Discrete() and Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
 
@@ -110,7 +110,7 @@ class DenseSolution:
 
     def __init__(
         self,
-        solver: OdeSolver,
+        solver: ODESolver,
         ravel: Ravel,
         t: Tensor,
         start: Tensor,

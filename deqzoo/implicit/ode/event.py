@@ -22,7 +22,7 @@ from .crossings import Crossings, EventFunction
 from .dense import check_options
 from .interpolants import Interpolants
 from .odeint import Solve, as_times
-from .solvers import FixedStep, OdeSolver, Tsit5, jumps_of
+from .solvers import FixedStep, ODESolver, Tsit5, jumps_of
 from .tableaus import Tableau
 
 _ADVICE = "Wait longer for the event (t[1]); if the solve failed before it, raise max_steps or try another solver"
@@ -36,7 +36,7 @@ def odeint_event(
     t: Tensor | Sequence[float],
     event: Callable[..., Tensor] | Sequence[Callable[..., Tensor]],
     *args: Any,
-    solver: OdeSolver | None = None,
+    solver: ODESolver | None = None,
     adjoint: Adjoint | None = None,
     direction: int | Sequence[int] = 0,
     max_events: int | None = None,
@@ -243,7 +243,7 @@ def _judge(solution: Solution, search: Crossings, states: Tensor, max_events: in
     solution.all_converged = None
 
 
-def _with_step_size(solver: OdeSolver, t: Tensor, scan: int) -> OdeSolver:
+def _with_step_size(solver: ODESolver, t: Tensor, scan: int) -> ODESolver:
     """A method with fixed steps, of which there are `scan` if nothing is said."""
     if not isinstance(solver, FixedStep) or solver.step_size is not None:
         return solver

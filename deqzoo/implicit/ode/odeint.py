@@ -23,7 +23,7 @@ from .integrate import integrate
 from .interpolants import Keep, Kept
 from .relevant import relevant
 from .sample_times import in_shared_time
-from .solvers import Adaptive, FixedStep, OdeSolver, Tsit5, jumps_of
+from .solvers import Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
 from .step_control import ControllerPerSystem, SharedController
 from .steps import Stepper
 from .times import Times
@@ -38,7 +38,7 @@ def odeint(
     y0: Any,
     t: Tensor | Sequence[float],
     *args: Any,
-    solver: OdeSolver | None = None,
+    solver: ODESolver | None = None,
     adjoint: Adjoint | None = None,
     batch_dims: int = 0,
     shared_steps: bool = False,
@@ -108,8 +108,8 @@ def odeint(
         result, solution = solve_by_torchdiffeq(f, y0, t, args, solver, adjoint, batch_dims)
         return (result, solution) if return_solution else result
     adjoint = Discrete() if adjoint is None else adjoint
-    if not isinstance(solver, OdeSolver) or not isinstance(adjoint, Adjoint):
-        raise TypeError("solver must be an OdeSolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
+    if not isinstance(solver, ODESolver) or not isinstance(adjoint, Adjoint):
+        raise TypeError("solver must be an ODESolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
     if shared_steps and (batch_dims != 1 or compact):
@@ -148,7 +148,7 @@ class Solve:
         f: Callable[..., Any],
         y0: Any,
         args: tuple[Any, ...],
-        solver: OdeSolver,
+        solver: ODESolver,
         adjoint: Adjoint,
         batch_dims: int,
         compact: bool,

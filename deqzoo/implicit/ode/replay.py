@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lifting import ends_of_tape
 from ..pytree import Tensors
 from .field import UserField
-from .solvers import Adaptive, OdeSolver
+from .solvers import Adaptive, ODESolver
 
 
 class OtherTensorsError(Exception):
@@ -47,7 +47,7 @@ def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | Non
     return torch.nan_to_num(change.abs().amax() / torch.where(size > 0, size, 1.0), nan=torch.inf)
 
 
-def check_replay(found: Tensor, field: UserField, solver: OdeSolver) -> None:
+def check_replay(found: Tensor, field: UserField, solver: ODESolver) -> None:
     """Raise if what the backward has computed again differs from the forward by more than rounding; one host read.
 
     Rounding may change where a solve inside of f stops: half of the digits must agree, or those of autocast.

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ..modes import unwrap
 from ..private_api import torch_pytree
-from .solvers import Adaptive, FixedStep, OdeSolver
+from .solvers import Adaptive, FixedStep, ODESolver
 
 
 def in_shared_time(
-    f: Callable[..., Any], t: Tensor, solver: OdeSolver, systems: int
-) -> tuple[Callable[..., Any], Tensor, Tensor, OdeSolver]:
+    f: Callable[..., Any], t: Tensor, solver: ODESolver, systems: int
+) -> tuple[Callable[..., Any], Tensor, Tensor, ODESolver]:
     """`f` in the shared time, with the table of the samples' times (batch, times) as its last argument; the shared
     output times, the table, and the solver with its lengths in the shared time.
     """
@@ -55,7 +55,7 @@ def _check(t: Tensor, systems: int) -> None:
         raise ValueError(f"the output times of sample {bad} must be finite and strictly increasing, or decreasing")
 
 
-def _scaled(solver: OdeSolver, factor: float, jumps: range) -> OdeSolver:
+def _scaled(solver: ODESolver, factor: float, jumps: range) -> ODESolver:
     """The solver with lengths that are safe in the shared time: no sample's steps are longer than required."""
     assert isinstance(solver, FixedStep | Adaptive)
     if solver.jump_times:

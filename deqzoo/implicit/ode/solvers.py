@@ -13,7 +13,7 @@ from .tolerance_checks import check_tolerances, same
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OdeSolver:
+class ODESolver:
     """Base of the Runge-Kutta methods; see `odeint`. Two are equal if their options are, tensors by their values."""
 
     tableau: ClassVar[Tableau]
@@ -28,19 +28,19 @@ class OdeSolver:
         return hash((type(self), *(x for x in options if x is None or isinstance(x, (int, float, str)))))
 
 
-def jumps_of(solver: OdeSolver) -> tuple[float, ...]:
+def jumps_of(solver: ODESolver) -> tuple[float, ...]:
     """The times at which f jumps."""
     jumps: tuple[float, ...] = getattr(solver, "jump_times", ())
     return jumps
 
 
-def is_explicit(solver: OdeSolver) -> bool:
+def is_explicit(solver: ODESolver) -> bool:
     """Whether a step needs no Jacobian of f."""
     return not (solver.tableau.implicit or isinstance(solver.tableau, stiff_tableaus.RosenbrockTableau))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FixedStep(OdeSolver):
+class FixedStep(ODESolver):
     """Base of the methods with steps of one size, without error control.
 
     Args:
@@ -59,7 +59,7 @@ class FixedStep(OdeSolver):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Adaptive(OdeSolver):
+class Adaptive(ODESolver):
     """Base of the methods that choose their steps so that the estimated error of each stays below the tolerance:
 
         rms(error / (atol + rtol max(|y|, |y_new|))) <= 1
@@ -287,7 +287,7 @@ class Rodas5P(Adaptive):
     tableau = stiff_tableaus.RODAS5P
 
 
-ODE_SOLVERS: dict[str, type[OdeSolver]] = {
+ODE_SOLVERS: dict[str, type[ODESolver]] = {
     "bosh3": Bosh3,
     "dopri5": Dopri5,
     "dopri8": Dopri8,
@@ -302,11 +302,11 @@ ODE_SOLVERS: dict[str, type[OdeSolver]] = {
 }
 
 
-def make_ode_solver(name: str, **options: Any) -> OdeSolver:
+def make_ode_solver(name: str, **options: Any) -> ODESolver:
     """An ODE solver by name. An error lists what is valid.
 
     >>> make_ode_solver("rk4", step_size=0.1)
     RK4(step_size=0.1, jump_times=())
     """
-    solver: OdeSolver = make("ODE solver", ODE_SOLVERS, name, options)
+    solver: ODESolver = make("ODE solver", ODE_SOLVERS, name, options)
     return solver

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .counted_field import CountedField, Field
 from .rosenbrock import Rosenbrock
-from .solvers import DiagonallyImplicit, OdeSolver
+from .solvers import DiagonallyImplicit, ODESolver
 from .stage_values import Buffer, Length, Stages, Tape, coefficients
 from .stages import StageSolver
 from .stiff_tableaus import RosenbrockTableau
@@ -18,7 +18,7 @@ _GAMMA = 0.25
 class Stepper(CountedField):
     """Takes steps of one method for one field f; arguments as for `CountedField`."""
 
-    def __init__(self, solver: OdeSolver, f: Field, taped: bool) -> None:
+    def __init__(self, solver: ODESolver, f: Field, taped: bool) -> None:
         super().__init__(solver, f, taped)
         self._rows: Tensor | None = None
         self._stage_solver = StageSolver(self) if isinstance(solver, DiagonallyImplicit) else None

@@ -15,7 +15,7 @@ from .controllers import Step
 from .field import UserField
 from .outputs import interpolate
 from .replay import OtherTensorsError, check_tape, difference
-from .solvers import DiagonallyImplicit, OdeSolver, Rodas5P, jumps_of
+from .solvers import DiagonallyImplicit, ODESolver, Rodas5P, jumps_of
 from .stage_values import Buffer, Coefficients, Length, coefficients, dense_weights
 from .stages import linear_solver
 from .steps import Stepper
@@ -68,7 +68,7 @@ class Sweep:
 
     def __init__(
         self,
-        solver: OdeSolver,
+        solver: ODESolver,
         field: UserField,
         t: Tensor,
         trajectory: Trajectory,

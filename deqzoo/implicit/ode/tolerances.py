@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..modes import host_flags
 from ..pytree import Ravel
-from .solvers import Adaptive, OdeSolver
+from .solvers import Adaptive, ODESolver
 
 
-def with_matrices(solver: OdeSolver, ravel: Ravel) -> OdeSolver:
+def with_matrices(solver: ODESolver, ravel: Ravel) -> ODESolver:
     """The solver, whose tolerances are numbers or matrices, (systems, unknowns), or (1, unknowns) where all share them.
 
     Raises:

@@ -11,12 +11,12 @@ import torch
 from ..solution import Solution, Status
 from .adjoints import Adjoint, Backsolve, Direct
 from .field import UserField
-from .solvers import OdeSolver
+from .solvers import ODESolver
 from .tableaus import EULER, Tableau
 
 
 @dataclasses.dataclass(frozen=True)
-class TorchDiffEq(OdeSolver):
+class TorchDiffEq(ODESolver):
     """A solver of the package torchdiffeq, for comparison. `adjoint` is `Direct()` by default, or `Backsolve`.
 
     First-order gradients alone, as that package has them; a failure is an AssertionError of its own.

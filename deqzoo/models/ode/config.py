@@ -44,20 +44,21 @@ class LatentODETraining(TrainingConfig):
 
     kl_weight: float = 1.0  # of the divergence from the prior, in the end
     kl_annealing: float = 0.0  # fraction of the steps during which it rises from 0
-    least_shown: float = 1.0  # share of the window shown to the encoder in training, drawn from here to 1
+    min_observed_fraction: float = 1.0  # of the window that the encoder sees in training, drawn from here to 1
     hidden_by: str = "times"  # the rest is hidden as whole times, or as single values
-    shares: list[float] = field(default_factory=lambda: [1.0])  # those it is tested with; 1 is among them
+    observed_fractions: list[float] = field(default_factory=lambda: [1.0])  # of the window in tests; 1 is among them
     relative_errors: bool = False  # in units of each channel's standard deviation, instead of their own
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden_by not in ("times", "values"):
             raise ValueError(f"hidden_by={self.hidden_by}: valid are times, values.")
-        for name in ("least_shown", "kl_annealing"):
+        for name in ("min_observed_fraction", "kl_annealing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if 1.0 not in self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"shares must lie in (0, 1], with 1 among them; got {list(self.shares)}.")
+        fractions = list(self.observed_fractions)
+        if 1.0 not in fractions or not all(0 < fraction <= 1 for fraction in fractions):
+            raise ValueError(f"observed_fractions must lie in (0, 1], with 1 among them; got {fractions}.")
 
 
 @dataclass

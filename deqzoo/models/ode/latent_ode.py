@@ -53,10 +53,10 @@ class LatentODEKind(Kind):
         """Four series, of which the window is shown."""
         if batch is not None:
             from deqzoo.data.series import SeriesBatch
-            from deqzoo.models.ode.latent_ode_module import shown_part
+            from deqzoo.models.ode.latent_ode_module import observed_part
 
             data = SeriesBatch(*(part[:4].cpu() for part in batch))
-            return {"times": data.times[0], "values": data.values, "observed": shown_part(data, 1.0)}
+            return {"times": data.times[0], "values": data.values, "observed": observed_part(data, 1.0)}
         random = torch.Generator().manual_seed(0)
         values = torch.randn(4, 20, info.channels, generator=random)
         observed = torch.rand(values.shape, generator=random) < 0.5
@@ -76,7 +76,7 @@ class LatentODEKind(Kind):
     def plots(self, trained: Trained, folder: Path) -> None:
         """The course of the training, and test series with their bands, over time and in the plane."""
         from deqzoo.data.series import SeriesBatch
-        from deqzoo.models.ode.latent_ode_module import shown_part
+        from deqzoo.models.ode.latent_ode_module import observed_part
         from deqzoo.plots import SERIES_PANELS, animate_series, plot_plane, plot_series, plot_training
 
         plot_training(trained.history, folder / "training.png", SERIES_PANELS)
@@ -84,18 +84,18 @@ class LatentODEKind(Kind):
         network: Any = trained.network
         random = torch.Generator().manual_seed(0)
 
-        def paths(share: float) -> tuple[Tensor, Tensor]:
-            shown = shown_part(data, share)
-            drawn = network.sample(data.times[0], data.values, shown, draws=DRAWS, generator=random)
-            return data.values.where(shown, torch.nan).cpu(), drawn.cpu()
+        def paths(fraction: float) -> tuple[Tensor, Tensor]:
+            observed = observed_part(data, fraction)
+            drawn = network.sample(data.times[0], data.values, observed, draws=DRAWS, generator=random)
+            return data.values.where(observed, torch.nan).cpu(), drawn.cpu()
 
         truth = data.truth.where(data.asked | data.measured, torch.nan).cpu()
         times, window = data.times[0].cpu(), trained.data.info.window
-        least = min(trained.settings.shares)
+        least = min(trained.settings.observed_fractions)
         plot_series(times, *paths(least), truth, window, folder / "series.png")
         if truth.shape[2] == 2:
             plot_plane(*paths(least), truth, folder / "plane.png")
-        frames = [paths(share) for share in torch.linspace(0.05, 1, FRAMES).tolist()]
+        frames = [paths(fraction) for fraction in torch.linspace(0.05, 1, FRAMES).tolist()]
         animate_series(times, frames, truth, window, folder / "series.gif")
 
     check = Check(
@@ -159,11 +159,11 @@ def interpolate(times: Tensor, values: Tensor, observed: Tensor, mean: Tensor) -
 
 @torch.no_grad()
 def _errors(predict: Predictor | nn.Module, batches: Iterable[Any], scale: Tensor, note: str) -> dict[str, float | str]:
-    from deqzoo.models.ode.latent_ode_module import asked_parts, error_names, shown_part
+    from deqzoo.models.ode.latent_ode_module import asked_parts, error_names, observed_part
 
     squares, counts = [0.0, 0.0], [0, 0]
     for data in batches:
-        error = (predict(data.times[0], data.values, shown_part(data, 1.0)) - data.truth) / scale
+        error = (predict(data.times[0], data.values, observed_part(data, 1.0)) - data.truth) / scale
         for index, part in enumerate(asked_parts(data)):
             squares[index] += error[part].double().square().sum().item()
             counts[index] += int(part.sum())

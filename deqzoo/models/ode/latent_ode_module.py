@@ -18,7 +18,8 @@ class LatentODEModule(SolverModule):
     The loss is minus the bound, in nats a measured value; ``kl`` is the divergence of a series, in nats. In training
     the encoder sees a random part of the window's times, and the bound is that of all that was measured. Validation and
     test log ``rmse`` and ``rmse_beyond``: of the predictions from the posterior's mean, where the data ask for them,
-    inside and beyond the window. With a share of the times shown that is not 1, its per cent are appended: ``rmse_30``.
+    inside and beyond the window. With a fraction of the times observed that is not 1, its per cent are appended:
+    ``rmse_30``.
 
     Its options are those of `deqzoo.models.ode.config.LatentODETraining`.
     """
@@ -27,7 +28,7 @@ class LatentODEModule(SolverModule):
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
         super().__init__(network, **options)
-        names = [name for share in self.options.shares for name in error_names(share)]
+        names = [name for fraction in self.options.observed_fractions for name in error_names(fraction)]
         stages = {f"{stage}_{name}": MeanSquaredError(squared=False) for stage in ("val", "test") for name in names}
         self.errors = nn.ModuleDict(stages)
 
@@ -37,54 +38,54 @@ class LatentODEModule(SolverModule):
         if stage == "train":
             return self._train(network, data)
         random = torch.Generator().manual_seed(0)
-        shown = shown_part(data, 1.0)
-        args = (data.times[0], data.values, shown, data.measured)
+        observed = observed_part(data, 1.0)
+        args = (data.times[0], data.values, observed, data.measured)
         bound, divergence = network.elbo(*args, generator=random)  # type: ignore[operator]
         metrics: dict[str, Any] = {"kl": divergence.mean()}
-        for share in self.options.shares:
-            prediction = network(data.times[0], data.values, shown_part(data, share))
-            metrics |= self._errors(network, data, prediction, share, stage)
+        for fraction in self.options.observed_fractions:
+            prediction = network(data.times[0], data.values, observed_part(data, fraction))
+            metrics |= self._errors(network, data, prediction, fraction, stage)
         return Step(-bound.sum() / data.measured.sum(), metrics, data.values, len(data.values))
 
     def _train(self, network: nn.Module, data: SeriesBatch) -> Step:
         length = int(data.measured.any(2).any(0).nonzero().max()) + 1  # nothing was measured later
         times, measured = data.times[0, :length], data.measured[:, :length]
-        shown = measured & self._random_part(data.rank[:, :length] < 1, measured.shape[2])
+        observed = measured & self._random_part(data.rank[:, :length] < 1, measured.shape[2])
         bound, divergence = network.elbo(  # type: ignore[operator]
-            times, data.values[:, :length], shown, measured, kl_weight=self._kl_weight()
+            times, data.values[:, :length], observed, measured, kl_weight=self._kl_weight()
         )
         return Step(-bound.sum() / measured.sum(), {"kl": divergence.detach().mean()}, data.values, len(data.values))
 
     def _random_part(self, inside: Tensor, channels: int) -> Tensor:
-        """What of the window, (B, T) bool, the encoder is shown in a training step, (B, T, channels) bool."""
-        least = self.options.least_shown
-        share = least + (1 - least) * torch.rand(len(inside), 1, device=inside.device)
+        """What of the window, (B, T) bool, the encoder sees in a training step, (B, T, channels) bool."""
+        least = self.options.min_observed_fraction
+        fraction = least + (1 - least) * torch.rand(len(inside), 1, device=inside.device)
         if self.options.hidden_by == "values":
-            return inside[..., None] & (torch.rand(*inside.shape, channels, device=inside.device) < share[..., None])
+            return inside[..., None] & (torch.rand(*inside.shape, channels, device=inside.device) < fraction[..., None])
         random = torch.rand(inside.shape, device=inside.device).masked_fill(~inside, 1.0)
-        shown = inside & (random.argsort(1).argsort(1) < share * inside.sum(1, keepdim=True))
-        return shown[..., None].expand(-1, -1, channels)
+        observed = inside & (random.argsort(1).argsort(1) < fraction * inside.sum(1, keepdim=True))
+        return observed[..., None].expand(-1, -1, channels)
 
     def _kl_weight(self) -> float:
         rise = self.options.kl_annealing * float(self.trainer.estimated_stepping_batches)
         return self.options.kl_weight * (min(1.0, self.global_step / rise) if rise else 1.0)
 
     def _errors(
-        self, network: nn.Module, data: SeriesBatch, prediction: Tensor, share: float, stage: str
+        self, network: nn.Module, data: SeriesBatch, prediction: Tensor, fraction: float, stage: str
     ) -> dict[str, Any]:
         std: Any = network.std
         scale = std if self.options.relative_errors else torch.ones_like(std)
         found = {}
-        for name, asked in zip(error_names(share), asked_parts(data), strict=True):
+        for name, asked in zip(error_names(fraction), asked_parts(data), strict=True):
             error: Any = self.errors[f"{stage}_{name}"]
             error.update((prediction / scale)[asked], (data.truth / scale)[asked])
             found[name] = error
         return found
 
 
-def shown_part(data: SeriesBatch, share: float) -> Tensor:
-    """Where the encoder is shown what was measured, (B, T, C) bool: at the first ``share`` of the window's times."""
-    return data.measured & (data.rank < share)[..., None]
+def observed_part(data: SeriesBatch, fraction: float) -> Tensor:
+    """Where the encoder sees what was measured, (B, T, C) bool: at the first ``fraction`` of the window's times."""
+    return data.measured & (data.rank < fraction)[..., None]
 
 
 def asked_parts(data: SeriesBatch) -> tuple[Tensor, Tensor]:
@@ -93,11 +94,11 @@ def asked_parts(data: SeriesBatch) -> tuple[Tensor, Tensor]:
     return data.asked & inside, data.asked & ~inside
 
 
-def error_names(share: float) -> tuple[str, str]:
-    """Names of the two errors for a share of the times shown.
+def error_names(fraction: float) -> tuple[str, str]:
+    """Names of the two errors for a fraction of the times observed.
 
     >>> error_names(1.0), error_names(0.3)
     (('rmse', 'rmse_beyond'), ('rmse_30', 'rmse_beyond_30'))
     """
-    suffix = "" if share == 1 else f"_{round(100 * share)}"
+    suffix = "" if fraction == 1 else f"_{round(100 * fraction)}"
     return f"rmse{suffix}", f"rmse_beyond{suffix}"

@@ -14,7 +14,7 @@ from deqzoo.models import LatentODE
 from deqzoo.models.common.kind import Trained
 from deqzoo.models.ode.config import LatentODETraining
 from deqzoo.models.ode.latent_ode import compare, interpolate
-from deqzoo.models.ode.latent_ode_module import LatentODEModule, shown_part
+from deqzoo.models.ode.latent_ode_module import LatentODEModule, observed_part
 from deqzoo.training import Run
 from deqzoo.zoo.baseline import find_baseline
 from tests.running import composed, run
@@ -49,11 +49,11 @@ def test_run_measures_inside_and_beyond_the_window(finished):
 def test_loaded_export_predicts_with_the_error_of_its_metrics(finished):
     model = deqzoo.load(finished.folder / "export")
     data = SeriesBatch(*next(iter(finished.data.test_dataloader())))
-    error = model(data.times[0], data.values, shown_part(data, 0.3)) - data.truth
+    error = model(data.times[0], data.values, observed_part(data, 0.3)) - data.truth
     rmse = error[:, :100].square().mean().sqrt().item()
     assert rmse == pytest.approx(finished.metrics["test"]["rmse_30"], rel=1e-4)
     tight = deqzoo.load(finished.folder / "export", solver="dopri8", tol=1e-6)
-    again = tight(data.times[0], data.values, shown_part(data, 0.3)) - data.truth
+    again = tight(data.times[0], data.values, observed_part(data, 0.3)) - data.truth
     assert again[:, :100].square().mean().sqrt().item() == pytest.approx(rmse, rel=1e-2)
 
 
@@ -86,7 +86,7 @@ def test_baseline_is_measured_beside(finished):
 def test_training_shows_random_shares_of_the_window(finished, monkeypatch):
     seen = []
     network = finished.module.network
-    module = LatentODEModule(network, least_shown=0.4)
+    module = LatentODEModule(network, min_observed_fraction=0.4)
     module.trainer = finished.module.trainer
     monkeypatch.setattr(
         LatentODE,
@@ -106,7 +106,9 @@ def test_training_shows_random_shares_of_the_window(finished, monkeypatch):
 
 
 def test_training_hides_single_values_where_asked():
-    module = LatentODEModule(LatentODE(channels=2, mean=[0.0] * 2, std=[1.0] * 2), least_shown=0.5, hidden_by="values")
+    module = LatentODEModule(
+        LatentODE(channels=2, mean=[0.0] * 2, std=[1.0] * 2), min_observed_fraction=0.5, hidden_by="values"
+    )
     inside = torch.arange(60).expand(200, -1) < 40
     shown = module._random_part(inside, 2)
     assert not shown[:, 40:].any()
@@ -147,7 +149,7 @@ def test_interpolation_takes_neighbours_and_the_mean():
         ("model.dynamics=lstm", "model.dynamics=lstm: valid are gru, ode"),
         ("model.solver=tsit6", "^model.solver=tsit6: valid are bosh3"),
         ("model.noise=-1", "noise must be positive"),
-        ("model.shares=[0.5]", "with 1 among them"),
+        ("model.observed_fractions=[0.5]", "with 1 among them"),
     ],
 )
 def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):
@@ -156,5 +158,5 @@ def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):
 
 
 def test_shares_and_weights_are_checked():
-    with pytest.raises(ValueError, match="least_shown must lie in"):
-        LatentODETraining(least_shown=2.0)
+    with pytest.raises(ValueError, match="min_observed_fraction must lie in"):
+        LatentODETraining(min_observed_fraction=2.0)
