@@ -89,7 +89,7 @@ class Task:
         small: dict[str, Any] = {"widths": [8, 8], "head_widths": [2, 4], "final_width": 16} if quick else {}
         ours, theirs = SOLVERS[solver]
         about: dict[str, Any] = {"in_channels": 3, "classes": "0123456789", "mean": [0.5] * 3, "std": [0.25] * 3}
-        with seeded():  # without weight normalisation: torchdeq computes its own once a step, torch's in each call
+        with seeded():  # without weight normalisation: torchdeq computes its own once per step, torch's in each call
             model = MDEQClassifier(**about, **small, weight_norm=False, solver=ours, gradient=GRADIENTS[gradient])
             images = torch.rand(4, 3, 8, 8) if quick else torch.rand(16, 3, 32, 32)
             self.labels = torch.randint(10, (len(images),))

@@ -79,7 +79,7 @@ def contenders(problem: Problem) -> dict[tuple[str, str], Run]:
 
 
 def measure(problem: Problem, rounds: int) -> list[Row]:
-    """One row a solver: a run that counts, then timed rounds in which each solver follows as many bare calls of f."""
+    """One row per solver: a run that counts, then timed rounds in which it follows as many bare calls of f."""
     runs = contenders(problem)
     rows = {}
     for (library, name), run in runs.items():

@@ -1,7 +1,7 @@
 """Gradients in hyperparameters beside the peers': `python -m benchmarks.hypergradients [--json FILE] [--quick]`.
 
-One penalty a feature, whose gradient is known in closed form: ridge regression in both precisions, also of a loss that
-is scaled by 1e-30; then three sizes of ridge and logistic regression in float64. The minimiser is handed to all
+One penalty per feature, whose gradient is known in closed form: ridge regression in both precisions, also of a loss
+that is scaled by 1e-30; then three sizes of ridge and logistic regression in float64. The minimiser is handed to all
 libraries, so that the derivative alone is timed. jaxopt's is compiled as a whole before it is timed; the others run as
 written. Of the three sizes, each round times ten calls in a row of each library.
 """

@@ -152,7 +152,7 @@ def interleaved(
 
 
 def in_a_row(call: Callable[[], Any], count: int) -> Callable[[], None]:
-    """`call`, so many times: a short one as a loop makes it, not with others' code in the processor's caches."""
+    """`call`, `count` times: a short one as a loop makes it, not with others' code in the processor's caches."""
 
     def calls() -> None:
         for _ in range(count):

@@ -56,7 +56,7 @@ class BytesRow:
 
 @dataclasses.dataclass
 class Tasks:
-    """Support images and labels, query images and labels, one leading index a task."""
+    """Support images and labels, query images and labels, one leading index per task."""
 
     support: Tensor
     labels: Tensor
@@ -65,7 +65,7 @@ class Tasks:
 
 
 def draw_tasks(count: int, device: torch.device) -> Tasks:
-    """5-way 1-shot tasks of noise, 28 x 28, with five queries a class."""
+    """5-way 1-shot tasks of noise, 28 x 28, with five queries per class."""
     with seeded():
         support, queries = torch.rand(count, 5, 1, 28, 28), torch.rand(count, 25, 1, 28, 28)
     labels = torch.arange(5, device=device)
@@ -196,7 +196,7 @@ def main() -> int:
         console,
         f"Meta-gradient of MAML, {STEPS} inner steps, 5-way 1-shot, {clock}",
         ["library", "method"],
-        ["ms a task", "over TorchOpt", "difference"],
+        ["ms per task", "over TorchOpt", "difference"],
         [
             (
                 r.library,

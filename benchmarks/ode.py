@@ -117,7 +117,7 @@ def gradient(run: Run, f: nn.Module, y0: Tensor, times: Tensor) -> list[Tensor]:
 
 
 def measure(problem: ODEProblem, rounds: int, ways: set[str] | None = None) -> list[Row]:
-    """One row a contender: counts, error, times."""
+    """One row per contender: counts, error, times."""
     f, y0 = Counted(problem.f), problem.y0.clone().requires_grad_()
     exact = reference(problem)
     runs = {key: run for key, run in contenders(problem).items() if ways is None or key[1] in ways}

@@ -43,7 +43,7 @@ class ConvField(nn.Module):
 
 
 class VanDerPol(nn.Module):
-    """x'' = mu (1 - x^2) x' - x, one mu a sample."""
+    """x'' = mu (1 - x^2) x' - x, one mu per sample."""
 
     def forward(self, t: Tensor, y: Tensor, mu: Tensor) -> Tensor:
         """dy/dt, (batch, 2)."""

@@ -1,8 +1,8 @@
 """The problems that every benchmark here solves: seeds, spectra, weight scales, starts and tolerances in one place.
 
 Six fixed points z = f(z, x), from a convolutional block that costs milliseconds to a symmetric map whose slowest
-error shrinks by 1 % a step; each leading index is a system of its own, and all systems must meet the tolerance. Then a
-small DEQ classifier and a ridge regression, whose gradients are known independently of any library here.
+error shrinks by 1 % per step; each leading index is a system of its own, and all systems must meet the tolerance. Then
+a small DEQ classifier and a ridge regression, whose gradients are known independently of any library here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ConvBlock(nn.Module):
     Args:
         channels: channels of z and x, (B, channels, H, W).
         hidden: channels between the two convolutions.
-        weight_std: standard deviation of the weights; .01 gives a map that contracts by about .7 a step.
+        weight_std: standard deviation of the weights; .01 gives a map that contracts by about .7 per step.
     """
 
     def __init__(self, channels: int = 48, hidden: int = 64, weight_std: float = 0.01) -> None:
@@ -183,7 +183,7 @@ def classifier_problem(quick: bool = False) -> tuple[Classifier, Tensor, Tensor]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ridge:
-    """Ridge regression with one log-penalty a feature: which penalties serve the validation set best?
+    """Ridge regression with one log-penalty per feature: which penalties serve the validation set best?
 
     inner: w(t) = argmin_w |X w - y|^2 / 2 + w . exp(t) w / 2     outer: |X' w(t) - y'|^2 / 2
 
@@ -229,7 +229,7 @@ def ridge_problem(quick: bool = False) -> Ridge:
 
 @dataclasses.dataclass
 class Penalised:
-    """Ridge or logistic regression, loss averaged over the samples, with one log-penalty a feature.
+    """Ridge or logistic regression, loss averaged over the samples, with one log-penalty per feature.
 
     inner: w(t) = argmin_w loss(X w, y) + w . exp(t) w / 2     outer: loss(X' w(t), y')
     """
@@ -272,7 +272,7 @@ class Penalised:
 
 
 def penalised_problems(quick: bool = False) -> dict[str, Penalised]:
-    """Ridge 100x5 and 1000x100, logistic 1000x100 (samples x features), float64; as many samples for validation."""
+    """Ridge 100x5 and 1000x100, logistic 1000x100 (samples x features), float64; a validation set of the same size."""
     sizes = {"ridge 100x5": (100, 5), "ridge 1000x100": (1000, 100), "logistic 1000x100": (1000, 100)}
     problems = {}
     for name, (n, d) in sizes.items():

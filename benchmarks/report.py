@@ -68,7 +68,7 @@ def print_table(
 
 
 def print_checks(console: Console, checks: Iterable[Check]) -> None:
-    """One line a promise."""
+    """One line per promise."""
     for check in checks:
         verdict = "[green]yes[/]" if check.kept else "[red]NO [/]"
         console.print(f"{verdict} {check.promise}: {check.found}")

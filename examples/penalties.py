@@ -1,4 +1,4 @@
-"""One penalty a feature, found by gradients of the validation loss: ridge and logistic regression.
+"""One penalty per feature, found by gradients of the validation loss: ridge and logistic regression.
 
     inner:  w(t) = argmin  loss(X w, y) + 1/2 sum_j exp(t_j) w_j^2        outer:  V(t) = loss(X' w(t), y')
 

@@ -2,7 +2,7 @@
 
     minimise  <P, C> + eps sum P (log P - 1)   over P >= 0 with row sums a and column sums b
 
-The solution is P = exp((f + g - C) / eps) with one potential f a row and one potential g a column, found by
+The solution is P = exp((f + g - C) / eps) with one potential f per row and one potential g per column, found by
 Sinkhorn's iteration. The conditions are the marginals. Only f + g enters, so that the Jacobian of all n + m
 conditions would be singular: one potential is free, and one condition follows from the others. Both are
 left out: the last g is 0, and the last column sum is not asked for. The Jacobian of the rest is symmetric

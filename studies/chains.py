@@ -85,7 +85,7 @@ def checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path:
-    """Accuracy over length, a line an entry."""
+    """Accuracy over length, a line per entry."""
     figure, (axis,) = panels(1, "Nodes classified, by the length of the chains")
     for color, entry in zip(COLORS, ENTRIES, strict=False):
         points = [(row.length, 100 * row.accuracy) for row in rows if row.entry == entry]
@@ -103,7 +103,7 @@ def main() -> int:
     options = started(__doc__, parser)
     lengths = [5, 10] if options.quick else options.lengths
     rows = [measure(entry, length, options.quick) for length in lengths for entry in ENTRIES]
-    right: Any = ["parameters", "accuracy %", "last quarter %", "test nodes", "NFE", "ms a step"]
+    right: Any = ["parameters", "accuracy %", "last quarter %", "test nodes", "NFE", "ms per step"]
     console = open_console()
     print_table(
         console, "Chains whose first node alone tells the class (chance: 50 %)", ["length", "entry"], right,

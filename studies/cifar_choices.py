@@ -38,7 +38,7 @@ CHOICES: dict[tuple[str, str], dict[str, Any]] = {
     ("network", "two stages"): {"widths": [64, 192]},
     ("network", "residual cells of two convolutions"): {"cell": "residual"},
     ("network", "group normalisation outside the cells"): {"entry_norm": "group"},
-    ("network", "mirror images alike"): {"flip_equivariant": True},
+    ("network", "flip-equivariant"): {"flip_equivariant": True},
     ("network", "3x3 convolutions between the stages"): {"entry_kernel": 3},
     ("solves", "4 NFE in training"): {"train_max_steps": FEW},
     ("solves", "4 NFE in training, penalty .1"): {"train_max_steps": FEW, "jacobian_penalty": 0.1},
@@ -147,7 +147,7 @@ def main() -> int:
         console,
         f"deq_cifar_unbounded after {options.steps} steps of 128, accuracy on {options.images:,} validation images",
         ["", "choice"],
-        ["parameters", "accuracy %", "fixed point", "4 NFE", "once", "NFE", "residual", "NFE train", "s a step"],
+        ["parameters", "accuracy %", "fixed point", "4 NFE", "once", "NFE", "residual", "NFE train", "s per step"],
         [
             (
                 row.group, row.choice, f"{row.parameters:,}", f"{100 * row.accuracy:.1f}",

@@ -1,7 +1,8 @@
 """Options of a DEQ's recipe on deq_digits_unbounded: what each does to accuracy, evaluations and time.
 
-Each option changes one thing in the shipped recipe, is trained for as many epochs from the same seeds, and tested on
-the same digits; then one training step of each trained network is timed on the same batch, in interleaved rounds.
+Each option changes one thing in the shipped recipe, is trained for the same number of epochs from the same seeds, and
+tested on the same digits; then one training step of each trained network is timed on the same batch, in interleaved
+rounds.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def load(entry: str, weights: str | None, activation: str | None, seed: int = 0)
 
 
 def test_tasks(entry: str, count: int, root: str | None) -> list[tuple[Tensor, ...]]:
-    """The first test tasks of an entry's data, one a batch."""
+    """The first test tasks of an entry's data, one per batch."""
     _, settings, _ = recipe(entry)
     settings.eval_batch_size = 1
     if hasattr(settings, "root"):

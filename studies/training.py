@@ -34,7 +34,7 @@ def fit(
     precision: str | int = "32-true",
     callbacks: Sequence[Callback] = (),
 ) -> int:
-    """Train on the CPU for so many epochs, or steps if they are fewer; returns the steps taken."""
+    """Train on the CPU for `epochs`, or for `steps` if these are fewer; returns the steps taken."""
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     with quiet_lightning(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -44,7 +44,7 @@ Parameters = dict[str, Tensor]
 
 @dataclasses.dataclass
 class Row:
-    """One way to the meta-gradient after so many inner steps."""
+    """One way to the meta-gradient after a number of inner steps."""
 
     method: str
     steps: int
@@ -100,7 +100,7 @@ class Problem:
         return loss.detach(), torch.cat([g.reshape(-1) for g in gradients])
 
     def adapted(self, steps: int, way: Gradient) -> Parameters:
-        """phi after so many steps, differentiable in theta."""
+        """phi after `steps` steps, differentiable in theta."""
         solver = Picard(tol=0.0, max_steps=steps, patience=steps + 1)
         return fixed_point(self.step, self.start, self.theta, solver=solver, gradient=way, on_failure="ignore")
 

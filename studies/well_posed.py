@@ -42,8 +42,8 @@ ROWS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {  # recipe, and what 
     ("well posed", "truncated, 2 products"): ("deq_digits", implicit("neumann", k=2)),
     ("well posed", "one step"): ("deq_digits", ONE_STEP),
     ("explicit", "each cell applied once"): ("deq_digits", {"body": "once"}),
-    ("explicit", "layers of as many parameters"): ("deq_digits", {"body": "explicit"}),
-    ("monDEQ", "exact gradient"): ("mondeq_mnist", {"widths": [27]}),  # as many parameters
+    ("explicit", "layers with the same number of parameters"): ("deq_digits", {"body": "explicit"}),
+    ("monDEQ", "exact gradient"): ("mondeq_mnist", {"widths": [27]}),  # the same number of parameters
     ("Jacobian penalty", "phantom gradient, 3 steps"): ("deq_digits_unbounded", {}),
     ("Jacobian penalty", "exact gradient"): ("deq_digits_unbounded", implicit("gmres", tol=1e-3, max_steps=30)),
     ("Jacobian penalty", "one step"): ("deq_digits_unbounded", ONE_STEP),

@@ -47,7 +47,7 @@ def rho(rho_max: float, start: float) -> Choice:
 CHOICES: dict[tuple[str, str], Choice] = {
     ("recipe", "narrower, not flip-equivariant"): Choice(),
     ("explicit", "each cell applied once"): Choice({"body": "once"}),
-    ("explicit", "layers of as many parameters"): Choice({"body": "explicit"}),
+    ("explicit", "layers with the same number of parameters"): Choice({"body": "explicit"}),
     ("width", "48/192/192"): Choice({"widths": [48, 192, 192]}),
     ("width", "64/256/256"): Choice({"widths": [64, 256, 256]}),
     ("state", "two equilibria in a stage"): Choice(change=variants.two_equilibria),

@@ -161,7 +161,7 @@ def made(name):
 
 
 def joined(output):
-    """A sample a row."""
+    """A sample per row."""
     return torch.cat([leaf.flatten(1) for leaf in output], 1) if isinstance(output, tuple) else output.flatten(1)
 
 

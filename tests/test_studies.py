@@ -50,7 +50,7 @@ def test_each_option_changes_the_shipped_recipe_and_builds(changes):
 
 
 def test_well_posed_cells_beside_others(tmp_path, monkeypatch, capsys):
-    chosen = [("well posed", "exact gradient"), ("explicit", "layers of as many parameters")]
+    chosen = [("well posed", "exact gradient"), ("explicit", "layers with the same number of parameters")]
     monkeypatch.setattr(well_posed, "ROWS", {name: well_posed.ROWS[name] for name in chosen})
     monkeypatch.setattr(sys, "argv", ["well_posed.py", "--quick", "--json", str(tmp_path / "w.json")])
     assert well_posed.main() == 0
@@ -92,13 +92,17 @@ def test_choices_of_deq_cifar(tmp_path, monkeypatch, capsys):
 
 def test_choices_of_well_posed_networks(tmp_path, monkeypatch, capsys):
     changed = [name for name, choice in well_posed_cifar.CHOICES.items() if choice.change is not None]
-    chosen = [("recipe", "narrower, not flip-equivariant"), ("explicit", "layers of as many parameters"), *changed]
+    chosen = [
+        ("recipe", "narrower, not flip-equivariant"),
+        ("explicit", "layers with the same number of parameters"),
+        *changed,
+    ]
     monkeypatch.setattr(well_posed_cifar, "CHOICES", {name: well_posed_cifar.CHOICES[name] for name in chosen})
     report, figure = tmp_path / "c.json", tmp_path / "c.png"
     monkeypatch.setattr(sys, "argv", ["well_posed_cifar.py", "--quick", "--json", str(report), "--plot", str(figure)])
     assert well_posed_cifar.main() == 0
     rows = {row["choice"]: row for row in json.loads(report.read_text())["rows"]}
-    assert not rows.pop("layers of as many parameters")["certified"]
+    assert not rows.pop("layers with the same number of parameters")["certified"]
     assert all(row["certified"] and row["residual"] <= 1e-2 and 1 < row["nfe"] <= 12 for row in rows.values())
     assert rows["two equilibria in a stage"]["parameters"] > rows["narrower, not flip-equivariant"]["parameters"]
     assert figure.stat().st_size > 10_000

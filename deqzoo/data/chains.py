@@ -115,7 +115,7 @@ class GraphLoader(PassesLoader):
     Args:
         features, edges, labels: of the graph.
         indices: (n,) int64, the nodes of this loader.
-        batch_size: nodes a batch.
+        batch_size: nodes per batch.
         options: as `PassesLoader` has them.
     """
 

@@ -12,7 +12,7 @@ class Augment:
     Attributes:
         rotate: largest angle, in degrees; the angle is uniform in [-rotate, rotate].
         translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
-        crop: pad by so many pixels on each side, by reflection, then cut a window of the old size at random.
+        crop: pixels by which each side is padded, by reflection, before a window of the old size is cut at random.
         flip: mirror left and right with probability 1/2.
         alternating_flip: mirror left and right in every second epoch, half of the images in the first.
         cutout: side, in pixels, of a square painted in the set's mean colour (arXiv:1708.04552).
@@ -47,7 +47,7 @@ class DataConfig:
 
     Attributes:
         name: the set.
-        batch_size: samples a training step (on each device).
+        batch_size: samples per training step (on each device).
         eval_batch_size: samples a validation or test step.
     """
 
@@ -194,8 +194,8 @@ class ChainDataConfig(DataConfig):
         name: the set, always ``chains``.
         length: nodes of a chain.
         classes: number of them.
-        chains_per_class: as many for each.
-        features: of a node, at least as many as classes.
+        chains_per_class: number of chains of each class.
+        features: of a node, at least the number of classes.
         noise: the features of all nodes are uniform in [-noise, noise], but for the class of a chain's first node.
         train_size, val_size: labelled nodes for training and validation, drawn from all; the others are for testing.
         repeats: passes over the training nodes that make an epoch.
@@ -235,7 +235,7 @@ class SinusoidDataConfig(DataConfig):
     Attributes:
         kind: the kind of data, always ``sinusoids`` here.
         name: the set, always ``sinusoid``.
-        batch_size, eval_batch_size: tasks a step.
+        batch_size, eval_batch_size: tasks per step.
         shots: points that are given.
         queries: points that are asked for.
         train_size, val_size, test_size: tasks of each part.
@@ -263,12 +263,12 @@ class EpisodeDataConfig(DataConfig):
     Attributes:
         kind: the kind of data, always ``episodes`` here.
         name: the set, a name of :data:`deqzoo.data.episodes.EPISODE_SETS`.
-        batch_size, eval_batch_size: episodes a step.
+        batch_size, eval_batch_size: episodes per step.
         root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
         ways: classes of an episode.
         shots: images of each class to learn from.
         queries: further ones of each, to be told apart.
-        train_queries: so many in training; None: as many.
+        train_queries: number of them in training; None: `queries`.
         train_episodes: of an epoch.
         val_episodes, test_episodes: the same ones always.
         download: fetch what is missing; False: an error says what is missing.

@@ -51,7 +51,7 @@ def draw_episode(
             "lower data.ways, data.shots or data.queries"
         )
     chosen = torch.randperm(turns * len(classes), generator=random)[:ways]
-    # One order a character, whatever its turn: a drawing never is support under one label and query under another.
+    # One order per character, whatever its turn: a drawing never is support under one label and query under another.
     characters, place = torch.unique(chosen // turns, return_inverse=True)
     images = torch.rand(len(characters), per_class, generator=random).argsort(1)[place]
     return Draw(classes[chosen // turns], chosen % turns, images[:, :shots], images[:, shots : shots + queries])

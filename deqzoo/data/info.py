@@ -40,7 +40,7 @@ class ImageInfo(DataInfo):
     Attributes:
         in_channels: channels of an image.
         classes: names of the labels.
-        mean, std: of the training images, a channel, for pixels in [0, 1].
+        mean, std: of the training images, per channel, for pixels in [0, 1].
         size: (height, width), which only some networks ask for.
         levels: values that a pixel may have, 0 to 1 in equal steps.
     """
@@ -111,7 +111,7 @@ class SeriesInfo(DataInfo):
 
     Attributes:
         channels: of a series.
-        mean, std: of the measured training values, a channel.
+        mean, std: of the measured training values, per channel.
         count: series for training.
         window: the time at which the window ends.
         parameters: of the law that made the series, where it is known.

@@ -21,7 +21,7 @@ class TensorLoader:
     Args:
         tensors: (N, ...) each, on the same device.
         indices: (n,) int64, the samples of this loader.
-        batch_size: samples a batch.
+        batch_size: samples per batch.
         device: where the batches go; default: where the tensors lie.
         shuffle: a new order each epoch; a last, smaller batch is then left out, so that all steps are alike.
         seed: not negative.

@@ -17,7 +17,7 @@ class NoisyImageData(TensorData):
 
     ``train_size`` of the official training images are drawn, and ``val_size`` others, the same always. Of the former
     the fraction ``corrupted`` has a label drawn from the wrong ones. A training batch is all of it, ``repeats``
-    times an epoch: training images (N, C, H, W) float32 in [0, 1], labels (N,), clean images and labels. Validation
+    times per epoch: training images (N, C, H, W) float32 in [0, 1], labels (N,), clean images and labels. Validation
     and test batches are images and true labels.
 
     Args:
@@ -87,7 +87,7 @@ class NoisyImageData(TensorData):
 
 
 class _WholeSet(TensorLoader):
-    """The same batch, all of the tensors, so many times an epoch as there are indices."""
+    """The same batch, all of the tensors, once for each index of an epoch."""
 
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.device, non_blocking=True) for tensor in self.tensors)

@@ -19,7 +19,7 @@ class ImageSet(FileSet):
     Attributes:
         shape: (channels, height, width).
         classes: names of the labels 0, 1, ...
-        mean, std: of the training images, a channel, for pixels in [0, 1].
+        mean, std: of the training images, per channel, for pixels in [0, 1].
         n_train: images published for training; those for validation are taken from them.
         n_test: images published for testing.
         val_size: images held out for validation unless the user says otherwise.

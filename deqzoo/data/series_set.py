@@ -21,7 +21,7 @@ class SeriesSet:
         times: (T,), increasing.
         values: (N, T, C), what was measured and may be used.
         truth: (N, T, C), what predictions are compared with.
-        window: a model is shown values at the first so many times only; the others lie beyond.
+        window: number of times, the first ones, at which a model is shown values; the others lie beyond.
         parts: indices of the series "train", "val" and "test".
         exact: whether the truth is free of noise. If it is not, predictions are scored only where nothing was measured.
         parameters: of the law that made the series, where it is known.
@@ -36,7 +36,7 @@ class SeriesSet:
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the measured training values, a channel, rounded to four places."""
+        """Mean and standard deviation of the measured training values, per channel, rounded to four places."""
         values = self.values[self.parts["train"]]
         mean, std = np.nanmean(values, (0, 1)), np.nanstd(values, (0, 1))
         return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())

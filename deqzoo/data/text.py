@@ -136,7 +136,7 @@ class WindowLoader(TensorLoader):
         **options: Any,
     ) -> None:
         begin, end = span
-        spare = end - begin - 1 - length  # the last window may begin so many tokens after the first
+        spare = end - begin - 1 - length  # tokens from the beginning of the first window to that of the last
         self.begin, self.last, self.length = begin, begin + spare, length
         self.stride = length if shuffle else length - context
         windows = (spare + 1) // length if shuffle else 1 - (-spare // self.stride)

@@ -13,8 +13,8 @@ def read_vowels() -> SeriesSet:
 
     Which values are kept is drawn once, each by itself, so that most frames show some coefficients and lack others; the
     others are measured as well, but are never shown, in training or test: they are the truth of the test. Frames 14 and
-    later are beyond the window. 270 utterances are published for training, of which 45 (5 a speaker) validate, and 370
-    for testing. Time is counted in tens of frames.
+    later are beyond the window. 270 utterances are published for training, of which 45 (5 per speaker) validate, and
+    370 for testing. Time is counted in tens of frames.
 
     Source: Kudo, Toyama, Shimbo, "Multidimensional Curve Classification Using Passing-Through Regions", 1999; the UCI
     archive's set (CC BY 4.0), which ships inside sktime.

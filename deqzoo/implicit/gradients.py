@@ -11,8 +11,8 @@ from .linear_solvers import GMRES, LinearSolver
 class Implicit:
     """The exact gradient, by the implicit function theorem: one linear solve with I - df/dz transposed.
 
-    With `Neumann(k)` as the linear solver it is the truncated series of k products; `GMRES(max_steps=k)` makes more of
-    as many.
+    With `Neumann(k)` as the linear solver it is the truncated series of k products; with `GMRES(max_steps=k)`, k
+    products come nearer to the solution.
 
     Args:
         linear_solver: solver of the adjoint system (and of the tangent system in forward mode).

@@ -175,7 +175,7 @@ class Ravel:
         return torch_pytree.tree_unflatten(list(leaves), self.structure)
 
     def per_system(self, values: Tensor) -> Tensor:
-        """A vector with one entry a system, in the shape of the batch: () for a single system."""
+        """A vector with one entry per system, in the shape of the batch: () for a single system."""
         return values.reshape(values.shape[:-1] + self.batch_shape)
 
 

@@ -36,7 +36,7 @@ class Adaptation(ABC):
     """Base of the methods, called as `method(loss, start, *tasks) -> (parameters, solution)`.
 
     `loss(parameters, *task)` is that of one task; `start` is a pytree of parameters, shared by all tasks; `tasks` are
-    tensors with one leading index a task. The result is a pytree like `start` whose leaves have the tasks as leading
+    tensors with one leading index per task. The result is a pytree like `start` whose leaves have the tasks as leading
     axis, differentiable in `start`, and the `Solution` of the inner solve, where there is one (else None).
 
     The tasks are adapted side by side by `torch.func.vmap`; a single task is adapted without it.
@@ -55,7 +55,7 @@ class MAML(Adaptation):
         steps: of gradient descent, at least 1.
         lr: their length.
         checkpoint: keep the parameters between the steps alone and evaluate each step again in the backward pass: half
-            as much time again, and memory for one step, and a copy of the parameters a step.
+            as much time again, and memory for one step, and a copy of the parameters per step.
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017.
 
@@ -194,5 +194,5 @@ def each_task(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def repeated(start: Any, tasks: int) -> Any:
-    """`start` once a task, (tasks, ...) each leaf, as views."""
+    """`start` once per task, (tasks, ...) each leaf, as views."""
     return tree_map(lambda p: p.unsqueeze(0).expand(tasks, *p.shape), start)

@@ -46,7 +46,7 @@ class ContractiveCell(nn.Module):
     rho < 1 the equilibrium exists and is unique, the residual falls by rho at least in each plain iteration, and
     I - df/dz is never singular.
 
-    In training ||V||_2 is estimated, from below, by one power iteration a step that goes on from the last one's
+    In training ||V||_2 is estimated, from below, by one power iteration per step, which goes on from the last one's
     vector; the estimate is differentiated, its vector held fixed. In eval mode it is an upper bound, found anew
     whenever the kernel or its precision has changed, and differentiated to any order; `torch.export` takes the last
     one found, as a constant. A subclass says what V is, by `multiply`, `transposed`, `steepest` and `stretch`.
@@ -99,7 +99,7 @@ class ContractiveCell(nn.Module):
         return self.multiply(weight, z).add_(x).relu_()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """W, once a solve; in training after one power iteration."""
+        """W, once per solve; in training after one power iteration."""
         if tuple(x.shape[1:]) != self.state:
             raise ValueError(
                 f"the cell is normalised for samples of shape {self.state}, got {tuple(x.shape[1:])}: make one for "

@@ -69,7 +69,7 @@ class ContractiveAttentionCell(DenseContractiveCell):
         return torch.relu(products[..., :width] + attended + bias)
 
     def prepare(self, x: Any) -> Tensor:
-        """The matrices sqrt(m_h) W_h below one another, once a solve; in training after one power iteration."""
+        """The matrices sqrt(m_h) W_h below one another, once per solve; in training after one power iteration."""
         time = x[0].shape[1]
         if x[0].shape[2:] != self.state or x[1].shape[1:] != (time, time, self.heads):
             raise ValueError(

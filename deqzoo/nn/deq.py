@@ -24,7 +24,7 @@ class DEQ(SolverLayer):
 
     Args:
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first. If it
-            has a method `prepare(x)`, that is called once a forward, and the cell as `cell(z, x, prepare(x))`.
+            has a method `prepare(x)`, that is called once per forward, and the cell as `cell(z, x, prepare(x))`.
         solver: solver of the forward pass.
         gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.

@@ -14,11 +14,11 @@ DIVERGENCES = ("exact", "gaussian", "rademacher")
 
 
 def probes(y: Tensor, divergence: str = "exact", generator: Generator | None = None) -> Tensor:
-    r"""Vectors v_k, with tr J = sum_k v_k . J v_k for a matrix J a sample: exactly, or on average.
+    r"""Vectors v_k, with tr J = sum_k v_k . J v_k for a matrix J per sample: exactly, or on average.
 
     Args:
-        y: (B, ...), of D values a sample.
-        divergence: "exact": the D unit vectors; "gaussian" or "rademacher": one random vector a sample, with entries
+        y: (B, ...), of D values per sample.
+        divergence: "exact": the D unit vectors; "gaussian" or "rademacher": one random vector per sample, with entries
             from N(0, 1), or +1 and -1. Of the two, the estimate by the latter has the smaller variance.
         generator: of the draws.
 

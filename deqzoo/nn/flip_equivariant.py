@@ -6,7 +6,7 @@ width of all features and exchanges the two of each pair,
     flipped(z)[2c] = flip(z[2c + 1]),  flipped(z)[2c + 1] = flip(z[2c])
 
 and each layer f here commutes with that, f(flipped(z)) = flipped(f(z)). What holds of each layer holds of a fixed
-point, so it holds of equilibria, too. A convolution has half the parameters of an ordinary one of as many channels.
+point, so it holds of equilibria, too. A convolution has half the parameters of an ordinary one with the same channels.
 
 Source: Cohen, Welling, "Group Equivariant Convolutional Networks", 2016, for the group of two elements.
 """

@@ -1,4 +1,4 @@
-"""Continuous normalizing flows: densities that an ODE carries from a standard normal one."""
+"""Continuous normalising flows: densities that an ODE carries from a standard normal one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FlowODE(nn.Module):
             density counts as that of x does.
         adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
         divergence: in training mode: "exact", or Hutchinson's estimate with "gaussian" or "rademacher" noise, which is
-            drawn once a solve and stays the same in its backward.
+            drawn once per solve and stays the same in its backward.
         eval_divergence: likewise in eval mode; there the noise is the same in every call.
         penalties: which of "kinetic" and "jacobian" to integrate in training mode, see `path`.
         on_failure: "warn", "raise" or "ignore" (the status stands in `ode.solution`), see `NeuralODE`.

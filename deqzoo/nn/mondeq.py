@@ -15,7 +15,7 @@ from .monotone import MonotoneCell
 class MonDEQ(DEQ):
     """The equilibrium z* = relu(W z* + x) of a `MonotoneCell`, which exists and is unique for every weight.
 
-    W is made of the parameters once a forward (for convolutions: its spectra), and differentiated through once. The
+    W is made of the parameters once per forward (for convolutions: its spectra), and differentiated through once. The
     adjoint system is left to the gradient's linear solver: GMRES finds the smallest residual in the space from which
     forward-backward splitting would take its iterates, at the same products with W^T.
 

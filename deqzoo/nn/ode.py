@@ -29,7 +29,7 @@ class NeuralODE(SolverLayer):
         t: the interval (t_0, t_1); t_1 < t_0 integrates backwards.
         solver: an ODE solver of `deqzoo.implicit`; `Tsit5(rtol=1e-3, atol=1e-3)` by default.
         adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
-        augment: so many channels of zeros are appended to y(t_0) along axis 1; they stay in the output.
+        augment: number of channels of zeros that are appended to y(t_0) along axis 1; they stay in the output.
         penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a sample does not reach the end:
             it is NaN then. The samples share the steps alone, and one that fails does not change the others. With
@@ -40,7 +40,7 @@ class NeuralODE(SolverLayer):
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
         path: integrals along the last forward's path in training mode, (B,) each, with a graph:
             "kinetic": of |f|^2 / dim, "jacobian": of |v^T df/dy|^2 / dim, whose mean over v ~ N(0, I) is the squared
-            Frobenius norm over dim; v is drawn once a solve. They are extra states of the ODE, under its tolerance.
+            Frobenius norm over dim; v is drawn once per solve. They are extra states of the ODE, under its tolerance.
 
     Source: Chen et al., "Neural Ordinary Differential Equations", 2018; Dupont, Doucet, Teh, "Augmented Neural ODEs",
     2019 (`augment`); Finlay et al., "How to Train Your Neural ODE", 2020 (`penalties`).

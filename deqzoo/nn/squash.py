@@ -40,7 +40,7 @@ class ConcatSquashNet(nn.Module):
     It brings its own forward-mode derivative, `with_jvp`, from which `deqzoo.nn.divergence` has what a density needs.
 
     Args:
-        layers: the maps L x + b, `nn.Linear`, or `nn.Conv2d` of stride 1, from y's features (channels) back to as many.
+        layers: the maps L x + b, `nn.Linear`, or `nn.Conv2d` of stride 1; the last has the number of y's features.
         activation: silu, softplus or tanh.
         context: features of the context; 0: there is none.
 
@@ -133,7 +133,7 @@ def squash_mlp(
 def squash_conv_net(
     channels: int, hidden: Sequence[int] = (64, 64, 64), activation: str = "softplus", context: int = 0
 ) -> ConcatSquashNet:
-    """3x3 convolutions on y (B, channels, H, W) with so many channels between.
+    """3x3 convolutions on y (B, channels, H, W) with `hidden` channels between.
 
     >>> squash_conv_net(1, (8,))(torch.tensor(0.5), torch.zeros(3, 1, 4, 4)).shape
     torch.Size([3, 1, 4, 4])

@@ -22,7 +22,7 @@ class UNet(nn.Module):
     flow by it starts as the identity.
 
     Args:
-        size: (C, H, W); H and W must be divisible by 2 once a width.
+        size: (C, H, W); H and W must be divisible by 2 once per width.
         widths: channels inside at each resolution, H/2, H/4, ...; multiples of 8.
         blocks: see above.
 
@@ -44,9 +44,9 @@ class UNet(nn.Module):
             )
         channels, height, width = size
         if height % 2 ** len(widths) or width % 2 ** len(widths):
-            raise ValueError(f"images of {height}x{width} cannot be halved {len(widths)} times, once a width")
+            raise ValueError(f"images of {height}x{width} cannot be halved {len(widths)} times, once per width")
         if height * width * widths[-1] == GROUPS * 4 ** len(widths):  # a norm makes zero of it
-            raise ValueError(f"images of {height}x{width} end as one value a group norm; use fewer or larger widths")
+            raise ValueError(f"images of {height}x{width} end as one value per group norm; use fewer or larger widths")
         self.blocks = blocks
         first, time = widths[0], 4 * widths[0]
         self.register_buffer("frequencies", torch.logspace(0, math.log10(FASTEST), FREQUENCIES), persistent=False)

@@ -21,7 +21,7 @@ class Budget:
     """What a solver reached.
 
     Attributes:
-        nfe: evaluations, the largest over the layers, one entry a budget.
+        nfe: evaluations, the largest over the layers, one entry per budget.
         accuracy: of the labels.
         residual: ||f(z) - z|| / ||f(z)|| of the layers' outputs, the median over samples and layers.
     """
@@ -38,7 +38,7 @@ def budget_curves(
     names: Sequence[str],
     steps: Sequence[int] | None = None,
 ) -> dict[str, Budget]:
-    """Run ``network``, with DEQ layers ``network.equilibria``, on labelled images with so many steps of each solver."""
+    """Run ``network``, of DEQ layers ``network.equilibria``, on labelled images, each solver with each of ``steps``."""
     curves = {}
     for name in names:
         found = Budget([], [], [])
@@ -72,7 +72,7 @@ def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tu
 
 
 def plot_over_nfe(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> Path:
-    """Draw points (NFE, number), a line a solver; ``label`` names the number."""
+    """Draw points (NFE, number), a line per solver; ``label`` names the number."""
     figure, (axis,) = panels(1, f"{label.capitalize()} over evaluations of the cell")
     for color, (name, points) in zip(COLORS, curves.items(), strict=False):
         axis.plot(*zip(*points, strict=True), label=name, color=color, marker="o", markersize=3)
@@ -82,7 +82,7 @@ def plot_over_nfe(curves: Mapping[str, Sequence[tuple[int, float]]], label: str,
 
 
 def plot_over_hops(curves: Mapping[str, Tensor], path: Path) -> Path:
-    """Draw the accuracy of nodes over their hops from the node that tells their class; a line a network."""
+    """Draw the accuracy of nodes over their hops from the node that tells their class; a line per network."""
     figure, (axis,) = panels(1, "How far the class is known")
     for color, (name, accuracy) in zip(COLORS, curves.items(), strict=False):
         known = accuracy.isfinite()

@@ -17,7 +17,7 @@ SOLVERS = ("picard", "anderson", "broyden")
 def residual_traces(
     network: nn.Module, images: Tensor, names: Sequence[str] = SOLVERS, max_steps: int = 30
 ) -> dict[str, list[Tensor]]:
-    """Relative residuals of each solver: one tensor (steps + 1, B) a DEQ layer of ``network``."""
+    """Relative residuals of each solver: one tensor (steps + 1, B) per DEQ layer of ``network``."""
     traces = {}
     for name in names:
         with use_solver(network, make_solver(name, tol=0.0, max_steps=max_steps, trace=True)):
@@ -28,7 +28,7 @@ def residual_traces(
 
 
 def plot_residuals(traces: Mapping[str, Sequence[Tensor]], tol: float | None, path: Path) -> Path:
-    """Draw `residual_traces`: a panel a layer, a line a solver (median and middle 80 % of the samples)."""
+    """Draw `residual_traces`: a panel per layer, a line per solver (median and middle 80 % of the samples)."""
     layers = len(next(iter(traces.values())))
     figure, axes = panels(layers, "Residual of the fixed point on test images")
     for index, axis in enumerate(axes):

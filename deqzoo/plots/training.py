@@ -23,20 +23,20 @@ STEPS: Curves = {"train/steps": "accepted", "train/rejected": "rejected"}
 ACCURACY: Curves = {"train/accuracy": "training", "val/accuracy": "validation"}
 PANELS: Mapping[str, Curves] = {  # of a network of DEQ layers
     "accuracy": ACCURACY,
-    "NFE a step, largest over the layers": NFE,
+    "NFE per step, largest over the layers": NFE,
     "median relative residual": RESIDUAL,
 }
 
 ODE_PANELS: Mapping[str, Curves] = {  # of a network of ODE layers
     "accuracy": ACCURACY,
-    "NFE a step, largest over the layers": NFE,
+    "NFE per step, largest over the layers": NFE,
     "steps of the solver": STEPS,
 }
 
 SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
-    "loss (nats a value)": {"train/loss": "training", "val/loss": "validation"},
+    "loss (nats per value)": {"train/loss": "training", "val/loss": "validation"},
     "validation RMSE": {"val/rmse": "inside the window", "val/rmse_beyond": "beyond"},
-    "NFE a step": NFE,
+    "NFE per step": NFE,
 }
 
 
@@ -54,7 +54,7 @@ CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
 
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
     "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
-    "NFE a step": NFE,
+    "NFE per step": NFE,
     "median relative residual": RESIDUAL,
 }
 
@@ -62,12 +62,12 @@ LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
 FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow in the plane
     "training loss": {"train/loss": "training"},
     "KL from the true density (nats)": {"val/kl_density": "validation"},
-    "NFE a solve": {**NFE, "val/nfe": "validation"},
+    "NFE per solve": {**NFE, "val/nfe": "validation"},
 }
 
 IMAGE_FLOW_PANELS: Mapping[str, Curves] = {  # of a continuous flow of images
     "bits/dim": {"train/bits_per_dim": "training", "val/bits_per_dim": "validation"},
-    "NFE a solve, largest over the layers": {**NFE, "val/nfe": "validation"},
+    "NFE per solve, largest over the layers": {**NFE, "val/nfe": "validation"},
     "steps of the solver": STEPS,
     "training loss": {"train/loss": "training"},  # of flow matching, or with the penalties
 }

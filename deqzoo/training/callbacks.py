@@ -19,7 +19,7 @@ _LINE_EVERY = 30.0  # seconds: where there is no terminal
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``, from which a run that was cut off goes on; saves every so many steps and epochs.
+    """Keeps ``last.ckpt``, from which a run that was cut off goes on; saves every few steps and after each epoch.
 
     It is written whole or not at all, and never with a NaN or Inf in it.
     """

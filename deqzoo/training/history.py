@@ -1,4 +1,4 @@
-"""The curves of a run: ``metrics.csv``, one row a logged step."""
+"""The curves of a run: ``metrics.csv``, one row per logged step."""
 
 import csv
 from collections.abc import Mapping

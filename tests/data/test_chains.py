@@ -30,7 +30,7 @@ def test_each_node_is_linked_to_the_next_of_its_chain():
     assert edges.shape == (2, 18)
     assert torch.equal(edges[0] // 4, edges[1] // 4)
     assert torch.equal(labels[edges[0]], labels[edges[1]])
-    assert x.sum().item() == 6  # without noise, one unit vector a chain
+    assert x.sum().item() == 6  # without noise, one unit vector per chain
 
 
 def test_parts_are_the_same_always_and_batches_have_the_whole_graph():

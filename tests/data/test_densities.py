@@ -11,7 +11,7 @@ F64 = torch.float64
 
 
 def grid(limit, count):
-    """Midpoints of so many cells an axis, and a cell's area."""
+    """Midpoints of the cells of a grid, and a cell's area."""
     edge = 2 * limit / count
     axis = (torch.arange(count, dtype=F64) + 0.5) * edge - limit
     return torch.cartesian_prod(axis, axis), edge**2

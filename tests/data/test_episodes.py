@@ -180,7 +180,7 @@ def test_splits_are_disjoint_and_complete():
 
 
 def drawing(ink):
-    """A PNG of 105 x 105 pixels, one bit each, with a black square of ``ink`` pixels a side."""
+    """A PNG of 105 x 105 pixels, one bit each, with a black square of ``ink`` pixels per side."""
     page = np.ones((105, 105), bool)
     page[:ink, :ink] = False
     stored = io.BytesIO()

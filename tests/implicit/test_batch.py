@@ -35,7 +35,7 @@ def named(cls):
 
 
 def system(W):
-    """z_i = factor_i tanh(z_i W) + x_i, one system a row; W has norm 1."""
+    """z_i = factor_i tanh(z_i W) + x_i, one system per row; W has norm 1."""
     return lambda z, x, factor: factor.unsqueeze(-1) * torch.tanh(z @ W) + x
 
 

@@ -24,7 +24,7 @@ def counted_rows(f):
 
 
 def mixed(count=48, size=12):
-    """tanh maps whose rates reach from .05 to .95, one a sample: (f, x, rate)."""
+    """tanh maps whose rates reach from .05 to .95, one per sample: (f, x, rate)."""
     random = torch.Generator().manual_seed(0)
     q, _ = torch.linalg.qr(torch.randn(size, size, generator=random, dtype=torch.float64))
     x = torch.randn(count, size, generator=random, dtype=torch.float64)

@@ -253,7 +253,7 @@ def test_no_tasks_give_no_predictions_and_unequal_counts_an_error(method):
     learner = MetaLearner(nn.Linear(1, 2), method, nn.functional.mse_loss)
     x, y = torch.zeros(0, 5, 1), torch.zeros(0, 5, 2)
     assert learner(x, y, torch.zeros(0, 3, 1)).shape == (0, 3, 2)
-    with pytest.raises(ValueError, match="of as many tasks, got 0, 0, 1"):
+    with pytest.raises(ValueError, match="of the same number of tasks, got 0, 0, 1"):
         learner(x, y, torch.zeros(1, 3, 1))
 
 

@@ -74,10 +74,10 @@ def contractive(body="equilibrium", size=(16, 16), **settings):
 
 @pytest.mark.parametrize("body", ["equilibrium", "once", "explicit"])
 @pytest.mark.parametrize("training", [False, True])
-def test_well_posed_networks_and_their_explicit_twins(body, training):
+def test_well_posed_networks_and_their_explicit_baselines(body, training):
     torch.manual_seed(0)
     network = contractive(body).train(training)
-    other = copy.deepcopy(network)  # a forward in training takes the power iteration a step on
+    other = copy.deepcopy(network)  # a forward in training takes the power iteration one step further
     images = torch.rand(5, 2, 16, 16, dtype=F64)
     torch.testing.assert_close(other(images.flip(-1)), network(images), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(network(images.flip(-2)), network(images), rtol=1e-3)

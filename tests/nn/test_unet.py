@@ -42,7 +42,7 @@ def test_every_pixel_depends_on_every_pixel():
 def test_refusals():
     with pytest.raises(ValueError, match="images of 28x28 cannot be halved 3 times"):
         UNet((1, 28, 28), (8, 8, 8))
-    with pytest.raises(ValueError, match="images of 4x4 end as one value a group norm; use fewer or larger widths"):
+    with pytest.raises(ValueError, match="images of 4x4 end as one value per group norm; use fewer or larger widths"):
         UNet((1, 4, 4), (8, 8))
     for widths, blocks in (((), 1), ((12,), 1), ((8,), 0), ((0,), 1)):
         with pytest.raises(ValueError, match="must be multiples of 8, and blocks at least 1"):

@@ -1,4 +1,4 @@
-"""Solvers of z = f(z), one a file: `Picard` (plain, damped), `Anderson`, `Broyden`.
+"""Solvers of z = f(z), one per file: `Picard` (plain, damped), `Anderson`, `Broyden`.
 
 Of monotone problems, by operator splitting: `ForwardBackward`, `PeacemanRachford`.
 """

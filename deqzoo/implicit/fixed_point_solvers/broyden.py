@@ -25,7 +25,7 @@ class Broyden(FixedPointSolver):
     solve; memory grows with the steps taken, up to `memory` pairs, then the oldest pair is replaced.
 
     Args:
-        memory: pairs kept; None: as many as there are steps.
+        memory: number of pairs kept; None: that of the steps.
 
     Source: Broyden, "A Class of Methods for Solving Nonlinear Simultaneous Equations", 1965; compact form: Byrd,
     Nocedal, Schnabel, "Representations of Quasi-Newton Matrices", 1994.

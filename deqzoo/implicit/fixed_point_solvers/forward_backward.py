@@ -15,7 +15,7 @@ from .splitting import Splitting
 
 @dataclasses.dataclass(frozen=True)
 class ForwardBackward(Splitting):
-    """z <- prox(z - alpha G(z)), G(z) = z - (W z + b), the fixed point of a `MonotoneMap`: one product with W a step.
+    """z <- prox(z - alpha G(z)), G(z) = z - (W z + b), the fixed point of a `MonotoneMap`: one product with W per step.
 
     It converges for 0 < alpha < 2 m / L^2, with I - W >= m I and L = ||I - W||; plain iteration is alpha = 1. The
     residual is that of the step over alpha, ||z - prox(z - alpha G(z))|| / alpha: for alpha <= 1 no smaller than

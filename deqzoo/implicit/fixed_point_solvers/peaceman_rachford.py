@@ -17,7 +17,7 @@ from .splitting import Splitting
 
 @dataclasses.dataclass(frozen=True)
 class PeacemanRachford(Splitting):
-    """Reflections by turns, for the fixed point of a `MonotoneMap`: one product with (I + alpha (I - W))^-1 a step.
+    """Reflections by turns, for the fixed point of a `MonotoneMap`: one product with (I + alpha (I - W))^-1 per step.
 
         u <- R_G R_phi u,    R_phi u = 2 prox(u) - u,    R_G v = 2 (I + alpha G)^-1 v - v,    z = prox(u)
 

@@ -85,7 +85,7 @@ class _Lanczos:
         self.beta = zero
         self.cosines, self.sines = (zero + 1, zero + 1), (zero, zero)  # of the last two rotations, the newer first
         self.indefinite = self.exhausted = torch.zeros_like(zero[:, 0], dtype=torch.bool)
-        self.v, self.z, self.left = self._normalized(r)
+        self.v, self.z, self.left = self._normalised(r)
 
     def step(self) -> tuple[Tensor, Tensor, Tensor]:
         """A step length (systems, 1), a direction w, and A w."""
@@ -97,7 +97,7 @@ class _Lanczos:
             sin * alpha + cos_last * cos * self.beta,
             sin_last * self.beta,
         )
-        v, z, beta = self._normalized(product - alpha * self.v - self.beta * self.v_last)
+        v, z, beta = self._normalised(product - alpha * self.v - self.beta * self.v_last)
         # What is left at the level of round-off is no direction.
         beta = torch.where(beta > 10 * torch.finfo(beta.dtype).eps * (alpha.abs() + self.beta), beta, 0 * beta)
         pivot = torch.hypot(first, beta)
@@ -111,7 +111,7 @@ class _Lanczos:
         self.exhausted = (beta == 0).squeeze(1)
         return length, w, image
 
-    def _normalized(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalised(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """v and M^-1 v, divided by beta = sqrt(v^T M^-1 v), and beta (systems, 1)."""
         z = self.precondition(v)
         square = dot(v, z)

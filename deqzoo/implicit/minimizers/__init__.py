@@ -1,4 +1,4 @@
-"""Minimisers, one a file: `GradientDescent`, `LBFGS` and `NewtonCG` with a line search, and `TrustRegion`."""
+"""Minimisers, one per file: `GradientDescent`, `LBFGS` and `NewtonCG` with a line search, and `TrustRegion`."""
 
 from .base import Minimizer, gradient
 from .gradient_descent import GradientDescent

@@ -18,8 +18,8 @@ class Discrete(Adjoint):
     """Exact derivative of the computed solution, the accepted steps taken for constants: the default.
 
     Backwards through the steps, each taken again from the state before it: about two evaluations of f and its pullback
-    a stage. Memory: `checkpoints` states, whatever the number of steps and parameters; where there are more steps, the
-    states between are computed once more, recursively.
+    per stage. Memory: `checkpoints` states, whatever the number of steps and parameters; where there are more steps,
+    the states between are computed once more, recursively.
 
     With adaptive steps it differs from finite differences of the whole solve, in which the steps would change as well,
     by about the tolerance where derivatives stay of one size. Where they grow by orders of magnitude and fall again, as

@@ -75,7 +75,7 @@ def odeint(
         shared_steps: with batch_dims=1: one sequence of steps for all samples, as with batch_dims=0, t a 0-dim tensor;
             but a sample that fails is left behind alone, and does not change the others: one that is not finite at the
             start at once, one with which the step shrinks to nothing then. Where max_steps is used up, those that keep
-            the step below a tenth of what the others need are left behind, and the others go on with as many again.
+            the step below a tenth of what the others need are left behind, and the others go on with max_steps more.
             Implicit methods have a Jacobian of each sample's own.
         compact: with batch_dims=1: call f with the samples alone that are not done; then f must treat each sample by
             itself, and tensors among `args` with the batch as leading axis are cut likewise (captured ones are not).

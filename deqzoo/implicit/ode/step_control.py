@@ -136,7 +136,7 @@ class SharedController(StepController):
         """As `StepController.drop_failed`: at once where f is not finite, else when the step cannot shrink any more.
 
         Without budget those are left whose error keeps the step below a tenth of what the others need; these go on with
-        as many attempts again.
+        the whole budget again.
         """
         stuck, exhausted = self._status in (Status.STALLED, Status.DIVERGED), self._active and self._exhausted
         troubled = stuck or exhausted or self._rejected_error == math.inf

@@ -18,7 +18,7 @@ class RosenbrockTableau(Tableau):
     Attributes:
         gamma: the diagonal.
         couplings: rows; row i has i entries.
-        slopes: a weight a stage.
+        slopes: a weight per stage.
 
     Source: Hairer, Wanner, "Solving Ordinary Differential Equations II", IV.7, where k_i is u_i / h.
     """

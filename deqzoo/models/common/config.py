@@ -89,7 +89,7 @@ class FixedPointTraining(TrainingConfig):
     jacobian_samples: int | None = None  # of each batch, on which it is estimated; null: all
     train_max_steps: int | None = None  # of a solve in training; null: max_steps of the solver_options
     train_tol: float | None = None  # of a solve in training; null: tol of the solver_options
-    unrolled_steps: int = 0  # so many training steps come first, with each solve replaced by iterations on the tape
+    unrolled_steps: int = 0  # training steps at the start in which iterations on the tape replace each solve
     unrolled_depth: int = 10  # iterations in such a step
 
     def __post_init__(self) -> None:

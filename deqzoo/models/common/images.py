@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:
     """What a reader of "without augmentation" should know."""
-    return {"symmetry": "an image and its mirror image have the same logits"} if model.get("flip_equivariant") else {}
+    return (
+        {"symmetry": "flip-equivariant: an image and its mirror image have the same logits"}
+        if model.get("flip_equivariant")
+        else {}
+    )
 
 
 def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:

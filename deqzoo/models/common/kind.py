@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EQUILIBRIA, ODES, FLOWS, META = FAMILIES = (  # the zoo's tables have one part for each
     "Deep equilibrium models and their explicit baselines",
     "Neural ODEs",
-    "Continuous normalizing flows",
+    "Continuous normalising flows",
     "Meta-learning and hyperparameters by implicit gradients",
 )
 

@@ -31,7 +31,7 @@ class Lookahead:
 
     @torch.no_grad()
     def update(self, step: int, total: int) -> None:
-        """After so many of `total` steps."""
+        """To be called after `step` of `total` steps."""
         if step % self.every and step < total:
             return
         decay = self.decay**self.every * min(1.0, step / total) ** 3

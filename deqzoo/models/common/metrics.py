@@ -35,7 +35,7 @@ METRICS: dict[str, Metric] = {
     "rmse_beyond_50": Metric("RMSE beyond the window, half of its times shown", ".4f"),
     "rmse_30": Metric("RMSE inside the window, 30 % of its times shown", ".4f"),
     "rmse_beyond_30": Metric("RMSE beyond the window, 30 % of its times shown", ".4f"),
-    "kl": Metric("KL of the posterior (nats a series)", ".1f"),
+    "kl": Metric("KL of the posterior (nats per series)", ".1f"),
     "parameter_error": Metric("largest error of a parameter", ".2%"),
     "gravity_over_length": Metric("gravity / length (1/s^2)", ".4f"),
     "damping": Metric("damping (1/s)", ".4f"),

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules of the recipes, one step of the schedule a training step."""
+"""Optimisers and learning-rate schedules of the recipes, one step of the schedule per training step."""
 
 import math
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ def deq_check(network: nn.Module, batches: Batches) -> dict[str, Any]:
     Returns:
         ``parameter_share``, ``state_share``: of the stages, and of what acts on the state, in all parameters.
         ``flop_share``, ``flop_share_used``: of the stages in all FLOPs, with U x computed once and 12 evaluations, or
-            as many as the network's own solver takes.
+            the number that the network's own solver takes.
         ``certified``: each cell has a Lipschitz constant that is proved to lie below one; None: none claims to.
         ``unconverged``, ``median_residual``, ``largest_residual``: of the network's own solver, relative, of each image
             in the stage where it is worst.
@@ -51,7 +51,7 @@ def deq_check(network: nn.Module, batches: Batches) -> dict[str, Any]:
     second = _run(network, chosen, SECOND)
     once = _run(network, chosen, Picard(tol=0.0, max_steps=1))
     labels = torch.cat([labels for _, labels in chosen]).cpu()
-    few = chosen[0][0][:64]  # so many, as some of the work may be done once a batch
+    few = chosen[0][0][:64]  # a batch, as some of the work may be done once per batch
     stages, bounded = _stages(network), [layer for layer in layers if hasattr(layer.cell, "lipschitz")]
     result: dict[str, Any] = {
         "parameter_share": count(p for stage in stages for p in stage.parameters()) / count(network.parameters()),

@@ -39,7 +39,7 @@ class ImageDEQConfig(FixedPointConfig, DEQTraining):
 
 @dataclass
 class DEQClassifierConfig(ImageDEQConfig):
-    """An image classifier of DEQ stages, one a width (`deqzoo.models.DEQClassifier`), and how it is trained."""
+    """An image classifier of DEQ stages, one per width (`deqzoo.models.DEQClassifier`), and how it is trained."""
 
     kind: str = "deq_classifier"
     # The network.
@@ -58,8 +58,8 @@ class ContractiveClassifierConfig(FixedPointConfig, DEQTraining):
 
     kind: str = "contractive_classifier"
     # The network.
-    widths: list[int] = field(default_factory=lambda: [32, 128, 128])  # channels, one stage a width
-    body: str = "equilibrium"  # or once: each cell applied once; or explicit: layers of as many parameters
+    widths: list[int] = field(default_factory=lambda: [32, 128, 128])  # channels, one stage per width
+    body: str = "equilibrium"  # or once: each cell applied once; or explicit: layers with the same number of parameters
     halve_first: bool = True  # the first stage halves the resolution, too
     flip_equivariant: bool = False  # an image and its mirror image have the same logits, by tied weights
     rho_max: float = 0.9  # bound of the cells' Lipschitz constants
@@ -76,7 +76,7 @@ class MDEQClassifierConfig(ImageDEQConfig):
 
     kind: str = "mdeq_classifier"
     # The network.
-    widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution a width
+    widths: list[int] = field(default_factory=lambda: [24, 24])  # channels, one resolution per width
     blocks: int = 1  # residual blocks in each resolution
     expansion: float = 5.0  # inner channels of a block over its width
     groups: int = 8  # of the blocks' group norms
@@ -102,7 +102,7 @@ class ResidualClassifierConfig(ClassifierTraining):
     """An explicit residual classifier (`deqzoo.models.residual_net`), to compare with, and how it is trained."""
 
     kind: str = "residual_classifier"
-    widths: list[int] = field(default_factory=lambda: [64])  # channels, one stage a width
+    widths: list[int] = field(default_factory=lambda: [64])  # channels, one stage per width
     depth: int = 1  # residual layers of a stage
     stem: int = 32  # channels of the convolution at full resolution
     groups: int = 8  # of the group norms
@@ -117,7 +117,7 @@ class MonDEQClassifierConfig(ClassifierTraining):
 
     kind: str = "mondeq_classifier"
     # The network.
-    body: str = "conv"  # conv: one tier a width; or fc: fully connected
+    body: str = "conv"  # conv: one tier per width; or fc: fully connected
     widths: list[int] = field(default_factory=lambda: [64])  # channels of the tiers; of fc: its units
     margin: float = 1.0  # m > 0 of the strong monotonicity
     stride: int = 1  # of the convolution that injects the image

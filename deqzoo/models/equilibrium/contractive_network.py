@@ -42,8 +42,8 @@ def contractive_net(
     Args:
         size: height and width of the images; each stage halves the resolution.
         widths: channels of the stages.
-        body: "equilibrium"; "once", the same with each cell applied once, to its start; or "explicit", of as many
-            parameters, z = gelu(BN(V gelu(b(x)))).
+        body: "equilibrium"; "once", the same with each cell applied once, to its start; or "explicit", of the same
+            number of parameters, z = gelu(BN(V gelu(b(x)))).
         halve_first: the first stage halves the resolution, too; False, for images of few pixels: it does not.
         flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
             `nn.flip_equivariant`), which halves the number of parameters; images of even width alone.
@@ -96,7 +96,7 @@ def contractive_net(
 
 
 class Injection(nn.Module):
-    """b(x) = BN(maxpool(U x)), U a 3x3 convolution that starts as the identity on as many channels as x has.
+    """b(x) = BN(maxpool(U x)), U a 3x3 convolution that starts as the identity on the first channels.
 
     Args:
         before, after: channels.
@@ -168,7 +168,7 @@ class MaxPoolLinear(nn.Module):
 
 
 def _identity_on_first(kernel: Tensor) -> None:
-    """As many outputs as there are inputs hand them on; the others stay as they are."""
+    """The first outputs, one per input, hand the inputs on; the others stay as they are."""
     inputs = kernel.shape[1]
     if len(kernel) >= inputs:
         with torch.no_grad():

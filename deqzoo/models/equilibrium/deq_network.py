@@ -16,7 +16,7 @@ from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
 
 class DEQClassifier(nn.Module):
-    """One equilibrium stage a width, entered by a convolution of stride 2 (the first: 1), average pooling, linear head.
+    """Per width one equilibrium stage, entered by a convolution of stride 2 (the first: 1); pooling, linear head.
 
     Args:
         in_channels: channels of the images.

@@ -26,7 +26,7 @@ class MDEQClassifier(ImageClassifier):
         classes: names of the classes.
         mean, std: per-channel statistics; the normalisation is part of the network.
         widths: channels of the resolutions, the highest first.
-        head_widths: inner channels of the head's bottlenecks, one a resolution; four times as many leave them.
+        head_widths: inner channels of the head's bottlenecks, one per resolution; four times that leave them.
         final_width: channels before the pooling.
         solver, gradient: of the equilibrium, see `DEQ`.
         cell_options: blocks, expansion, groups and others, see `MDEQCell`.

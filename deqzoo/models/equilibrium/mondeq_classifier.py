@@ -28,7 +28,7 @@ class MonDEQClassifierKind(DEQClassifierKind):
         if settings.body not in ("conv", "fc"):
             raise ConfigError(f"model.body={settings.body}: valid are conv, fc.")
         if not widths or (settings.body == "fc" and len(widths) > 1):
-            raise ConfigError(f"model.widths={widths}: conv takes one width a tier, fc takes one.")
+            raise ConfigError(f"model.widths={widths}: conv takes one width per tier, fc takes one.")
         solving: Any = {"solver": monotone_solver(settings), "gradient": fixed_point_gradient(settings)}
         if settings.body == "conv":
             return construct(mondeq_conv, settings, info, **solving)

@@ -1,1 +1,1 @@
-"""Continuous normalizing flows of points and images."""
+"""Continuous normalising flows of points and images."""

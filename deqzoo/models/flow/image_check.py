@@ -20,7 +20,7 @@ FEW = 10_000  # training images; above, one pass is enough
 FITTED = 5_000  # images at most, of these, to which mixtures are fitted: in hundreds of dimensions it takes minutes
 TESTED = 2_000  # test images at most
 LOGIT = Logit(0.01)  # the baselines' second map of pixels, where the flow's is a Gaussianization
-LARGE = 100  # values an image: above, mixtures of full covariance are left out
+LARGE = 100  # values per image: above, mixtures of full covariance are left out
 
 
 def baseline_check(trained: Trained) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class MultiscaleFlow(nn.Module):
 
     Args:
         size: (C, H, W).
-        scales: resolutions; H and W must be divisible by 2 so many times, less one.
+        scales: resolutions; H and W must be divisible by 2 `scales` - 1 times.
         blocks: see above.
         hidden: channels inside the dynamics, `squash_conv_net`.
         activation: of them.
@@ -51,7 +51,7 @@ class MultiscaleFlow(nn.Module):
         super().__init__()
         channels, height, width = size
         if scales < 1 or height % 2 ** (scales - 1) or width % 2 ** (scales - 1):
-            raise ValueError(f"scales={scales}: images of {height}x{width} cannot be halved so many times, less one")
+            raise ValueError(f"scales={scales}: images of {height}x{width} cannot be halved {scales - 1} times")
 
         def odes(channels: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -224,7 +224,7 @@ class ImageFlow(nn.Module):
         return standard_normal(z) + change + slope
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
-        """Bits a value, (B,), of dequantised images: -log2 of the density times the volume of a pixel's interval."""
+        """Bits per value, (B,), of dequantised images: -log2 of the density times the volume of a pixel's interval."""
         return math.log2(self.levels) - self.log_prob(x) / (math.log(2) * math.prod(self.size))
 
     @torch.no_grad()

@@ -118,7 +118,7 @@ class Gaussianization(nn.Module):
         return x.T.reshape(y.shape)
 
     def _quantile(self, mass: Tensor, probability: Tensor) -> Tensor:
-        """Where so much of `mass` (D, levels) lies below, of [0, 1]: (D, B)."""
+        """The quantiles of `mass` (D, levels) on [0, 1] at `probability` (D, B): (D, B)."""
         below = below_each(mass)
         level = (torch.searchsorted(below, probability.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
         inside = (probability - below.gather(1, level)) / mass.gather(1, level)

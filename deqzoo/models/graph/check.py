@@ -23,7 +23,7 @@ def graph_check(trained: Trained) -> dict[str, Any]:
     Returns:
         ``quarters``: by the hops from the node that tells the class, first and last of each quarter, ``accuracy`` and
             ``n``, the nodes.
-        ``truncated``: accuracy with the cell applied so many times only, to its start.
+        ``truncated``: accuracy with the cell applied a few times only, to its start, by the number of times.
         ``cell_parameters``: how many of the network's parameters are the cell's.
         ``norm``: ||W||_inf, ``eigenvalue``: lambda_pf(A) of the graph, from above: well posed where the product is
             below 1.
@@ -75,19 +75,19 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def accuracy_by_hops(network: nn.Module, trained: Trained) -> Tensor:
-    """Accuracy of the test nodes so many hops from the node that tells the class: (hops,); NaN where there are none."""
+    """Accuracy of the test nodes by their hops from the node that tells the class, (hops,); NaN: there are none."""
     hops, right = _right(network, trained)
     count = torch.bincount(hops)
     return torch.bincount(hops, right.double(), minlength=len(count)) / count
 
 
 def accuracy_over_nfe(trained: Trained) -> dict[str, list[tuple[int, float]]]:
-    """Accuracy of the test nodes after so many evaluations of the cell, for each solver."""
+    """Accuracy of the test nodes over the number of evaluations of the cell, for each solver."""
     return {name: [_truncated(trained, name, steps) for steps in STEPS] for name in SOLVERS}
 
 
 def _truncated(trained: Trained, solver: str, steps: int) -> tuple[int, float]:
-    """NFE and accuracy after so many steps from zero."""
+    """NFE and accuracy after the given number of steps from zero."""
     network: Any = trained.network
     with use_solver(network, make_solver(solver, tol=0.0, max_steps=steps, patience=steps + 1)):
         _, right = _right(network, trained)

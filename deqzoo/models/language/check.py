@@ -36,7 +36,7 @@ def language_model_check(trained: Trained) -> dict[str, Any]:
             once, to its start.
         ``windows``, ``n``: of the test part, and its tokens. ``passed``: shares of 80, 60 and 80 % at least, each
             window converged, to 1e-2 or better within 30 evaluations, and the first two bits within .01.
-        ``nfe_warm``, ``nfe_cold``: evaluations a token in `NextTokenModel.generate`, with and without warm start.
+        ``nfe_warm``, ``nfe_cold``: evaluations per token in `NextTokenModel.generate`, with and without warm start.
         ``prompt``, ``sample``: a text that the model made.
         ``baselines``: of shipped entries for the same text, bits per character and what they cost.
     """
@@ -90,7 +90,7 @@ def baselines(trained: Trained) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def over_nfe(network: nn.Module, batch: Batch) -> dict[str, list[tuple[int, float]]]:
-    """Bits per character on a batch after so many evaluations of the cell, for each solver."""
+    """Bits per character on a batch over the number of evaluations of the cell, for each solver."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in _SOLVERS:
         curves[name] = []
@@ -117,7 +117,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _generation(network: Any, prompt: str, warm_start: bool) -> tuple[float, str]:
-    """NFE a token, and the text."""
+    """NFE per token, and the text."""
     spent: list[int] = []
     hook = network.deq.register_forward_hook(lambda deq, *_: spent.append(deq.solution.nfe))
     try:
@@ -154,8 +154,8 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "the equilibrium matters",
         ),
         ("counts as a DEQ", "yes" if check["passed"] else "**no**", ""),
-        ("NFE a token in `generate`, solves started from the input", f"{check['nfe_cold']:.1f}", ""),
-        ("NFE a token in `generate`, started from the last solution", f"{check['nfe_warm']:.1f}", "fewer"),
+        ("NFE per token in `generate`, solves started from the input", f"{check['nfe_cold']:.1f}", ""),
+        ("NFE per token in `generate`, started from the last solution", f"{check['nfe_warm']:.1f}", "fewer"),
     ]
     for name, found in check["baselines"].items():
         cost = f"{found['parameters']:,} parameters, {found['steps']:,} steps, {found['time'] / 60:.0f} min"

@@ -12,7 +12,7 @@ from deqzoo.models.language.network import LanguageModel
 
 
 class LanguageModelModule(DEQModule):
-    """Trains a `LanguageModel` by cross-entropy (nats a token); logs ``bits_per_char``, in the test ``perplexity``."""
+    """Trains a `LanguageModel` by cross-entropy (nats per token); logs ``bits_per_char``, in tests ``perplexity``."""
 
     def __init__(self, network: LanguageModel, **options: Any) -> None:
         super().__init__(network, **options)

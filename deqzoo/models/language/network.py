@@ -16,8 +16,8 @@ class LanguageModel(NextTokenModel):
     """Predicts each next token of a sequence from those before it.
 
     x = embedding(tokens), z* = cell(z*, x), logits = head(z*): a sequence is one system, whose equilibrium is causal as
-    the cell is. With ``layers`` it is the explicit baseline instead, a usual transformer: so many cells with weights of
-    their own, z <- cell(z, z) from x on.
+    the cell is. With ``layers`` it is the explicit baseline instead, a usual transformer: that number of cells with
+    weights of their own, z <- cell(z, z) from x on.
 
     Args:
         vocabulary: the tokens.

@@ -70,7 +70,7 @@ class NextTokenModel(nn.Module):
             prompt: at least one token, all of the vocabulary.
             length: tokens to draw.
             temperature: divides the logits; 0: always the likeliest token.
-            top_k: draw from so many likeliest tokens; None: from all.
+            top_k: number of likeliest tokens to draw from; None: all.
             seed: of the draws; the same seed gives the same text.
             warm_start: whether solves start from the last one.
 

@@ -47,7 +47,7 @@ class FewShotKind(Kind):
         """Two episodes, of a few queries: the files of all entries lie in the repository."""
         if batch is not None:
             parts = [part[:2].cpu() for part in batch[:3]]
-            parts[2] = parts[2][:, :: max(1, parts[2].shape[1] // (3 * info.ways))]  # about three a class
+            parts[2] = parts[2][:, :: max(1, parts[2].shape[1] // (3 * info.ways))]  # about three per class
         else:
             random = torch.Generator().manual_seed(0)
             support, queries = (

@@ -22,7 +22,7 @@ class FewShotNetwork(nn.Module):
         in_channels: channels of the images.
         size: (height, width).
         ways: classes of an episode.
-        mean, std: a channel; the normalisation is part of the network.
+        mean, std: per channel; the normalisation is part of the network.
         width: channels of the convolutions.
         activation: silu, relu or softplus.
         zero_head: a task's head starts at zero, and this start is not learned. An episode's classes have no order, so

@@ -25,7 +25,7 @@ class MetaLearner(nn.Module):
             not the result.
 
     Attributes:
-        solutions: of the inner solves of the last forward or `adapt`, one a chunk; empty where the method has none.
+        solutions: of the inner solves of the last forward or `adapt`, one per chunk; empty where the method has none.
 
     >>> from deqzoo.nn import MAML
     >>> learner = MetaLearner(nn.Linear(1, 1), MAML(steps=1), nn.functional.mse_loss)
@@ -62,7 +62,9 @@ class MetaLearner(nn.Module):
         """
         if not len(support_inputs) == len(support_targets) == len(query_inputs):
             counts = ", ".join(str(len(part)) for part in (support_inputs, support_targets, query_inputs))
-            raise ValueError(f"support inputs, support targets and queries must be of as many tasks, got {counts}")
+            raise ValueError(
+                f"support inputs, support targets and queries must be of the same number of tasks, got {counts}"
+            )
         if not len(support_inputs):
             self.solutions = ()
             return self.predict(self.start, query_inputs.flatten(0, 1)).unflatten(0, query_inputs.shape[:2])

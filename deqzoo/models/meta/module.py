@@ -12,11 +12,11 @@ from deqzoo.models.common.module import Batch, SolverModule, Step
 class MetaModule(SolverModule):
     """Trains the start of a `deqzoo.models.MetaLearner`: the loss on query sets, after adaptation to support sets.
 
-    A batch is support inputs and targets, query inputs and targets, each with one leading index a task. Logged besides
-    what `SolverModule` logs: the tasks' score, and, of methods with an inner solve, ``nfe``, ``stationarity`` (the
-    inner gradient left, relative to that at the start; its median) and ``inner_unconverged`` (the fraction of
-    tasks whose inner problem was not solved to its tolerance); in training ``meta_residual`` and
-    ``bad_curvature`` of the linear solves too. In the test, the half-width of a 95 % interval of the score's mean.
+    A batch is support inputs and targets, query inputs and targets, each with one leading index per task. Logged
+    besides what `SolverModule` logs: the tasks' score, and, of methods with an inner solve, ``nfe``, ``stationarity``
+    (the inner gradient left, relative to that at the start; its median) and ``inner_unconverged`` (the fraction of
+    tasks whose inner problem was not solved to its tolerance); in training ``meta_residual`` and ``bad_curvature`` of
+    the linear solves too. In the test, the half-width of a 95 % interval of the score's mean.
 
     Args:
         network: a `MetaLearner`.
@@ -43,7 +43,7 @@ class MetaModule(SolverModule):
         if stage == "test":
             self._scores.append(scores)
         metrics = {self.score_name: scores.mean(), **inner_metrics(learner.solutions)}
-        inputs = torch.cat([part.flatten(1) for part in batch if part.is_floating_point()], 1)  # a task a row
+        inputs = torch.cat([part.flatten(1) for part in batch if part.is_floating_point()], 1)  # a task per row
         return Step(loss, metrics, inputs, len(targets))
 
     def on_after_backward(self) -> None:

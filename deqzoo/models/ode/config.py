@@ -72,6 +72,6 @@ class LatentODEConfig(ODESolverConfig, LatentODETraining):
     width: int = 25  # of the encoder's hidden state
     encoder: str = "gru"  # or ode_rnn
     dynamics: str = "ode"  # or gru: the baseline that a latent ODE is compared with
-    noise: float | None = None  # standard deviation of the observations; null: learned, a channel
+    noise: float | None = None  # standard deviation of the observations; null: learned, per channel
     # Beside it.
     baseline: str | None = None  # a trained entry for the same data, to compare with in the card

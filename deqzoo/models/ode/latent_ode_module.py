@@ -15,7 +15,7 @@ from deqzoo.models.ode.config import LatentODETraining
 class LatentODEModule(SolverModule):
     """Trains a `deqzoo.models.LatentODE` on batches of `deqzoo.data.series.SeriesBatch`.
 
-    The loss is minus the bound, in nats a measured value; ``kl`` is the divergence of a series, in nats. In training
+    The loss is minus the bound, in nats per measured value; ``kl`` is the divergence of a series, in nats. In training
     the encoder sees a random part of the window's times, and the bound is that of all that was measured. Validation and
     test log ``rmse`` and ``rmse_beyond``: of the predictions from the posterior's mean, where the data ask for them,
     inside and beyond the window. With a fraction of the times observed that is not 1, its per cent are appended:

@@ -47,7 +47,7 @@ class SeriesEncoder(nn.Module):
 
     A step is what was seen at one time: values, mask, and the gap to the next step, which lies earlier. With
     ``ode=True`` the hidden state also moves across each gap, by an ODE of its own (ODE-RNN), which is one
-    Runge-Kutta step a gap.
+    Runge-Kutta step per gap.
 
     Args:
         channels: of the series.
@@ -118,7 +118,7 @@ class LatentODE(nn.Module):
         width: of the encoder's hidden state.
         encoder: ``gru`` or ``ode_rnn``, see `SeriesEncoder`.
         dynamics: ``ode``, or ``gru`` for `RecurrentPath` in its place, the baseline.
-        noise: standard deviation of the observations about the path, in their own units; None: learned, a channel.
+        noise: standard deviation of the observations about the path, in their own units; None: learned, per channel.
         solver, adjoint: of the latent ODE, see `deqzoo.nn.NeuralODE`.
 
     >>> model = LatentODE(channels=2, mean=[0.0, 0.0], std=[1.0, 1.0])

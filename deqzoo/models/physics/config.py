@@ -18,7 +18,7 @@ class PINNTraining(TrainingConfig):
 
     residual_weight: float = 0.01  # of the mean squared residual, in the end
     growth: float = 0.5  # fraction of the steps during which it rises from 0
-    collocation: int = 128  # times a step at which the residual is taken, drawn at random
+    collocation: int = 128  # times per step at which the residual is taken, drawn at random
 
 
 @dataclass

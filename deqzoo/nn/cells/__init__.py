@@ -25,7 +25,7 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_cell(name: str, channels: int, **options: Any) -> nn.Module:
-    """The cell called ``name`` in `CELLS`, of so many channels; ``options`` are those of its constructor.
+    """The cell called ``name`` in `CELLS`, for z and x of that many channels; its constructor takes the ``options``.
 
     An unknown name or option is a ValueError that lists the valid ones.
 

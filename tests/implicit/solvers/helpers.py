@@ -21,7 +21,7 @@ FIXED_POINT_SOLVERS = {
     "newton": Newton,
     "newton_krylov": NewtonKrylov,
 }
-ITERATIONS = {name: FIXED_POINT_SOLVERS[name] for name in ("picard", "anderson", "broyden")}  # one f a step
+ITERATIONS = {name: FIXED_POINT_SOLVERS[name] for name in ("picard", "anderson", "broyden")}  # one f per step
 
 _HOST_READS = {
     "tolist",

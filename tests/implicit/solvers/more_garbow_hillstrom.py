@@ -300,7 +300,7 @@ PROBLEMS = {
     "Chebyquad, 10": Problem(chebyquad, _even(10), 0.0337632654629, (6.5039548008824e-3, 4.7727136920e-3)),
 }
 
-# The 14 systems of MINPACK, and others of as many equations as unknowns.
+# The 14 systems of MINPACK, and others with equal numbers of equations and unknowns.
 SYSTEMS = {
     name: PROBLEMS[name]
     for name in (

@@ -82,7 +82,7 @@ def test_memory_grows_with_the_steps_taken_and_not_with_their_limit():
     many, nfe_many = peak(1e-11, 100_000)
     assert nfe_many > 3 * nfe_few
     assert few < many
-    # Two stores whose capacity doubles: at most 4 rows a step, 6 while one of them is copied.
+    # Two stores whose capacity doubles: at most 4 rows per step, 6 while one of them is copied.
     assert many < (6 * nfe_many + 20) * state
     bounded, nfe = peak(1e-11, 100_000, memory=5)
     assert nfe > 10

@@ -1,4 +1,4 @@
-"""Iterates that a solver is asked to keep: after as many steps as it says, and the last one beyond the end."""
+"""Iterates that a solver is asked to keep: after the steps that it names, and the last one beyond the end."""
 
 import pytest
 import torch

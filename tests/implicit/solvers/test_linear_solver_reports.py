@@ -93,8 +93,8 @@ def test_a_tolerance_below_round_off_ends_with_the_best_there_is():
         assert solution.nfe < 200
 
 
-def test_gmres_reads_the_host_a_few_times_a_step():
-    """Only where it must decide to go on: once a step, and a few times a cycle."""
+def test_gmres_reads_the_host_a_few_times_per_step():
+    """Only where it must decide to go on: once per step, and a few times per cycle."""
     b = randn(2, N, seed=1)
     with HostReads() as reads:
         solution = GMRES(restart=N)(LinearOperator.from_matrix(MATRICES["random"]), b)

@@ -94,7 +94,7 @@ def test_cg_on_a_positive_definite_matrix(dtype):
     seed=st.integers(0, 10_000),
 )
 def test_any_shape_and_size_of_the_right_hand_side(solver, systems, unknowns, dtype, exponent, seed):
-    """A matrix a system, right-hand sides from 1e-30 to 1e30."""
+    """A matrix per system, right-hand sides from 1e-30 to 1e30."""
     factors = randn(systems, unknowns, unknowns, seed=seed)
     matrix = (torch.eye(unknowns, dtype=F64) + 0.3 * factors @ factors.mT / unknowns).to(dtype)
     b = 10.0**exponent * randn(systems, unknowns, seed=seed + 1, dtype=dtype)

@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_steps(sort):
 
 
 @pytest.mark.parametrize("sort", [MINRES, NormalCG, BiCGSTAB])
-def test_the_host_is_read_once_a_step(sort):
+def test_the_host_is_read_once_per_step(sort):
     operator = LinearOperator.from_matrix(GENERAL["near the identity"] @ GENERAL["near the identity"].T, SYMMETRIC)
     with HostReads() as reads:
         solution = sort()(operator, randn(2, N, seed=1))

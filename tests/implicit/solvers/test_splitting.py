@@ -51,7 +51,7 @@ def weights(seed=0, size=1.0, dtype=F64, n=N):
 
 
 def by_newton(W, b):
-    """The fixed points by semismooth Newton steps with dense W, one row a system."""
+    """The fixed points by semismooth Newton steps with dense W, one row per system."""
     eye, z = torch.eye(N, dtype=F64), torch.zeros_like(b)
     for _ in range(50):
         active = (z @ W.T + b > 0).to(F64)
@@ -156,7 +156,7 @@ def test_counts_limits_and_trace(solver):
     assert solution.nfe == (8 if isinstance(solver, ForwardBackward) else 9)
 
 
-def test_the_resolvent_is_made_once_a_solve_and_applied_once_a_step():
+def test_the_resolvent_is_made_once_per_solve_and_applied_once_per_step():
     class Counted(Map):
         made = 0
 

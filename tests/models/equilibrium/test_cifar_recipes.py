@@ -69,7 +69,7 @@ def test_every_recipe_trains(name, finished):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_solves_are_short_in_training_and_the_card_has_plots_and_twin(name, finished):
+def test_solves_are_short_in_training_and_the_card_has_plots_and_baseline(name, finished):
     trained = finished[name]
     assert trained.metrics["test"]["nfe"] <= 12
     assert max(row["train/nfe"] for row in read_history(trained.folder / "metrics.csv") if "train/nfe" in row) <= 8

@@ -30,7 +30,7 @@ def images(n=3, size=8):
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 @pytest.mark.parametrize("size", [8, 9])
-def test_logits_have_a_column_a_class(n, size):
+def test_logits_have_a_column_per_class(n, size):
     model = build()
     logits = model(images(n, size))
     assert logits.shape == (n, 3)

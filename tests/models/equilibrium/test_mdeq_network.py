@@ -51,7 +51,7 @@ def test_published_networks_have_their_number_of_parameters(options, parameters,
 
 @pytest.mark.parametrize("n", [0, 1, 4])
 @pytest.mark.parametrize("size", [8, 9])
-def test_logits_have_a_column_a_class(n, size):
+def test_logits_have_a_column_per_class(n, size):
     model = build().eval()
     assert model(images(n, size)).shape == (n, 3)
     assert model.classes == ("cat", "dog", "owl")

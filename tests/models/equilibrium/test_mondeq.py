@@ -154,7 +154,7 @@ def test_warns_when_it_does_not_converge():
 
 @every_network
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_logits_have_a_column_a_class(make, n):
+def test_logits_have_a_column_per_class(make, n):
     model = make()
     assert model(images(n)).shape == (n, 3)
     assert model.classes == ("cat", "dog", "owl")
@@ -192,7 +192,7 @@ def test_a_sample_gets_the_same_logits_in_any_batch_and_mode(make):
     assert torch.equal(copy.deepcopy(model)(images(4)), together)
 
 
-def test_the_explicit_twin_has_as_many_parameters_but_for_two_scales():
+def test_the_explicit_baseline_has_as_many_parameters_but_for_two_scales():
     sizes = [sum(p.numel() for p in NETWORKS[name]().parameters()) for name in ("conv", "explicit")]
     assert sizes[0] - sizes[1] == 2
 

@@ -83,7 +83,7 @@ def test_solves_are_logged_drawn_and_checked(finished):
         assert words in card
 
 
-def test_explicit_twin_has_no_equilibrium_to_check(finished):
+def test_explicit_baseline_has_no_equilibrium_to_check(finished):
     trained = finished["conv_mnist"]
     assert "deq_check" not in trained.metrics
     card = (trained.folder / "export" / "README.md").read_text()
@@ -145,7 +145,7 @@ def test_fully_connected_body(tmp_path):
     ("override", "told"),
     [
         ("model.body=resnet", "model.body=resnet: valid are conv, fc"),
-        ("model.widths=[]", r"model.widths=\[\]: conv takes one width a tier, fc takes one"),
+        ("model.widths=[]", r"model.widths=\[\]: conv takes one width per tier, fc takes one"),
         ("model.margin=0", r"model.margin=0.0 must be above 0"),
         ("model.solver=dopri5", r"model.solver=dopri5: valid are anderson, .*forward_backward, .*peaceman_rachford"),
         ("model.solver_options.alpha=-1", r"model.solver=peaceman_rachford: .*alpha above 0, got -1"),

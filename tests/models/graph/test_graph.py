@@ -83,7 +83,7 @@ def test_export_loads_with_another_solver_tolerance_and_limit(finished):
         deqzoo.load(folder, solver="tsit5")
 
 
-def test_the_explicit_twin_knows_no_more_than_its_depth(tmp_path):
+def test_the_explicit_baseline_knows_no_more_than_its_depth(tmp_path):
     baseline = run(tmp_path, *SMALL, "model=gcn_chains", "model.hidden=4", "model.depth=2")
     assert baseline.metrics["test"]["accuracy"] < 0.8
     assert "graph_check" not in baseline.metrics
@@ -94,7 +94,7 @@ def test_the_explicit_twin_knows_no_more_than_its_depth(tmp_path):
         deqzoo.load(baseline.folder / "export", tol=1e-3)
 
 
-def test_a_shipped_twin_stands_in_the_card(finished, tmp_path):
+def test_a_shipped_baseline_stands_in_the_card(finished, tmp_path):
     override = f"model.baseline={finished.folder / 'export'}"  # any classifier of nodes will do
     entry = run(tmp_path, *SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=1", override)
     baseline = entry.metrics["graph_check"]["baseline"]

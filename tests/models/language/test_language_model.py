@@ -150,7 +150,7 @@ def test_a_contractive_cell_is_certified_and_every_window_converges(small, tmp_p
     assert deqzoo.load(tmp_path / "export").deq.certified
 
 
-def test_explicit_twin(small, tmp_path):
+def test_explicit_baseline(small, tmp_path):
     baseline = run(tmp_path, "model=lm_shakespeare", *small, "trainer.max_steps=2")
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"training.png"}
     card = (tmp_path / "export" / "README.md").read_text()

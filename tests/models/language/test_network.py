@@ -82,7 +82,7 @@ def test_contractive_one_is_the_composition_of_its_parts():
     assert model.equilibria == [model.deq]
 
 
-def test_explicit_twin_applies_each_layer_once():
+def test_explicit_baseline_applies_each_layer_once():
     model, tokens = model_of(layers=2), tokens_of(2, 5)
     first, second = model.layers
     x = model.inject(tokens)

@@ -1,4 +1,4 @@
-"""Softmax regression with a weight an example: the fit, its gradient, and a set with known wrong labels."""
+"""Softmax regression with a weight per example: the fit, its gradient, and a set with known wrong labels."""
 
 import copy
 
