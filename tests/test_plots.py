@@ -30,7 +30,7 @@ def is_png(path):
     return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
 
 
-def test_residuals_have_a_panel_a_layer_and_a_line_a_solver(tmp_path, drawn):
+def test_residuals_have_a_panel_per_layer_and_a_line_per_solver(tmp_path, drawn):
     decay = 0.5 ** torch.arange(8.0)[:, None] * torch.rand(8, 5)
     decay[-1, 0] = torch.nan  # a sample that diverged
     path = plot_residuals({"picard": [decay, decay], "anderson": [decay**2, decay]}, 1e-2, tmp_path / "r.png")
@@ -45,6 +45,18 @@ def test_residuals_have_a_panel_a_layer_and_a_line_a_solver(tmp_path, drawn):
     assert all(axis.get_yscale() == "log" and axis.get_xlabel() == "iteration" for axis in axes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_residuals_below_the_precision_are_drawn_at_it(tmp_path, drawn, dtype):
+    trace = torch.tensor([[1.0, 1.0], [1e-3, 1e-25], [0.0, 0.0]], dtype=dtype)
+    plot_residuals({"broyden": [trace]}, None, tmp_path / "r.png")
+    (axis,) = drawn[0].axes
+    assert f"precision {torch.finfo(dtype).eps:.0e}" in [text.get_text() for text in axis.get_legend().get_texts()]
+    band, median = axis.collections[0].get_paths()[0].vertices[:, 1], axis.lines[0].get_ydata()
+    precision = torch.finfo(dtype).eps
+    assert min(band) == median[-1] == precision
+    assert median[1] == pytest.approx(0.5e-3, rel=1e-3)
+
+
 def test_training_shows_accuracy_nfe_and_residual(tmp_path, drawn):
     rows = [
         {"step": step, "train/nfe": 9.0, "train/nfe_backward": 7.0, "train/residual": 1e-3 / (step + 1)}
@@ -57,7 +69,7 @@ def test_training_shows_accuracy_nfe_and_residual(tmp_path, drawn):
     assert residual.get_yscale() == "log"
 
 
-def test_a_number_over_its_cost_has_a_line_a_solver(tmp_path, drawn):
+def test_a_number_over_its_cost_has_a_line_per_solver(tmp_path, drawn):
     curves = {"picard": [(2, 3.0), (3, 2.5)], "anderson": [(2, 3.0), (3, 2.2), (4, 2.1)]}
     assert is_png(plot_over_nfe(curves, "bits per character", tmp_path / "c.png"))
     (axis,) = drawn[0].axes

@@ -29,7 +29,7 @@ def test_each_solver_is_run_with_each_number_of_steps():
     assert not network.body._forward_hooks
 
 
-def test_plot_has_a_line_a_solver(tmp_path, monkeypatch):
+def test_plot_has_a_line_per_solver(tmp_path, monkeypatch):
     figures = []
     save = figure.save
     monkeypatch.setattr("deqzoo.plots.budget.save", lambda fig, path: figures.append(fig) or save(fig, path))
