@@ -90,7 +90,7 @@ class Task:
         ours, theirs = SOLVERS[solver]
         about: dict[str, Any] = {"in_channels": 3, "classes": "0123456789", "mean": [0.5] * 3, "std": [0.25] * 3}
         with seeded():  # without weight normalisation: torchdeq computes its own once per step, torch's in each call
-            model = MDEQClassifier(**about, **small, weight_norm=False, solver=ours, gradient=GRADIENTS[gradient])
+            model = MDEQClassifier(**about, **small, weight_norm=False, solver=ours, adjoint=GRADIENTS[gradient])
             images = torch.rand(4, 3, 8, 8) if quick else torch.rand(16, 3, 32, 32)
             self.labels = torch.randint(10, (len(images),))
         if contracts:
@@ -125,7 +125,7 @@ class Task:
         """The same in float64, solved to round-off, by the implicit function theorem."""
         exact = copy.copy(self)
         exact.model, exact.images, exact.theirs = copy.deepcopy(self.model).double(), self.images.double(), None
-        exact.model.body.solver, exact.model.body.gradient = Anderson(max_steps=200), Implicit(GMRES())
+        exact.model.body.solver, exact.model.body.adjoint = Anderson(max_steps=200), Implicit(GMRES())
         return exact.gradient()
 
     def step(self) -> None:

@@ -113,7 +113,7 @@ def our_forwards(model: Classifier, x: Tensor, labels: Tensor) -> dict[str, Forw
 
     def run(f: Any, gradient: Any) -> tuple[Tensor, Callable[[], int]]:
         z, solution = fixed_point(
-            f, torch.zeros_like(x), x, solver=Anderson(tol=TOL, max_steps=STEPS), gradient=gradient,
+            f, torch.zeros_like(x), x, solver=Anderson(tol=TOL, max_steps=STEPS), adjoint=gradient,
             batch_dims=1, on_failure="ignore", return_solution=True,
         )  # fmt: skip
         return model.loss(z, labels), lambda: solution.backward.nfe if solution.backward else 0
@@ -198,7 +198,7 @@ def saved_table(quick: bool) -> list[SavedRow]:
     def ours(solver: Any, gradient: Any) -> Callable[[int], Tensor]:
         return lambda steps: fixed_point(
             f, torch.zeros_like(x), x, solver=solver(tol=0.0, max_steps=steps, patience=steps + 1),
-            gradient=gradient, batch_dims=1, on_failure="ignore",
+            adjoint=gradient, batch_dims=1, on_failure="ignore",
         )  # fmt: skip
 
     ways = {

@@ -9,6 +9,7 @@ family in ``deqzoo/models`` and in ``deqzoo/data/config.py``. This file imports 
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,12 +21,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deqzoo.data.config import DATA_KINDS
+from deqzoo.data.kinds import DATA_KINDS, data_settings_of
 from deqzoo.errors import ConfigError
 from deqzoo.models.registry import KINDS, settings_of
 from deqzoo.paths import names, zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
+# Settings of a model that have other names now; the old ones go with the next minor release.
+RENAMED = {"gradient": "adjoint", "gradient_options": "adjoint_options"}
 
 
 class Mode(Enum):
@@ -135,6 +138,7 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
 
     Raises `ConfigError`, which names ``where``, for an unknown kind, key or value.
     """
+    settings = {_current(str(name)): value for name, value in settings.items()}
     config = _typed(settings_of(_kind(settings, KINDS, where)), settings, where)
     for name in config:
         if str(name).endswith("_options"):
@@ -142,9 +146,28 @@ def model_config(settings: Mapping[str, Any], where: str) -> DictConfig:
     return config
 
 
+def current_words(words: Iterable[str]) -> list[str]:
+    """The words of a command line, settings that have been renamed under their names of today, with a warning.
+
+    >>> current_words(["model=deq_digits", "model.lr=.1"])
+    ['model=deq_digits', 'model.lr=.1']
+    """
+    return [re.sub(r"^([~+]*model\.)(\w+)", lambda found: found[1] + _current(found[2]), word) for word in words]
+
+
+def _current(name: str) -> str:
+    """A model's setting by its name of today; a warning where that is another."""
+    if name not in RENAMED:
+        return name
+    # Python shows a FutureWarning to everyone, a DeprecationWarning to developers alone.
+    message = f"model.{name} is called model.{RENAMED[name]} now; the old name goes with the next minor release"
+    warnings.warn(message, FutureWarning, stacklevel=2)
+    return RENAMED[name]
+
+
 def data_config(settings: Mapping[str, Any], where: str) -> DictConfig:
     """Typed settings of a data set; as `model_config`."""
-    return _typed(DATA_KINDS[_kind(settings, DATA_KINDS, where)], settings, where)
+    return _typed(data_settings_of(_kind(settings, DATA_KINDS, where)), settings, where)
 
 
 def load_run(folder: Path, overrides: Iterable[str] = ()) -> DictConfig:

@@ -33,7 +33,7 @@ Settings (NAME=VALUE)
   model.solver_options.tol=1e-3
                            its options: tol, max_steps, ..., of ODEs rtol, atol, max_steps or step_size (a wrong
                            one is told the right ones)
-  model.gradient=implicit  of fixed points: implicit, phantom, one_step, unrolled; options in model.gradient_options
+  model.adjoint=implicit   of fixed points: implicit, phantom, one_step, unrolled; options in model.adjoint_options
   model.adjoint=discrete   of ODEs: discrete, backsolve, direct; options in model.adjoint_options
   model.lr=..., model.widths=[..], ...   any line of the recipe
   trainer.max_epochs=..    Lightning's own: max_steps, accelerator, devices, strategy, precision, ...
@@ -74,6 +74,7 @@ def launch(main: Callable[[Any], Any]) -> None:
         results.append(main(settings))
 
     try:
+        sys.argv[1:] = config.current_words(sys.argv[1:])
         config.register(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
     except KeyboardInterrupt:

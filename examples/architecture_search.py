@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from deqzoo.implicit import CG, LBFGS, NewtonCG, argmin
+from deqzoo.implicit import CG, LBFGS, Implicit, NewtonCG, argmin
 
 OPERATIONS = {"identity": lambda x: x, "tanh": torch.tanh, "square": torch.square, "sine": lambda x: torch.sin(2 * x)}
 TRUTH = torch.tensor([0.1, 0.5, 0.15, 0.25], dtype=torch.float64)
@@ -40,7 +40,7 @@ def validation_losses() -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
 
     def validation_loss(a: Tensor) -> Tensor:
         weights = argmin(
-            train_loss, torch.zeros(3, 2).double(), a, solver=NewtonCG(tol=1e-10), linear_solver=CG(tol=1e-13)
+            train_loss, torch.zeros(3, 2).double(), a, solver=NewtonCG(tol=1e-10), adjoint=Implicit(CG(tol=1e-13))
         )
         return (mixture(x_validation, a.softmax(0), weights) - y_validation).square().mean()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from deqzoo.implicit import CG, NewtonCG, argmin
+from deqzoo.implicit import CG, Implicit, NewtonCG, argmin
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LOSSES: dict[str, Loss] = {"ridge": mse_loss, "logistic": binary_cross_entropy_with_logits}
@@ -51,7 +51,7 @@ def minimiser(loss: Loss, t: Tensor, data: Data, start: Tensor) -> Tensor:
     def objective(w: Tensor, t: Tensor) -> Tensor:
         return loss(data.x @ w, data.y) + (t.exp() * w.square()).sum() / 2
 
-    return argmin(objective, start, t, solver=NewtonCG(tol=1e-12), linear_solver=CG(tol=1e-13))
+    return argmin(objective, start, t, solver=NewtonCG(tol=1e-12), adjoint=Implicit(CG(tol=1e-13)))
 
 
 def known_gradient(loss: Loss, t: Tensor, data: Data, w: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ CHOICES: dict[tuple[str, str], dict[str, Any]] = {
     ("solves", "4 NFE in training, penalty .1"): {"train_max_steps": FEW, "jacobian_penalty": 0.1},
     ("solves", "penalty .1"): {"jacobian_penalty": 0.1},
     ("solves", "penalty 5"): {"jacobian_penalty": 5.0},
-    ("gradient", "one step"): {"gradient": "one_step", "gradient_options": {}},
-    ("gradient", "phantom, 2 steps"): {"gradient": "phantom", "gradient_options": {"steps": 2}},
+    ("gradient", "one step"): {"adjoint": "one_step", "adjoint_options": {}},
+    ("gradient", "phantom, 2 steps"): {"adjoint": "phantom", "adjoint_options": {"steps": 2}},
     ("optimiser", "SGD, .1"): {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4},
 }
 

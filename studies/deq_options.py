@@ -36,7 +36,7 @@ SHORT = 4  # steps of the short solve at test time: 5 NFE
 def implicit(linear_solver: str = "gmres", share_inverse: bool = False, **linear_options: float) -> Options:
     """The exact gradient, by a linear solver."""
     linear = {"linear_solver": linear_solver, "linear_solver_options": linear_options}
-    return {"gradient": "implicit", "gradient_options": linear | {"share_inverse": share_inverse}}
+    return {"adjoint": "implicit", "adjoint_options": linear | {"share_inverse": share_inverse}}
 
 
 SHIPPED = ("recipe", "deq_digits_unbounded as it is")
@@ -51,7 +51,7 @@ OPTIONS: dict[tuple[str, str], Options] = {  # what is changed in the shipped re
     ("backward", "exact: GMRES, 30 products at most"): implicit(**EXACT),
     ("backward", "truncated: GMRES, 3 products"): implicit(max_steps=3),
     ("backward", "truncated: Neumann, 3 products"): implicit("neumann", k=3),
-    ("backward", "one step"): {"gradient": "one_step", "gradient_options": {}},
+    ("backward", "one step"): {"adjoint": "one_step", "adjoint_options": {}},
     ("Broyden", "exact, nothing shared"): BROYDEN | implicit(**EXACT),
     ("Broyden", "exact, inverse shared"): BROYDEN | implicit(share_inverse=True, **EXACT),
     ("Broyden", "inverse shared, GMRES, 3 products"): BROYDEN | implicit(share_inverse=True, max_steps=3),
@@ -135,7 +135,7 @@ def counts(module: DEQClassifierModule, settings: Any) -> tuple[int, int]:
     """NFE forward and backward of a training step, the largest over the layers."""
     training_step(module, first_batch())()
     layers = solver_layers(module.network)
-    backward = {"phantom": settings.gradient_options.get("steps", 5), "one_step": 1}.get(settings.gradient)
+    backward = {"phantom": settings.adjoint_options.get("steps", 5), "one_step": 1}.get(settings.adjoint)
     if backward is None:
         backward = int(backward_metrics(layers)["nfe_backward"])
     return max(layer.solution.nfe for layer in layers), backward

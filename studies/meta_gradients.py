@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 import deqzoo
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.data.kinds import make_data
-from deqzoo.implicit import CG, LBFGS, MINRES, Extremes, NewtonCG, Solution, Status, argmin, curvature
+from deqzoo.implicit import CG, LBFGS, MINRES, Extremes, Implicit, NewtonCG, Solution, Status, argmin, curvature
 from deqzoo.models import MetaLearner, build_network
 from deqzoo.nn import IMAML, MAML, FirstOrderMAML
 from deqzoo.nn.adaptation import each_task
@@ -106,7 +106,7 @@ def reference(learner: MetaLearner, strength: float, task: tuple[Tensor, ...], n
         x,
         y,
         solver=LBFGS(tol=0.1 * STATIONARITY, stop="abs", max_steps=2000),
-        linear_solver=CG(tol=0.1 * LINEAR),
+        adjoint=Implicit(CG(tol=0.1 * LINEAR)),
         batch_dims=1,
         on_failure="ignore",
         return_solution=True,

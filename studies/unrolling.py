@@ -26,7 +26,18 @@ from benchmarks.measure import SavedBytes, interleaved
 from benchmarks.problems import seeded
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 from deqzoo.data.sinusoids import draw_sinusoids
-from deqzoo.implicit import GMRES, LBFGS, MINRES, Gradient, Implicit, NewtonCG, Picard, Unrolled, argmin, fixed_point
+from deqzoo.implicit import (
+    GMRES,
+    LBFGS,
+    MINRES,
+    EquationAdjoint,
+    Implicit,
+    NewtonCG,
+    Picard,
+    Unrolled,
+    argmin,
+    fixed_point,
+)
 from deqzoo.implicit.minimizers import gradient as gradient_of
 from deqzoo.models import MetaLearner
 from deqzoo.nn import IMAML, MAML, Adaptation, FirstOrderMAML
@@ -35,7 +46,7 @@ from deqzoo.plots.figure import COLORS, panels, save
 
 STRENGTH, LR = 1.0, 0.05
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-WAYS: dict[str, Gradient] = {
+WAYS: dict[str, EquationAdjoint] = {
     "unrolled": Unrolled(),
     "implicit": Implicit(GMRES(tol=1e-10, restart=80)),
 }
@@ -99,17 +110,17 @@ class Problem:
         gradients = torch.autograd.grad(loss, list(self.theta.values()))
         return loss.detach(), torch.cat([g.reshape(-1) for g in gradients])
 
-    def adapted(self, steps: int, way: Gradient) -> Parameters:
+    def adapted(self, steps: int, way: EquationAdjoint) -> Parameters:
         """phi after `steps` steps, differentiable in theta."""
         solver = Picard(tol=0.0, max_steps=steps, patience=steps + 1)
-        return fixed_point(self.step, self.start, self.theta, solver=solver, gradient=way, on_failure="ignore")
+        return fixed_point(self.step, self.start, self.theta, solver=solver, adjoint=way, on_failure="ignore")
 
     def exact(self) -> Tensor:
         """The meta-gradient at the minimum to which the descent leads."""
         with torch.no_grad():
             near = self.adapted(300, Implicit())
         solver, linear = NewtonCG(tol=1e-12, stop="abs"), GMRES(tol=1e-13, restart=200)
-        return self.meta_gradient(argmin(self.objective, near, self.theta, solver=solver, linear_solver=linear))
+        return self.meta_gradient(argmin(self.objective, near, self.theta, solver=solver, adjoint=Implicit(linear)))
 
 
 def measure(counts: tuple[int, ...], rounds: int, problem: Problem) -> list[Row]:

@@ -26,14 +26,14 @@ from deqzoo.nn.deq import recorded_residuals
 from studies.training import fit, recipe
 
 CONVERGED = 1e-2
-ONE_STEP: dict[str, Any] = {"gradient": "one_step", "gradient_options": {}}
+ONE_STEP: dict[str, Any] = {"adjoint": "one_step", "adjoint_options": {}}
 
 
 def implicit(linear_solver: str, **options: float) -> dict[str, Any]:
     """Settings of an implicit gradient by a linear solver."""
     return {
-        "gradient": "implicit",
-        "gradient_options": {"linear_solver": linear_solver, "linear_solver_options": options},
+        "adjoint": "implicit",
+        "adjoint_options": {"linear_solver": linear_solver, "linear_solver_options": options},
     }
 
 

@@ -120,7 +120,7 @@ def networks(widths: Sequence[int], size: tuple[int, int], tol: float) -> dict[s
         [0.25] * 3,
         widths=widths,
         solver=Picard(tol=tol, max_steps=MOST),
-        gradient=Implicit(Neumann(k=MOST, tol=tol)),
+        adjoint=Implicit(Neumann(k=MOST, tol=tol)),
     ).to(memory_format=torch.channels_last)
     hand = copy.deepcopy(through)
     for stage in hand.body:  # type: ignore[union-attr]

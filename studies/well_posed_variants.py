@@ -134,4 +134,4 @@ def two_equilibria(network: ImageClassifier) -> None:
         first: DEQ = stage[1]
         channels, *grid = first.cell.state
         cell = ContractiveConvCell(channels, (grid[0], grid[1]), rho_max=first.cell.rho_max)
-        stage.extend([Injection(channels, channels, 1), DEQ(cell, solver=first.solver, gradient=first.gradient)])
+        stage.extend([Injection(channels, channels, 1), DEQ(cell, solver=first.solver, adjoint=first.adjoint)])

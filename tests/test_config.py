@@ -73,7 +73,7 @@ def test_options_of_a_solver_are_open_to_its_own():
     ("override", "told"),
     [
         ("trainer.max_epoch=3", "'trainer.max_epoch'; valid are trainer.accelerator,"),
-        ("model.solver_option.tol=1", "'model.solver_option'; valid are model.baseline,"),
+        ("model.solver_option.tol=1", "'model.solver_option'; valid are model.adjoint,"),
         ("data.augment.crops=1", "'data.augment.crops'; valid are data.augment.alternating_flip, data.augment.crop,"),
         ("lr=1", "'lr'; valid are ckpt, data, entry,"),
         ("model.optimizer=adam", "model.optimizer: Invalid value 'adam', expected one of [adamw, sgd, muon]."),
@@ -121,3 +121,20 @@ def test_only_the_recipes_that_are_chosen_are_read():
     assert config._chosen(["seed=1"]) == {"deq_digits"}
     assert config._chosen(["model=glob(deq*)"]) is None  # for Hydra to tell: all are read
     assert "deq_digits" in mistake("model=deq_digit")  # the names of the others are known
+
+
+def test_a_setting_that_was_renamed_is_taken_with_a_warning():
+    words = ["model.gradient=phantom", "~model.gradient_options.linear_solver", "++model.gradient_options.steps=3"]
+    with pytest.warns(FutureWarning, match=r"model\.gradient is called model\.adjoint now"):
+        found = config.current_words(["model=deq_digits", *words])
+    assert found == [
+        "model=deq_digits",
+        "model.adjoint=phantom",
+        "~model.adjoint_options.linear_solver",
+        "++model.adjoint_options.steps=3",
+    ]
+    with pytest.warns(FutureWarning, match=r"model\.gradient_options is called model\.adjoint_options now"):
+        settings = config.model_config(
+            {"kind": "deq_classifier", "gradient": "phantom", "gradient_options": {"steps": 3}}, "a recipe of before"
+        )
+    assert (settings.adjoint, settings.adjoint_options) == ("phantom", {"steps": 3})

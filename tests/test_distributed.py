@@ -100,7 +100,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(rank)  # the first process's weights and vector count
-    options = {"solver": Picard(tol=1e-12, max_steps=200), "gradient": Implicit(GMRES(tol=1e-12))}
+    options = {"solver": Picard(tol=1e-12, max_steps=200), "adjoint": Implicit(GMRES(tol=1e-12))}
     deq = DEQ(ContractiveConvCell(3, (4, 4)), **options).double()
     torch.manual_seed(0)
     batches = torch.randn(5, 6, 3, 4, 4, dtype=torch.float64)

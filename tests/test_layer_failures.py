@@ -14,7 +14,7 @@ import deqzoo.models
 import deqzoo.nn
 from deqzoo.data import Vocabulary
 from deqzoo.implicit import (
-    GRADIENTS,
+    EQUATION_ADJOINTS,
     LBFGS,
     RK4,
     Anderson,
@@ -25,7 +25,7 @@ from deqzoo.implicit import (
     Rodas5P,
     Status,
     Tsit5,
-    make_gradient,
+    make_adjoint,
 )
 from deqzoo.models import (
     ContractiveLanguageModel,
@@ -211,14 +211,14 @@ def test_what_has_no_equilibrium_is_told():
     assert found.warned
 
 
-@pytest.mark.parametrize("gradient", sorted(GRADIENTS))
+@pytest.mark.parametrize("gradient", sorted(EQUATION_ADJOINTS))
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_the_state_and_gradients_of_a_deq(gradient, bad):
     x = rows(4)
 
     def run(x):
         x = x.clone().requires_grad_()
-        deq = DEQ(bounded_cell, solver=Picard(tol=1e-5), gradient=make_gradient(gradient), on_failure="ignore")
+        deq = DEQ(bounded_cell, solver=Picard(tol=1e-5), adjoint=make_adjoint(gradient), on_failure="ignore")
         z = deq(x)
         z.square().sum().backward()
         return z.detach(), x.grad, deq.solution

@@ -35,7 +35,7 @@ def test_zoo_of_an_installed_wheel_goes_before_the_checkout(tmp_path, monkeypatc
 
 
 def test_an_old_name_works_and_warns_with_the_new_one():
-    with pytest.warns(DeprecationWarning, match="is now ODESolver") as caught:
+    with pytest.warns(DeprecationWarning, match="is called ODESolver now") as caught:
         assert implicit.OdeSolver is implicit.ODESolver
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError, match="has no attribute 'OdeSolvers'"):

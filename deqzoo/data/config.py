@@ -328,16 +328,3 @@ class NoisyImageDataConfig(DataConfig):
         _at_least_one(self, "train_size", "val_size", "repeats")
         if not 0 <= self.corrupted < 1:
             raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
-
-
-DATA_KINDS: dict[str, type] = {
-    "images": ImageDataConfig,
-    "points": PointDataConfig,
-    "series": SeriesDataConfig,
-    "text": TextDataConfig,
-    "chains": ChainDataConfig,
-    "density": DensityDataConfig,
-    "sinusoids": SinusoidDataConfig,
-    "episodes": EpisodeDataConfig,
-    "noisy_images": NoisyImageDataConfig,
-}

@@ -14,6 +14,7 @@ from deqzoo.data.info import ImageInfo
 from deqzoo.data.loader import ImageLoader
 from deqzoo.data.module import TensorData
 from deqzoo.data.registry import image_set
+from deqzoo.data.registry import rows as rows
 from deqzoo.errors import ConfigError
 
 
@@ -81,7 +82,11 @@ class ImageData(TensorData):
         images, labels, test = self.spec.read(lambda name: read_file(folder, name, self.spec.files[name]))
         rest = np.setdiff1d(np.arange(len(labels)), test)
         train, val = stratified_split(rest, labels, self._val_size(len(rest)))
-        self.tensors = torch.from_numpy(images), torch.from_numpy(labels)
+        # A reader of bytes gives arrays that are not to be written to: of these, copies.
+        self.tensors = (
+            torch.from_numpy(np.require(images, requirements=["C", "W"])),
+            torch.from_numpy(np.require(labels, requirements=["C", "W"])),
+        )
         self.parts = {
             "train": torch.from_numpy(train),
             "val": torch.from_numpy(val),

@@ -1,28 +1,64 @@
-"""The kinds of data: which LightningDataModule each is. Their settings are in ``config.py`` beside this file."""
+"""The kinds of data: of each, where its settings and its LightningDataModule are. This file imports no torch.
+
+A kind is a dataclass in ``config.py``, a file with its data module, and a line here. Others may be registered from
+outside of this package, before a configuration is read:
+``DATA_KINDS["mine"] = DataKind("my_package.config:MyConfig", "my_package.data:MyData")``.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from deqzoo.errors import ConfigError
 
-DATA_MODULES: dict[str, str] = {  # MODULE:CLASS of each kind
-    "chains": "deqzoo.data.chains:ChainData",
-    "density": "deqzoo.data.density_points:DensityData",
-    "episodes": "deqzoo.data.episodes:EpisodeData",
-    "images": "deqzoo.data.images:ImageData",
-    "noisy_images": "deqzoo.data.noisy_images:NoisyImageData",
-    "points": "deqzoo.data.points:PointData",
-    "series": "deqzoo.data.series:SeriesData",
-    "sinusoids": "deqzoo.data.sinusoids:SinusoidData",
-    "text": "deqzoo.data.text:TextData",
+
+class DataKind(NamedTuple):
+    """Where a kind of data is found, as MODULE:NAME.
+
+    Attributes:
+        settings: the dataclass of its sets, in a module that imports no torch.
+        module: the subclass of `deqzoo.data.module.TensorData`. Its file has a function ``rows()`` as well: of each set
+            of the kind, its row of the table in ``data/README.md``.
+    """
+
+    settings: str
+    module: str
+
+
+def _in(settings: str, module: str) -> DataKind:
+    return DataKind(f"deqzoo.data.config:{settings}", f"deqzoo.data.{module}")
+
+
+DATA_KINDS: dict[str, DataKind] = {
+    "chains": _in("ChainDataConfig", "chains:ChainData"),
+    "density": _in("DensityDataConfig", "density_points:DensityData"),
+    "episodes": _in("EpisodeDataConfig", "episodes:EpisodeData"),
+    "images": _in("ImageDataConfig", "images:ImageData"),
+    "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
+    "points": _in("PointDataConfig", "points:PointData"),
+    "series": _in("SeriesDataConfig", "series:SeriesData"),
+    "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),
+    "text": _in("TextDataConfig", "text:TextData"),
 }
+
+
+def data_settings_of(kind: str) -> Any:
+    """The dataclass of a kind's sets.
+
+    >>> data_settings_of("points").__name__
+    'PointDataConfig'
+    """
+    return _found(DATA_KINDS[kind].settings)
 
 
 def make_data(settings: Any, seed: int) -> Any:
     """The data module of typed ``data`` settings; what cannot be is a `ConfigError`."""
-    module, _, name = DATA_MODULES[settings.kind].partition(":")
     options = {key: value for key, value in vars(settings).items() if key not in ("kind", "name")}
     try:
-        return getattr(import_module(module), name)(settings.name, seed=seed, **options)
+        return _found(DATA_KINDS[settings.kind].module)(settings.name, seed=seed, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

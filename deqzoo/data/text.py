@@ -14,6 +14,7 @@ from deqzoo.data.info import IGNORED, TextInfo
 from deqzoo.data.loader import TensorLoader, generator
 from deqzoo.data.module import TensorData
 from deqzoo.data.text_sets import OWN, text_set
+from deqzoo.data.text_sets import rows as rows
 from deqzoo.data.vocabulary import UNKNOWN, Vocabulary
 from deqzoo.errors import ConfigError
 

@@ -18,12 +18,13 @@ Reading order
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
     minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion
-    gradients.py            cheaper gradients of a fixed point
+    problem.py              what is solved, and the condition of its solution
+    adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
-    by_name.py              solvers, gradients and cells by name
+    by_name.py              solvers, adjoints and cells by name
     black_box.py            solvers that torch cannot see into, under vmap too
     grads_batched.py        the older vmap of torch.autograd
     solution.py, pytree.py, rows.py, modes.py    what the others stand on
@@ -32,24 +33,13 @@ Reading order
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
 """
 
-import warnings
-from typing import Any
-
-from .api import (
-    GRADIENTS,
-    LINEAR_SOLVERS,
-    MINIMIZERS,
-    SOLVERS,
-    SPLITTINGS,
-    argmin,
-    fixed_point,
-    make_gradient,
-    make_solver,
-    root,
-)
+from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit, OneStep, Phantom, Unrolled
+from .api import SOLVERS, argmin, fixed_point, make_solver, root
 from .bridge import ImplicitFunction
+from .call_site import warn_once
 from .curvature import Extremes, curvature, extreme_eigenvalues, gauss_newton, hessian
 from .fixed_point_solvers import (
+    SPLITTINGS,
     Anderson,
     Broyden,
     FixedPointSolver,
@@ -58,14 +48,23 @@ from .fixed_point_solvers import (
     PeacemanRachford,
     Picard,
 )
-from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
-from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Damped, Dense, LinearSolver, Neumann, NormalCG
-from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG, TrustRegion
+from .linear_solvers import (
+    CG,
+    GMRES,
+    LINEAR_SOLVERS,
+    MINRES,
+    BiCGSTAB,
+    Damped,
+    Dense,
+    LinearSolver,
+    Neumann,
+    NormalCG,
+)
+from .minimizers import LBFGS, MINIMIZERS, GradientDescent, Minimizer, NewtonCG, TrustRegion
 from .ode import (
-    ADJOINTS,
+    ODE_ADJOINTS,
     ODE_SOLVERS,
     RK4,
-    Adjoint,
     Backsolve,
     Bosh3,
     DenseSolution,
@@ -78,6 +77,7 @@ from .ode import (
     Kvaerno3,
     Kvaerno5,
     Midpoint,
+    ODEAdjoint,
     ODESolver,
     Rodas5P,
     TorchDiffEq,
@@ -94,14 +94,14 @@ from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Stat
 from .spectral import spectral_radius
 
 __all__ = [
-    "ADJOINTS",
     "CG",
+    "EQUATION_ADJOINTS",
     "GMRES",
-    "GRADIENTS",
     "LBFGS",
     "LINEAR_SOLVERS",
     "MINIMIZERS",
     "MINRES",
+    "ODE_ADJOINTS",
     "ODE_SOLVERS",
     "RK4",
     "SOLVERS",
@@ -119,11 +119,11 @@ __all__ = [
     "Discrete",
     "Dopri5",
     "Dopri8",
+    "EquationAdjoint",
     "Euler",
     "Extremes",
     "FixedPointSolver",
     "ForwardBackward",
-    "Gradient",
     "GradientDescent",
     "Heun",
     "Implicit",
@@ -142,6 +142,7 @@ __all__ = [
     "NonConvergenceError",
     "NonConvergenceWarning",
     "NormalCG",
+    "ODEAdjoint",
     "ODESolver",
     "OneStep",
     "PeacemanRachford",
@@ -161,7 +162,6 @@ __all__ = [
     "gauss_newton",
     "hessian",
     "make_adjoint",
-    "make_gradient",
     "make_ode_solver",
     "make_solver",
     "odeint",
@@ -171,12 +171,20 @@ __all__ = [
     "spectral_radius",
 ]
 
-_RENAMED = {"OdeSolver": "ODESolver"}  # works for one minor release
+_RENAMED = {
+    "ADJOINTS": "ODE_ADJOINTS",
+    "GRADIENTS": "EQUATION_ADJOINTS",
+    "Gradient": "EquationAdjoint",
+    "OdeSolver": "ODESolver",
+    "make_gradient": "make_adjoint",
+}
 
 
-def __getattr__(name: str) -> Any:
-    """A public name as it was before, with a DeprecationWarning that names what replaces it."""
+def __getattr__(name: str) -> object:
+    """The names of the release before, with a warning."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"deqzoo.implicit.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-    return globals()[_RENAMED[name]]
+    new = _RENAMED[name]
+    message = f"deqzoo.implicit.{name} is called {new} now; the old name goes with the next minor release"
+    warn_once(message, DeprecationWarning, name)
+    return globals()[new]

@@ -1,70 +1,48 @@
-"""The functions that most users call: `fixed_point`, `root`, `argmin`, and solvers and gradients by name."""
+"""The functions that most users call: `fixed_point`, `root`, `argmin`, and solvers and adjoints by name."""
 
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .black_box import as_tensors, call_black_box
-from .bridge import ImplicitFunction
-from .by_name import make
-from .fixed_point_solvers import Anderson, Broyden, FixedPointSolver, ForwardBackward, PeacemanRachford, Picard
-from .gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
-from .linear_solvers import CG, GMRES, MINRES, BiCGSTAB, Dense, LinearSolver, Neumann, NormalCG
-from .minimizers import LBFGS, GradientDescent, Minimizer, NewtonCG, TrustRegion
+from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit
+from .by_name import instance, make, renamed
+from .fixed_point_solvers import FIXED_POINT_SOLVERS, SPLITTINGS, Anderson, FixedPointSolver
+from .linear_solvers import CG, GMRES, LINEAR_SOLVERS, LinearSolver
+from .minimizers import LBFGS, MINIMIZERS, Minimizer
 from .minimizers import gradient as gradient_of
-from .modes import eager, host_flags, in_transform, needs_derivative, no_derivatives
-from .precision import finite_inputs
-from .pytree import Ravel, map_tensors, tensor_leaves, with_keywords
-from .root_solvers import Newton, NewtonKrylov
-from .solution import OnFailure, Solution, Status
+from .modes import eager, needs_derivative
+from .problem import Problem, returned
+from .pytree import Ravel, tensor_leaves, with_keywords
+from .root_solvers import ROOT_SOLVERS, Newton
+from .solution import OnFailure, Solution
 
-SOLVERS: dict[str, type[FixedPointSolver]] = {
-    "anderson": Anderson,
-    "broyden": Broyden,
-    "newton": Newton,
-    "newton_krylov": NewtonKrylov,
-    "picard": Picard,
-}
-SPLITTINGS: dict[str, type[FixedPointSolver]] = {  # of monotone problems
-    "forward_backward": ForwardBackward,
-    "peaceman_rachford": PeacemanRachford,
-}
-MINIMIZERS: dict[str, type[Minimizer]] = {
-    "gradient_descent": GradientDescent,
-    "lbfgs": LBFGS,
-    "newton_cg": NewtonCG,
-    "trust_region": TrustRegion,
-}
-LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
-    "bicgstab": BiCGSTAB,
-    "cg": CG,
-    "dense": Dense,
-    "gmres": GMRES,
-    "minres": MINRES,
-    "neumann": Neumann,
-    "normal_cg": NormalCG,
-}
-GRADIENTS: dict[str, type[Gradient]] = {
-    "implicit": Implicit,
-    "one_step": OneStep,
-    "phantom": Phantom,
-    "unrolled": Unrolled,
-}
+SOLVERS: dict[str, type[FixedPointSolver]] = {**FIXED_POINT_SOLVERS, **ROOT_SOLVERS}  # of `fixed_point` and `root`
+
+T = TypeVar("T")
+
+
+@overload
+def fixed_point(
+    f: Callable[..., T], z0: T, *args: Any, return_solution: Literal[False] = False, **options: Any
+) -> T: ...
+
+
+@overload
+def fixed_point(
+    f: Callable[..., T], z0: T, *args: Any, return_solution: Literal[True], **options: Any
+) -> tuple[T, Solution]: ...
 
 
 def fixed_point(
     f: Callable[..., Any],
     z0: Any,
     *args: Any,
-    solver: FixedPointSolver | Callable[..., Any] | None = None,
-    gradient: Gradient | None = None,
+    solver: FixedPointSolver | str | Callable[..., Any] | None = None,
+    adjoint: EquationAdjoint | str | None = None,
     batch_dims: int = 0,
     compact: bool = False,
     preconditioner: Callable[..., Any] | None = None,
@@ -80,9 +58,10 @@ def fixed_point(
         f: `f(z, *args)`, of the structure and shapes of z.
         z0: start, a tensor or a pytree of tensors; no gradient flows to it.
         solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; `ForwardBackward` and
-            `PeacemanRachford` for an f that is a `MonotoneMap`; or any callable `solver(f, z0, *args) -> z`, NumPy
-            inside allowed.
-        gradient: `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`.
+            `PeacemanRachford` for an f that is a `MonotoneMap`; or the name of one ("picard"), with its default
+            options; or any callable `solver(f, z0, *args) -> z`, NumPy inside allowed.
+        adjoint: how it is differentiated, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`, or the name of one
+            ("one_step"); or an `EquationAdjoint` of your own.
         batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
         compact: with batch_dims=1: while the solver iterates, call f for the samples alone that are not done. Then f
             must treat each sample by itself, and tensors among `args` with the batch as leading axis are cut likewise
@@ -106,60 +85,36 @@ def fixed_point(
     >>> z, a.grad
     (tensor(0.9004, dtype=torch.float64, grad_fn=<_AttachBackward>), tensor(-0.3218, dtype=torch.float64))
     """
+    adjoint = renamed(kwargs, "gradient", "adjoint", Adjoint, adjoint)
     f, args = named(f, args, kwargs, fixed_point)
-    solver = Anderson() if solver is None else solver
-    gradient = Implicit() if gradient is None else gradient
-    # `torch.compile` takes the solve as a whole where nothing in it asks the host.
-    plain = isinstance(gradient, Phantom | OneStep) or not needs_derivative()
-    traceable = plain and getattr(solver, "stop", None) == "never"
-    return (_fixed_point if traceable else _fixed_point_eagerly)(
-        f, z0, args, solver, gradient, batch_dims, compact, preconditioner, on_failure, return_solution
+    problem = Problem(
+        name="fixed_point",
+        f=f,
+        y0=z0,
+        args=args,
+        solver=Anderson() if solver is None else instance("solver", {**SOLVERS, **SPLITTINGS}, solver),
+        conditions=lambda z, *args: _difference(z, f(z, *args)),
+        linear_solver=GMRES(),
+        batch_dims=batch_dims,
+        compact=compact,
+        preconditioner=preconditioner,
+        on_failure=on_failure,
     )
+    chosen = _chosen(adjoint, problem)
+    # `torch.compile` takes the solve as a whole where nothing in it asks the host.
+    traceable = getattr(problem.solver, "stop", None) == "never" and (chosen.compiles or not needs_derivative())
+    z, solution = (_run if traceable else _run_eagerly)(chosen, problem)
+    return (z, solution) if return_solution else z
 
 
-def _fixed_point(
-    f: Callable[..., Any],
-    z0: Any,
-    args: tuple[Any, ...],
-    solver: Any,
-    gradient: Gradient,
-    batch_dims: int,
-    compact: bool,
-    preconditioner: Callable[..., Any] | None,
-    on_failure: OnFailure,
-    return_solution: bool,
-) -> Any:
-    if isinstance(gradient, Unrolled):
-        solution = _unroll(f, z0, args, solver, gradient, batch_dims, compact)
-    else:
-        solution = _solve("fixed_point", solver, f, z0, args, batch_dims, compact)
-    _check(solution, on_failure, "fixed point", solver)
-    inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
-    if isinstance(gradient, Implicit) and needs_derivative():
-        if gradient.share_inverse:
-            preconditioner = _shared(inverse, solver, preconditioner, Ravel(solution.value, batch_dims))
-        implicit = ImplicitFunction(
-            solve=_already_solved,
-            conditions=lambda z, *args: _difference(z, f(z, *args)),
-            linear_solver=gradient.linear_solver,
-            batch_dims=batch_dims,
-            preconditioner=preconditioner,
-            on_failure=on_failure,
-        )
-        return _finish(implicit, solution, args, return_solution)
-    value = solution.value
-    if isinstance(gradient, Phantom | OneStep):
-        steps, damping = (1, 1.0) if isinstance(gradient, OneStep) else (gradient.steps, gradient.damping)
-        for _ in range(steps if needs_derivative() else 0):
-            value = _mix(value, f(value, *args), damping)
-    elif not isinstance(gradient, Implicit | Unrolled):
-        raise TypeError(f"gradient must be Implicit, Phantom, OneStep or Unrolled, got {type(gradient).__name__}")
-    return _returned(solution, value, return_solution)
+@overload
+def root(f: Callable[..., Any], y0: T, *args: Any, return_solution: Literal[False] = False, **options: Any) -> T: ...
 
 
-@eager
-def _fixed_point_eagerly(*arguments: Any) -> Any:
-    return _fixed_point(*arguments)
+@overload
+def root(
+    f: Callable[..., Any], y0: T, *args: Any, return_solution: Literal[True], **options: Any
+) -> tuple[T, Solution]: ...
 
 
 @eager
@@ -167,8 +122,8 @@ def root(
     f: Callable[..., Any],
     y0: Any,
     *args: Any,
-    solver: FixedPointSolver | Callable[..., Any] | None = None,
-    linear_solver: LinearSolver | None = None,
+    solver: FixedPointSolver | str | Callable[..., Any] | None = None,
+    adjoint: EquationAdjoint | str | None = None,
     batch_dims: int = 0,
     compact: bool = False,
     tags: Sequence[str] = (),
@@ -185,8 +140,8 @@ def root(
         f: `f(y, *args)`, of the structure and shapes of y.
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
         solver: `Newton()` by default; `NewtonKrylov`, `Broyden`, `Anderson`, `Picard` (the last three take the Jacobian
-            for near I); or any callable `solver(f, y0, *args) -> y`, NumPy inside allowed.
-        linear_solver: for derivatives, `GMRES()` by default.
+            for near I), or the name of one; or any callable `solver(f, y0, *args) -> y`, NumPy inside allowed.
+        adjoint: `Implicit()` by default; its linear solver is `GMRES()` unless it names one.
         tags: what is known of df/dy: "symmetric", "positive_definite".
 
     Other arguments and the result are those of `fixed_point`.
@@ -196,20 +151,68 @@ def root(
     >>> torch.autograd.grad(y, a)[0]  # 1 / (3 y^2)
     tensor(0.0833, dtype=torch.float64)
     """
+    adjoint = _of_linear_solver(kwargs, adjoint)
     f, args = named(f, args, kwargs, root)
-    solution = _solve("root", Newton() if solver is None else solver, f, y0, args, batch_dims, compact)
-    solution.inverse = None
-    _check(solution, on_failure, "root", solver)
-    implicit = ImplicitFunction(
-        solve=_already_solved,
+    problem = Problem(
+        name="root",
+        f=f,
+        y0=y0,
+        args=args,
+        solver=Newton() if solver is None else instance("solver", SOLVERS, solver),
         conditions=f,
-        linear_solver=linear_solver,
+        linear_solver=GMRES(),
         batch_dims=batch_dims,
+        compact=compact,
         tags=tags,
         preconditioner=preconditioner,
         on_failure=on_failure,
     )
-    return _finish(implicit, solution, args, return_solution)
+    y, solution = _run(_chosen(adjoint, problem), problem)
+    return (y, solution) if return_solution else y
+
+
+@overload
+def argmin(
+    objective: Callable[..., Any],
+    y0: T,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    return_solution: Literal[False] = False,
+    **options: Any,
+) -> T: ...
+
+
+@overload
+def argmin(
+    objective: Callable[..., Any],
+    y0: T,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    return_solution: Literal[True],
+    **options: Any,
+) -> tuple[T, Solution]: ...
+
+
+@overload
+def argmin(
+    objective: Callable[..., Any],
+    y0: T,
+    *args: Any,
+    has_aux: Literal[True],
+    return_solution: Literal[False] = False,
+    **options: Any,
+) -> tuple[T, Any]: ...
+
+
+@overload
+def argmin(
+    objective: Callable[..., Any],
+    y0: T,
+    *args: Any,
+    has_aux: Literal[True],
+    return_solution: Literal[True],
+    **options: Any,
+) -> tuple[T, Any, Solution]: ...
 
 
 @eager
@@ -217,8 +220,8 @@ def argmin(
     objective: Callable[..., Any],
     y0: Any,
     *args: Any,
-    solver: Minimizer | Callable[..., Any] | None = None,
-    linear_solver: LinearSolver | None = None,
+    solver: Minimizer | str | Callable[..., Any] | None = None,
+    adjoint: EquationAdjoint | str | None = None,
     has_aux: bool = False,
     batch_dims: int = 0,
     preconditioner: Callable[..., Any] | None = None,
@@ -233,11 +236,11 @@ def argmin(
     Args:
         objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value per system, shape (systems,).
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
-        solver: `LBFGS()` by default; `TrustRegion`, `NewtonCG`, `GradientDescent`; or any callable
+        solver: `LBFGS()` by default; `TrustRegion`, `NewtonCG`, `GradientDescent`, or the name of one; or any callable
             `solver(objective, y0, *args) -> y`, SciPy inside allowed.
-        linear_solver: for derivatives, `CG()` by default: H is positive definite at a regular minimum, and CG reports
-            where it is not. `MINRES()` and `Dense()` also take an indefinite H, `Damped(CG(), damping)` makes it
-            definite.
+        adjoint: `Implicit()` by default, by the linear solver `CG()`: H is positive definite at a regular minimum, and
+            CG reports where it is not. `Implicit(MINRES())` and `Implicit(Dense())` also take an indefinite H,
+            `Implicit(Damped(CG(), damping))` makes it definite.
         has_aux: `objective` returns (value, aux); argmin then returns (y, aux) or (y, aux, solution), with the aux of
             one more evaluation at y, which has derivatives.
 
@@ -248,20 +251,23 @@ def argmin(
     >>> torch.autograd.grad(mean, x)[0]
     tensor([0.5000, 0.5000], dtype=torch.float64)
     """
+    adjoint = _of_linear_solver(kwargs, adjoint)
     both, args = named(objective, args, kwargs, argmin)
     objective = (lambda *given: both(*given)[0]) if has_aux else both
-    solution = _solve("argmin", LBFGS() if solver is None else solver, objective, y0, args, batch_dims)
-    _check(solution, on_failure, "argmin", solver)
-    implicit = ImplicitFunction(
-        solve=_already_solved,
+    problem = Problem(
+        name="argmin",
+        f=objective,
+        y0=y0,
+        args=args,
+        solver=LBFGS() if solver is None else instance("solver", MINIMIZERS, solver),
         conditions=lambda y, *args: gradient_of(objective, y, *args, batch_dims=batch_dims)[0],
-        linear_solver=CG() if linear_solver is None else linear_solver,
+        linear_solver=CG(),
         batch_dims=batch_dims,
         tags=("symmetric", "positive_definite"),
         preconditioner=preconditioner,
         on_failure=on_failure,
     )
-    y = _finish(implicit, solution, args, False)
+    y, solution = _run(_chosen(adjoint, problem), problem)
     found = (y, both(y, *args)[1]) if has_aux else (y,)
     found = (*found, solution) if return_solution else found
     return found if len(found) > 1 else y
@@ -274,18 +280,6 @@ def make_solver(name: str, **options: Any) -> Any:
     0.5
     """
     return make("solver", {**SOLVERS, **SPLITTINGS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
-
-
-def make_gradient(name: str, **options: Any) -> Gradient:
-    """A gradient by name; `linear_solver` may be a solver or the name of one.
-
-    >>> make_gradient("implicit", linear_solver="neumann").linear_solver
-    Neumann(tol=None, k=10, damping=1.0)
-    """
-    if isinstance(options.get("linear_solver"), str):
-        options["linear_solver"] = make("linear solver", LINEAR_SOLVERS, options["linear_solver"], {})
-    made: Gradient = make("gradient", GRADIENTS, name, options)
-    return made
 
 
 def named(
@@ -311,120 +305,34 @@ def named(
     return with_keywords(f, tuple(kwargs)), (*args, *kwargs.values())
 
 
-def _already_solved(*args: Any) -> Any:
-    raise AssertionError("the solution is handed to differentiable()")
+def _chosen(adjoint: EquationAdjoint | str | None, problem: Problem) -> EquationAdjoint:
+    """The adjoint that was given, by itself or by name, or the exact one; an error where it is not for the problem."""
+    chosen = Implicit() if adjoint is None else instance("adjoint", EQUATION_ADJOINTS, adjoint)
+    if not isinstance(chosen, EquationAdjoint) or problem.name not in chosen.problems:
+        valid = [kind.__name__ for kind in EQUATION_ADJOINTS.values() if problem.name in kind.problems]
+        raise TypeError(f"the adjoint of {problem.name} must be one of {', '.join(valid)}, got {chosen!r}")
+    return chosen
 
 
-def _solve(
-    problem: Literal["fixed_point", "root", "argmin"],
-    solver: Callable[..., Any],
-    f: Callable[..., Any],
-    y0: Any,
-    args: tuple[Any, ...],
-    batch_dims: int,
-    compact: bool = False,
-) -> Solution:
-    """Run a solver of ours, or any callable, which reports nothing: `_finish` looks at the conditions."""
-    if isinstance(solver, FixedPointSolver):
-        if isinstance(solver, Minimizer) != (problem == "argmin"):
-            mend = "minimises: pass it to argmin"
-            if problem == "argmin":
-                mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
-            raise TypeError(f"{type(solver).__name__} {mend}")
-        options = {"compact": True} if compact else {}
-        return solver(f, y0, *args, batch_dims=batch_dims, root=problem != "fixed_point", **options)
-    if not callable(solver) or isinstance(solver, type | LinearSolver):
-        raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
-    if compact:
-        raise ValueError(f"compact=True is for the solvers of deqzoo, not for {solver!r}")
-    with no_derivatives():
-        start, rest = map_tensors(torch.Tensor.detach, (y0, args))
-        value = call_black_box(lambda y0, args: as_tensors(solver(f, y0, *args), (y0, *args)), (start, rest))
-        ravel = Ravel(value, batch_dims)
-        finite = finite_inputs((value, start, rest), ravel.batch_shape, ravel.device)
-        zeros = torch.zeros(ravel.batch_shape, device=ravel.device)
-        status = zeros.long()
-        if finite is not None:
-            status = torch.where(ravel.per_system(finite), status, Status.DIVERGED)
-    return Solution(value, status, zeros, zeros.long(), nfe=0)
+def _of_linear_solver(kwargs: dict[str, Any], adjoint: EquationAdjoint | str | None) -> EquationAdjoint | str | None:
+    """`adjoint`, or the one of the argument `linear_solver`, by which `root` and `argmin` said it before."""
+    linear_solver = renamed(kwargs, "linear_solver", "adjoint=Implicit(...)", LinearSolver, None)
+    if linear_solver is None:
+        return adjoint
+    if adjoint is not None:
+        raise TypeError("pass adjoint=Implicit(linear_solver) alone, without linear_solver")
+    return Implicit(linear_solver)
 
 
-def _unroll(
-    f: Callable[..., Any],
-    z0: Any,
-    args: tuple[Any, ...],
-    solver: Any,
-    gradient: Unrolled,
-    batch_dims: int,
-    compact: bool,
-) -> Solution:
-    """The solver's own iterations, recorded."""
-    if not isinstance(solver, Picard):
-        raise TypeError(f"Unrolled differentiates plain iteration: pass solver=Picard(...), not {solver!r}")
-
-    def step(z: Any, *args: Any) -> Any:
-        return (
-            checkpoint(f, z, *args, use_reentrant=False) if gradient.checkpoint and not in_transform() else f(z, *args)
-        )
-
-    solution = solver(step, z0, *args, batch_dims=batch_dims, record=True, compact=compact)
-    idle = (solution.steps == 0) & (solution.status != Status.DIVERGED)
-    if needs_derivative() and (solution.steps.numel() == 0 or host_flags(idle)[0][0]):
-        # A system that met the stop rule at its start has nothing on the tape: it takes one step there.
-        value, moved = solution.value, step(solution.value, *args)
-        ravel = Ravel(value, batch_dims)
-        chosen = [
-            torch.where(idle.reshape(idle.shape + (1,) * (a.dim() - idle.dim())), b.to(a.dtype), a)
-            for a, b in zip(tensor_leaves(value), ravel.leaves(moved), strict=True)
-        ]
-        solution.value, solution.nfe = ravel.restore(chosen), solution.nfe + 1
-    return solution
+def _run(adjoint: EquationAdjoint, problem: Problem) -> tuple[Any, Solution]:
+    return returned(*adjoint.apply(problem))
 
 
-def _check(solution: Solution, on_failure: OnFailure, what: str, solver: Any) -> None:
-    """Warn or raise as asked, but where all steps are taken anyway: there the host does not wait to know."""
-    if torch.compiler.is_compiling() or (on_failure == "warn" and getattr(solver, "stop", None) == "never"):
-        return
-    solution.check(on_failure, what)
-
-
-def _returned(solution: Solution, value: Any, return_solution: bool) -> Any:
-    """The differentiable `value`, NaN where a system has diverged; the solution keeps its last finite state there."""
-    last, solution.value = solution.value, value
-    if not solution.all_converged:
-        value = solution.replace_failed(value)
-        solution.value = solution.replace_failed(solution.value, last)
-    return (value, solution) if return_solution else value
-
-
-def _finish(implicit: ImplicitFunction, solution: Solution, args: tuple[Any, ...], return_solution: bool) -> Any:
-    held = weakref.ref(solution)  # a strong reference would tie the graph into a cycle: solution, value, graph, report
-
-    def report(backward: Solution) -> None:
-        target = held()
-        if target is not None:
-            target.backward = backward
-
-    look = solution.nfe == 0  # a solver that reports nothing
-    value = implicit.differentiable(solution.value, *args, report=report, look=look)
-    return _returned(solution, value, return_solution)
-
-
-def _shared(
-    inverse: Callable[[Tensor], Tensor] | None, solver: Any, own: Callable[..., Any] | None, ravel: Ravel
-) -> Callable[..., Any] | None:
-    """The solver's inverse Jacobian as a preconditioner; None where the solve ended before it had any."""
-    if own is not None or not isinstance(solver, Broyden):
-        raise TypeError(f"share_inverse needs solver=Broyden(...) and no preconditioner, got {solver!r} and {own!r}")
-    return None if inverse is None else lambda v, *_: ravel.unflatten(inverse(ravel.flatten(v)))
+@eager
+def _run_eagerly(adjoint: EquationAdjoint, problem: Problem) -> tuple[Any, Solution]:
+    return _run(adjoint, problem)
 
 
 def _difference(z: Any, fz: Any) -> Any:
     ravel = Ravel(z)
     return ravel.restore([a - b for a, b in zip(tensor_leaves(z), ravel.leaves(fz), strict=True)])
-
-
-def _mix(z: Any, fz: Any, damping: float) -> Any:
-    ravel = Ravel(z)
-    pairs = zip(tensor_leaves(z), ravel.leaves(fz), strict=True)
-    return ravel.restore([a + damping * (b - a) if damping != 1 else b.to(a.dtype) for a, b in pairs])

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from .black_box import as_tensors, call_black_box
+from .by_name import instance
 from .grads_batched import each_alone
 from .lifting import Lifted, apply_visibly, check_complete, lift, value_again
-from .linear_solvers import GMRES, LinearSolver
+from .linear_solvers import GMRES, LINEAR_SOLVERS, LinearSolver
 from .linear_solvers.base import default_tolerance, row_norm
 from .modes import (
     call_unchanged,
@@ -317,7 +318,7 @@ class ImplicitFunction:
             SciPy or C inside are fine, and y may hold NumPy's arrays in place of tensors.
         conditions: `conditions(y, *args) -> residual`, of the structure and shapes of y and zero at the solution.
             Written in torch, differentiable in y and in whatever needs a gradient; tensors that it captures get theirs.
-        linear_solver: for systems with A or A^T (`GMRES`, `CG`, `Neumann`, `Dense`).
+        linear_solver: for systems with A or A^T, `GMRES()` by default; `CG`, `Neumann`, `Dense`, or the name of one.
         has_aux: `solve` also returns something that is handed on as it is, without derivatives.
         batch_dims: 0: all of y is one system; 1: each leading index of y is a system of its own.
         tags: what is known of A: "symmetric", "positive_definite".
@@ -350,7 +351,7 @@ class ImplicitFunction:
         solve: Callable[..., Any],
         conditions: Callable[..., Any],
         *,
-        linear_solver: LinearSolver | None = None,
+        linear_solver: LinearSolver | str | None = None,
         has_aux: bool = False,
         batch_dims: int = 0,
         tags: Sequence[str] = (),
@@ -363,7 +364,8 @@ class ImplicitFunction:
         check_tags(tags)
         self.solve = solve
         self.conditions = conditions
-        self.linear_solver = GMRES() if linear_solver is None else linear_solver
+        found = GMRES() if linear_solver is None else instance("linear solver", LINEAR_SOLVERS, linear_solver)
+        self.linear_solver: LinearSolver = found
         self.has_aux = has_aux
         self.batch_dims = batch_dims
         self.tags = tuple(tags)

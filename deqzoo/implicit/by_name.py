@@ -1,4 +1,4 @@
-"""Solvers, gradients, adjoints and cells by name, as recipes have them."""
+"""Solvers, adjoints and cells by name, as recipes have them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+
+from .call_site import warn_once
 
 
 def make(kind: str, registry: Mapping[str, Any], name: str, options: Mapping[str, Any], *arguments: Any) -> Any:
@@ -23,3 +27,23 @@ def make(kind: str, registry: Mapping[str, Any], name: str, options: Mapping[str
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         raise ValueError(f"{kind} {name!r} has no option {', '.join(unknown)}. Valid: {', '.join(valid) or 'none'}")
     return registry[name](*arguments, **options)
+
+
+def instance(kind: str, registry: Mapping[str, Any], given: Any) -> Any:
+    """What was given, or, where that is a name, the object of a registry by that name, with its default options."""
+    return make(kind, registry, given, {}) if isinstance(given, str) else given
+
+
+def renamed(kwargs: dict[str, Any], old: str, new: str, kind: type, given: Any) -> Any:
+    """The argument `new`, which was called `old`: taken out of `kwargs`, with a warning, where it is of its `kind`.
+
+    Else an `old` among the keyword arguments is one of the user's function.
+    """
+    if not isinstance(kwargs.get(old), kind):
+        return given
+    if given is not None:
+        raise TypeError(f"{old} is called {new} now: pass the latter alone")
+    message = f"the argument {old} is called {new} now; the old name goes with the next minor release"
+    if not torch.compiler.is_compiling():
+        warn_once(message, DeprecationWarning, old)
+    return kwargs.pop(old)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils.checkpoint import checkpoint
 
-from ..implicit import CG, LBFGS, LinearSolver, Minimizer, Solution, argmin
+from ..implicit import CG, LBFGS, Implicit, LinearSolver, Minimizer, Solution, argmin
 from ..implicit.minimizers import gradient
 from ..implicit.modes import in_transform, needs_derivative
 from ..implicit.private_api import tree_leaves, tree_map
@@ -162,7 +162,7 @@ class IMAML(Adaptation):
             start,
             *tasks,
             solver=self.solver,
-            linear_solver=self.linear_solver,
+            adjoint=Implicit(self.linear_solver),
             batch_dims=1,
             on_failure=self.on_failure,
             return_solution=True,

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..implicit import Anderson, FixedPointSolver, Gradient, Implicit, fixed_point, spectral_radius
+from ..implicit import (
+    EQUATION_ADJOINTS,
+    SOLVERS,
+    SPLITTINGS,
+    Adjoint,
+    Anderson,
+    EquationAdjoint,
+    FixedPointSolver,
+    Implicit,
+    fixed_point,
+    spectral_radius,
+)
+from ..implicit.by_name import instance, renamed
 from ..implicit.private_api import BatchNorm
 from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
@@ -25,8 +37,9 @@ class DEQ(SolverLayer):
     Args:
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first. If it
             has a method `prepare(x)`, that is called once per forward, and the cell as `cell(z, x, prepare(x))`.
-        solver: solver of the forward pass.
-        gradient: how gradients are computed (`Implicit`, `Phantom`, `OneStep`, `Unrolled`).
+        solver: solver of the forward pass, or its name ("picard"); `Anderson(tol=1e-3, max_steps=30)` by default.
+        adjoint: how gradients are computed, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`, or the name of
+            one ("one_step"). (Called `gradient` before.)
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
         compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
             training it changes nothing: there the cell's random draws belong to the whole batch.
@@ -49,21 +62,25 @@ class DEQ(SolverLayer):
     """
 
     evaluated = "cell"
+    default_solver: ClassVar[FixedPointSolver] = Anderson(tol=1e-3, max_steps=30)
 
     def __init__(
         self,
         cell: Callable[..., Any],
         *,
-        solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        solver: FixedPointSolver | str | None = None,
+        adjoint: EquationAdjoint | str | None = None,
         batch_dims: int = 1,
         compact: bool = False,
         on_failure: OnFailure = "warn",
+        gradient: EquationAdjoint | None = None,
     ) -> None:
         super().__init__()
         self.cell: Any = cell
-        self.solver = Anderson(tol=1e-3, max_steps=30) if solver is None else solver
-        self.gradient = Implicit() if gradient is None else gradient
+        solver = instance("solver", {**SOLVERS, **SPLITTINGS}, solver)
+        self.solver = self.default_solver if solver is None else solver
+        adjoint = renamed({"gradient": gradient}, "gradient", "adjoint", Adjoint, adjoint)
+        self.adjoint = Implicit() if adjoint is None else instance("adjoint", EQUATION_ADJOINTS, adjoint)
         self.batch_dims = batch_dims
         self.compact = compact
         self.on_failure = on_failure
@@ -82,7 +99,7 @@ class DEQ(SolverLayer):
             z0,
             *args,
             solver=self.solver,
-            gradient=self.gradient,
+            adjoint=self.adjoint,
             batch_dims=self.batch_dims,
             compact=self.compact and not self.training,
             on_failure=self.on_failure,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Size, Tensor, nn
 
-from ..implicit import Adjoint, ODESolver, Tsit5
+from ..implicit import ODEAdjoint, ODESolver, Tsit5
 from ..implicit.solution import OnFailure
 from .divergence import DIVERGENCES, DensityDynamics, probes, start
 from .ode import PENALTIES, NeuralODE
@@ -49,13 +49,15 @@ class FlowODE(nn.Module):
     (tensor(2.7183), tensor(2.))
     """
 
+    default_solver: ClassVar[ODESolver] = Tsit5(rtol=1e-5, atol=1e-5)
+
     def __init__(
         self,
         dynamics: Any,
         *,
         t: Sequence[float] = (0.0, 1.0),
-        solver: ODESolver | None = None,
-        adjoint: Adjoint | None = None,
+        solver: ODESolver | str | None = None,
+        adjoint: ODEAdjoint | str | None = None,
         divergence: str = "exact",
         eval_divergence: str = "exact",
         penalties: Sequence[str] = (),
@@ -67,7 +69,7 @@ class FlowODE(nn.Module):
                 raise ValueError(f"{name}={value} is unknown; valid are {', '.join(DIVERGENCES)}")
         if unknown := set(penalties) - set(PENALTIES):
             raise ValueError(f"there is no penalty {min(unknown)!r}; valid are {', '.join(PENALTIES)}")
-        solver = Tsit5(rtol=1e-5, atol=1e-5) if solver is None else solver
+        solver = self.default_solver if solver is None else solver
         self.ode = NeuralODE(DensityDynamics(dynamics), t=t, solver=solver, adjoint=adjoint, on_failure=on_failure)
         self.divergence, self.eval_divergence = divergence, eval_divergence
         self.penalties: tuple[str, ...] = tuple(penalties)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from ..implicit import FixedPointSolver, Gradient, PeacemanRachford
+from ..implicit import EquationAdjoint, FixedPointSolver, PeacemanRachford
 from ..implicit.modes import full_precision
 from ..implicit.solution import OnFailure
 from .deq import DEQ
@@ -22,7 +22,7 @@ class MonDEQ(DEQ):
     Args:
         cell: `MonotoneLinear`, `MonotoneConv2d`.
         solver: also `Anderson`, `Picard` and the like, which know nothing of W and may fail to converge.
-        gradient, on_failure: see `DEQ`.
+        adjoint, on_failure: see `DEQ`.
 
     Source: Winston, Kolter, "Monotone operator equilibrium networks", 2020.
 
@@ -34,16 +34,17 @@ class MonDEQ(DEQ):
     (True, tensor([True, True, True]))
     """
 
+    default_solver: ClassVar[FixedPointSolver] = PeacemanRachford(tol=1e-3)
+
     def __init__(
         self,
         cell: MonotoneCell,
         *,
-        solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        solver: FixedPointSolver | str | None = None,
+        adjoint: EquationAdjoint | str | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        solver = PeacemanRachford(tol=1e-3) if solver is None else solver
-        super().__init__(cell, solver=solver, gradient=gradient, on_failure=on_failure)
+        super().__init__(cell, solver=solver, adjoint=adjoint, on_failure=on_failure)
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The cell, which reads its parameters in W alone; W is exact under autocast too, for the margin's sake."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ..implicit import Adjoint, ODESolver, TorchDiffEq, Tsit5, odeint
+from ..implicit import ODE_ADJOINTS, ODE_SOLVERS, ODEAdjoint, ODESolver, TorchDiffEq, Tsit5, odeint
+from ..implicit.by_name import instance
 from ..implicit.ode.solvers import is_explicit
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
@@ -27,8 +28,8 @@ class NeuralODE(SolverLayer):
     Args:
         dynamics: `f(t, y, *args) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
         t: the interval (t_0, t_1); t_1 < t_0 integrates backwards.
-        solver: an ODE solver of `deqzoo.implicit`; `Tsit5(rtol=1e-3, atol=1e-3)` by default.
-        adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`); None: `odeint`'s default.
+        solver: an ODE solver of `deqzoo.implicit`, or its name ("dopri5"); `Tsit5(rtol=1e-3, atol=1e-3)` by default.
+        adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`), or its name; None: `odeint`'s default.
         augment: number of channels of zeros that are appended to y(t_0) along axis 1; they stay in the output.
         penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a sample does not reach the end:
@@ -53,6 +54,7 @@ class NeuralODE(SolverLayer):
     """
 
     evaluated = "dynamics"
+    default_solver: ClassVar[ODESolver] = Tsit5(rtol=1e-3, atol=1e-3)
     times: Tensor
 
     def __init__(
@@ -60,8 +62,8 @@ class NeuralODE(SolverLayer):
         dynamics: Callable[..., Any],
         *,
         t: Sequence[float] = (0.0, 1.0),
-        solver: ODESolver | None = None,
-        adjoint: Adjoint | None = None,
+        solver: ODESolver | str | None = None,
+        adjoint: ODEAdjoint | str | None = None,
         augment: int = 0,
         penalties: Sequence[str] = (),
         on_failure: OnFailure = "warn",
@@ -75,8 +77,8 @@ class NeuralODE(SolverLayer):
             raise ValueError(f"there is no penalty {min(unknown)!r}; valid are {', '.join(PENALTIES)}")
         self.dynamics: Any = dynamics
         self.register_buffer("times", torch.tensor(tuple(t)), persistent=False)
-        self.solver = Tsit5(rtol=1e-3, atol=1e-3) if solver is None else solver
-        self.adjoint = adjoint
+        self.solver = self.default_solver if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
+        self.adjoint = instance("adjoint", ODE_ADJOINTS, adjoint)
         self.augment = augment
         self.penalties: tuple[str, ...] = tuple(penalties)
         self.on_failure = on_failure

@@ -36,8 +36,9 @@ def _from_1(config: Config, weights: Weights) -> tuple[Config, Weights]:
 
 
 def _from_2(config: Config, weights: Weights) -> tuple[Config, Weights]:
-    """The options of a cell stand together, and what a latent ODE sees of a series has other names."""
-    model = dict(config["model"])
+    """A fixed point's gradient is its adjoint; settings of cells and latent ODEs; defaults that changed are written."""
+    names = {"gradient": "adjoint", "gradient_options": "adjoint_options"}
+    model = {names.get(key, key): value for key, value in config["model"].items()}
     if model["kind"] == "deq_classifier":
         options = {name: model.pop(name) for name in ("expansion", "groups", "dropout", "weight_norm")}
         model["entry_groups"] = options["groups"]
@@ -47,6 +48,12 @@ def _from_2(config: Config, weights: Weights) -> tuple[Config, Weights]:
     if model["kind"] == "latent_ode":
         model["min_observed_fraction"] = model.pop("least_shown")
         model["observed_fractions"] = model.pop("shares")
+    explicit = model.get("layers", 0) > 0 or model.get("dynamics") == "gru"
+    solver = None if explicit else model.get("solver")
+    if solver in ("anderson", "broyden", "newton", "newton_krylov", "picard", "forward_backward", "peaceman_rachford"):
+        model["solver_options"] = {"tol": None, "max_steps": 100} | model["solver_options"]
+    elif solver in ("bosh3", "dopri5", "dopri8", "kvaerno3", "kvaerno5", "rodas5p", "tsit5"):
+        model["solver_options"] = {"rtol": 1e-5, "atol": 1e-6} | model["solver_options"]
     return {**config, "model": model}, weights
 
 

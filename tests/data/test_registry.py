@@ -3,9 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from deqzoo.config import DATA_KINDS
 from deqzoo.data import DATASETS, ImageDataConfig, data_table
-from deqzoo.data.kinds import make_data
+from deqzoo.data.kinds import DATA_KINDS, data_settings_of, make_data
 from deqzoo.paths import names, zoo_path
 
 
@@ -22,7 +21,7 @@ def test_each_recipe_has_a_row_in_the_table():
 
 @pytest.mark.parametrize("kind", sorted(DATA_KINDS))
 def test_each_kind_of_data_has_its_module(kind):
-    settings = DATA_KINDS[kind]()
+    settings = data_settings_of(kind)()
     assert settings.kind == kind
     assert make_data(settings, seed=3).info.items
 

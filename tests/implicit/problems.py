@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from deqzoo.implicit import CG, GMRES, Dense, ImplicitFunction, argmin, fixed_point, root
+from deqzoo.implicit import CG, GMRES, Dense, Implicit, ImplicitFunction, argmin, fixed_point, root
 
 STEPS = 26  # of the unrolled references: every contraction below has a factor near 0.2
 
@@ -166,7 +166,7 @@ def ridge(X: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return ((X @ w - t) ** 2).sum() + s.exp() * (w**2).sum()
 
     w0 = torch.zeros(X.shape[-1], dtype=X.dtype)
-    return argmin(objective, w0, X, t, linear_solver=CG(tol=1e-13), on_failure="raise")
+    return argmin(objective, w0, X, t, adjoint=Implicit(CG(tol=1e-13)), on_failure="raise")
 
 
 def ridge_exact(X: Tensor, t: Tensor, s: Tensor) -> Tensor:

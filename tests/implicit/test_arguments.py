@@ -272,7 +272,7 @@ def test_dictionaries_are_matched_by_key_in_any_order(gradient):
 
     zero = torch.zeros(2, dtype=torch.float64)
     start = {"u": zero, "v": {"s": zero, "w": zero}}
-    z = fixed_point(f, start, a, solver=Picard(), gradient=gradient)
+    z = fixed_point(f, start, a, solver=Picard(), adjoint=gradient)
     assert list(z) == ["u", "v"]
     torch.testing.assert_close(z["u"], 2 * a, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(z["v"]["w"], 2.5 * a, rtol=1e-6, atol=1e-8)

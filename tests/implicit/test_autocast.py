@@ -51,7 +51,7 @@ def gradients(cell, x, enabled, gradient, solver):
     cell.zero_grad()
     with autocast(enabled):
         z = fixed_point(
-            cell, torch.zeros_like(x), x, solver=solver, gradient=gradient, batch_dims=1, on_failure="ignore"
+            cell, torch.zeros_like(x), x, solver=solver, adjoint=gradient, batch_dims=1, on_failure="ignore"
         )
         loss = z.square().sum()
     loss.backward()  # outside of autocast, as every training loop does it

@@ -163,7 +163,7 @@ def test_retain_graph(problem):
 def test_solution_reports_the_backward_solve():
     W, x = PROBLEMS["tanh_batch"].leaves()
     z, solution = fixed_point(
-        problems.tanh_map, torch.zeros_like(x), W, x, return_solution=True, gradient=Implicit(GMRES(tol=1e-6))
+        problems.tanh_map, torch.zeros_like(x), W, x, return_solution=True, adjoint=Implicit(GMRES(tol=1e-6))
     )
     assert solution.backward is None
     loss(z).backward()
@@ -208,7 +208,7 @@ def test_empty_batch(solver, linear_solver):
         torch.zeros_like(x),
         x,
         solver=solver,
-        gradient=Implicit(linear_solver),
+        adjoint=Implicit(linear_solver),
         batch_dims=1,
         on_failure="raise",
         return_solution=True,
@@ -222,7 +222,7 @@ def test_empty_batch(solver, linear_solver):
 
 def test_empty_batch_of_minimisers():
     x = torch.zeros(0, 2, requires_grad=True)
-    y = argmin(lambda y, x: ((y - x) ** 2).sum(1), torch.zeros(0, 2), x, batch_dims=1, linear_solver=CG())
+    y = argmin(lambda y, x: ((y - x) ** 2).sum(1), torch.zeros(0, 2), x, batch_dims=1, adjoint=Implicit(CG()))
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert grad.shape == (0, 2)
 

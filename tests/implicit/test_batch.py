@@ -73,7 +73,7 @@ def test_gradient_alone_equals_in_the_batch(linear_solver):
             x,
             factor,
             solver=Anderson(tol=1e-12),
-            gradient=Implicit(linear_solver),
+            adjoint=Implicit(linear_solver),
             batch_dims=batch_dims,
             on_failure="raise",
         )

@@ -78,7 +78,7 @@ def test_keyword_arguments_of_a_dense_solution_and_of_events(several):
 
 
 def test_word_that_is_neither_an_option_nor_of_f_is_an_error_that_lists_the_options():
-    with pytest.raises(TypeError, match="takes 'max_iter'; the options of root are solver, linear_solver"):
+    with pytest.raises(TypeError, match="takes 'max_iter'; the options of root are solver, adjoint"):
         root(lambda y: y**2 - 2, ones(), max_iter=3)
 
 

@@ -31,7 +31,7 @@ def test_around_a_layer_in_a_network(gradient):
     """Also where the layer's input is itself recomputed, and with dropout inside, whose masks must come again."""
     cell = Cell()
     cell.input = nn.Sequential(cell.input, nn.Dropout(0.5))
-    layer = DEQ(cell, solver=Picard(tol=1e-10), gradient=gradient)
+    layer = DEQ(cell, solver=Picard(tol=1e-10), adjoint=gradient)
     net = nn.Sequential(nn.Linear(3, 3).double(), layer, nn.Linear(3, 2).double())
     x = draw(4, 3)
 
@@ -51,7 +51,7 @@ def test_inside_the_function(gradient):
     cell, x = Cell(), draw(4, 3)
 
     def gradients(f):
-        z = fixed_point(f, torch.zeros_like(x), x, solver=Picard(), gradient=gradient, batch_dims=1)
+        z = fixed_point(f, torch.zeros_like(x), x, solver=Picard(), adjoint=gradient, batch_dims=1)
         return torch.autograd.grad(loss(z), list(cell.parameters()))
 
     found = gradients(lambda z, x: checkpoint(cell, z, x, use_reentrant=False))

@@ -75,7 +75,7 @@ def test_unrolled_gradient():
     for compact in (False, True):
         w = q.clone().requires_grad_()
         z = fixed_point(
-            f, torch.zeros_like(x), x, rate, w, solver=SOLVERS[0], gradient=Unrolled(), batch_dims=1, compact=compact
+            f, torch.zeros_like(x), x, rate, w, solver=SOLVERS[0], adjoint=Unrolled(), batch_dims=1, compact=compact
         )
         grads.append(torch.autograd.grad(z.sum(), w)[0])
     assert torch.allclose(grads[0], grads[1], rtol=1e-9, atol=1e-12)

@@ -37,9 +37,9 @@ def gradients(f, cell, x, **options):
 )
 def test_compiled_function(solver, gradient):
     cell, x = Cell(), draw(4, 3)
-    eager = gradients(cell, cell, x, solver=solver, gradient=gradient)
+    eager = gradients(cell, cell, x, solver=solver, adjoint=gradient)
     compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
-    assert_close(gradients(compiled, cell, x, solver=solver, gradient=gradient), eager, rtol=1e-8, atol=1e-9)
+    assert_close(gradients(compiled, cell, x, solver=solver, adjoint=gradient), eager, rtol=1e-8, atol=1e-9)
 
 
 def test_function_is_compiled_once_for_all_steps():
@@ -149,7 +149,7 @@ def test_compiled_function_under_autocast():
 @pytest.mark.parametrize("gradient", [Phantom(steps=3), OneStep()], ids=lambda option: type(option).__name__)
 def test_whole_solve_with_fixed_steps(solver, gradient):
     cell, x = Cell(), draw(4, 3)
-    options = {"solver": solver(stop="never", max_steps=3), "gradient": gradient, "batch_dims": 1}
+    options = {"solver": solver(stop="never", max_steps=3), "adjoint": gradient, "batch_dims": 1}
 
     def solve(x):
         return fixed_point(cell, torch.zeros_like(x), x, on_failure="ignore", **options)

@@ -68,7 +68,7 @@ def test_gradient_penalty_on_module_parameters(linear_solver):
     cell, x = Cell(), draw(4, 3).requires_grad_()
 
     def solve(cell, z0, x):
-        return fixed_point(cell, z0, x, batch_dims=1, gradient=Implicit(linear_solver))
+        return fixed_point(cell, z0, x, batch_dims=1, adjoint=Implicit(linear_solver))
 
     assert_close(gradient_penalty(solve, cell, x), gradient_penalty(unroll, cell, x), rtol=1e-7, atol=1e-8)
 
@@ -213,7 +213,7 @@ def test_second_order_through_the_residual_of_an_objective():
     """argmin's condition is itself a gradient: its HVP is a third derivative of the objective."""
     a = draw(3).exp().requires_grad_()
     y = argmin(
-        lambda y, a: (y.exp() - a * y).sum(), torch.zeros(3, dtype=torch.float64), a, linear_solver=CG(tol=1e-13)
+        lambda y, a: (y.exp() - a * y).sum(), torch.zeros(3, dtype=torch.float64), a, adjoint=Implicit(CG(tol=1e-13))
     )  # y = log a
     (slope,) = torch.autograd.grad(y.sum(), a, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), a, create_graph=True)

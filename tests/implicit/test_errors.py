@@ -10,26 +10,28 @@ from torch.testing import assert_close
 
 from deqzoo.implicit import (
     CG,
+    EQUATION_ADJOINTS,
     GMRES,
-    GRADIENTS,
     LBFGS,
     LINEAR_SOLVERS,
     MINIMIZERS,
     SOLVERS,
     Anderson,
     Broyden,
+    Discrete,
     Implicit,
     ImplicitFunction,
     LinearOperator,
     Newton,
     NonConvergenceError,
     NonConvergenceWarning,
+    OneStep,
     Phantom,
     Picard,
     Status,
     argmin,
     fixed_point,
-    make_gradient,
+    make_adjoint,
     make_solver,
     root,
 )
@@ -51,23 +53,23 @@ def test_unknown_solver_lists_the_valid_ones_and_guesses():
         make_solver("andersen")
 
 
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", EQUATION_ADJOINTS)
 def test_unknown_option_of_a_gradient(name):
     with pytest.raises(ValueError, match=rf"'{name}' has no option depth"):
-        make_gradient(name, depth=1)
+        make_adjoint(name, depth=1)
 
 
 def test_unknown_gradient_and_unknown_linear_solver():
-    with pytest.raises(ValueError, match=r"unknown gradient 'implict'; did you mean 'implicit'"):
-        make_gradient("implict")
+    with pytest.raises(ValueError, match=r"unknown adjoint 'implict'; did you mean 'implicit'"):
+        make_adjoint("implict")
     with pytest.raises(ValueError, match=r"unknown linear solver 'gmress'.*cg, dense, gmres, minres, neumann"):
-        make_gradient("implicit", linear_solver="gmress")
+        make_adjoint("implicit", linear_solver="gmress")
 
 
 def test_options_given_by_name_are_not_ignored():
     assert make_solver("anderson", tol=1e-4, max_steps=7, stop="abs") == Anderson(tol=1e-4, max_steps=7, stop="abs")
-    assert make_gradient("implicit", linear_solver="cg") == Implicit(CG())
-    assert make_gradient("phantom", steps=2, damping=0.5) == Phantom(2, 0.5)
+    assert make_adjoint("implicit", linear_solver="cg") == Implicit(CG())
+    assert make_adjoint("phantom", steps=2, damping=0.5) == Phantom(2, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +112,23 @@ def test_minimiser_for_a_fixed_point_and_the_reverse():
         argmin(lambda y: y.square().sum(), ONE, solver=Anderson())
 
 
-@pytest.mark.parametrize("solver", [Anderson, "anderson", GMRES()], ids=["class", "name", "linear solver"])
+@pytest.mark.parametrize("solver", [Anderson, GMRES(), 3], ids=["class", "linear solver", "number"])
 def test_what_is_not_a_solver(solver):
     with pytest.raises(TypeError, match="solver"):
         fixed_point(torch.cos, ONE, solver=solver)
 
 
-@pytest.mark.parametrize("gradient", ["implicit", Implicit, GMRES()], ids=["name", "class", "linear solver"])
-def test_what_is_not_a_gradient(gradient):
-    with pytest.raises(TypeError, match="gradient must be"):
-        fixed_point(torch.cos, ONE, gradient=gradient)
+@pytest.mark.parametrize("solve", [fixed_point, root, argmin])
+@pytest.mark.parametrize("adjoint", [Implicit, GMRES(), Discrete()], ids=["class", "linear solver", "of ODEs"])
+def test_what_is_not_an_adjoint(solve, adjoint):
+    with pytest.raises(TypeError, match=rf"the adjoint of {solve.__name__} must be one of Implicit"):
+        solve(lambda y: y.square().sum(), ONE.sum(), adjoint=adjoint)
+
+
+@pytest.mark.parametrize("adjoint", [Phantom(), OneStep(), "unrolled"], ids=repr)
+def test_adjoints_of_fixed_points_alone(adjoint):
+    with pytest.raises(TypeError, match="the adjoint of root must be one of Implicit, got"):
+        root(torch.cos, ONE, adjoint=adjoint)
 
 
 # Structures
@@ -137,7 +146,7 @@ def test_function_of_another_shape_or_structure():
 @pytest.mark.parametrize("gradient", [Phantom(), Implicit()], ids=repr)
 def test_function_of_another_shape_at_the_solution_of_a_foreign_solver(gradient):
     with pytest.raises(ValueError, match="structure"):
-        fixed_point(lambda z: z.sum(), torch.zeros(2, requires_grad=True), solver=lambda f, z: z, gradient=gradient)
+        fixed_point(lambda z: z.sum(), torch.zeros(2, requires_grad=True), solver=lambda f, z: z, adjoint=gradient)
 
 
 def test_condition_of_another_structure():
@@ -271,7 +280,7 @@ def test_saddle_point_is_not_a_minimum():
     y = argmin(objective, torch.zeros_like(a), a, solver=saddle, on_failure="raise")
     with pytest.raises(NonConvergenceError, match="bad curvature"):
         y.sum().backward()
-    y = argmin(objective, torch.zeros_like(a), a, solver=saddle, linear_solver=GMRES(), on_failure="raise")
+    y = argmin(objective, torch.zeros_like(a), a, solver=saddle, adjoint=Implicit(GMRES()), on_failure="raise")
     y.sum().backward()
     assert_close(a.grad, torch.tensor([-0.5, 0.5], dtype=torch.float64))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deqzoo.implicit import (
-    GRADIENTS,
+    EQUATION_ADJOINTS,
     LINEAR_SOLVERS,
     MINIMIZERS,
     SOLVERS,
@@ -20,7 +20,7 @@ from deqzoo.implicit import (
     Status,
     argmin,
     fixed_point,
-    make_gradient,
+    make_adjoint,
     make_solver,
     root,
 )
@@ -126,7 +126,7 @@ def test_fixed_points_that_are_not_there(name):
     show(f"{name}, no solution", outcomes(found, torch.full_like(x, NAN)))
 
 
-@pytest.mark.parametrize("gradient", sorted(GRADIENTS))
+@pytest.mark.parametrize("gradient", sorted(EQUATION_ADJOINTS))
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("f", [adding, saturating])
 @pytest.mark.parametrize("stop", ["rel", "never"])
@@ -137,7 +137,7 @@ def test_gradients_of_the_other_samples_stay(gradient, bad, f, stop):
         x = x.detach().requires_grad_()
         solver = Picard(stop=stop, max_steps=80)
         z, solution = fixed_point(
-            f, torch.zeros_like(x), x, solver=solver, gradient=make_gradient(gradient), batch_dims=1,
+            f, torch.zeros_like(x), x, solver=solver, adjoint=make_adjoint(gradient), batch_dims=1,
             on_failure="ignore", return_solution=True,
         )  # fmt: skip
         (found,) = torch.autograd.grad(z[rows].square().sum(), x)

@@ -20,7 +20,7 @@ from deqzoo.implicit import (
     Status,
     Unrolled,
     fixed_point,
-    make_gradient,
+    make_adjoint,
     make_solver,
     spectral_radius,
 )
@@ -55,7 +55,7 @@ class Cell(nn.Module):
 
 def exact(cell, **options):
     """A DEQ solved, forward and backward, to the digits of its dtype."""
-    return DEQ(cell, solver=Anderson(max_steps=300), gradient=Implicit(GMRES()), on_failure="raise", **options)
+    return DEQ(cell, solver=Anderson(max_steps=300), adjoint=Implicit(GMRES()), on_failure="raise", **options)
 
 
 def unrolled(cell, x, steps=300):
@@ -107,7 +107,7 @@ def test_torchdeq_backward_under_bfloat16_autocast_crashes(gradient):
     cell, x = Cell(), randn(4, 6, seed=1, dtype=torch.float32).requires_grad_()
     solver = Picard(tol=1e-2) if isinstance(gradient, Unrolled) else Anderson(tol=1e-2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z = DEQ(cell, solver=solver, gradient=gradient)(x)
+        z = DEQ(cell, solver=solver, adjoint=gradient)(x)
     z.float().pow(2).sum().backward()  # outside of autocast, as trainers do
     exact(cell)(x).pow(2).sum().backward(inputs=[cell.linear.bias])
     assert x.grad.dtype == cell.linear.weight.grad.dtype == torch.float32
@@ -133,7 +133,7 @@ def test_torchdeq_spectral_radius_fails_under_inference_mode():
 def test_torchdeq_two_forwards_before_one_backward_hang(gradient):
     cell = Cell().double()
     solver = Picard(max_steps=300)
-    deq = DEQ(cell, solver=solver, gradient=gradient)
+    deq = DEQ(cell, solver=solver, adjoint=gradient)
     a, b = randn(3, 6, seed=1).requires_grad_(), randn(2, 6, seed=2).requires_grad_()
     (deq(a).pow(2).sum() * deq(b).pow(3).sum()).backward()
     ours = [a.grad, b.grad, cell.linear.weight.grad]
@@ -184,7 +184,7 @@ def test_torchdeq_ignores_unknown_options():
     with pytest.raises(ValueError, match=r"andersen.*did you mean 'anderson'.*picard"):
         make_solver("andersen")
     with pytest.raises(ValueError, match=r"taps.*Valid: steps, damping"):
-        make_gradient("phantom", taps=3)
+        make_adjoint("phantom", taps=3)
     with pytest.raises(ValueError, match="stop"):
         make_solver("broyden", stop="relative")
     with pytest.raises(TypeError):
@@ -218,7 +218,7 @@ def test_torchdeq_one_or_two_steps_return_the_start(solver, max_steps):
 @pytest.mark.parametrize("gradient", [Implicit(), Phantom(), OneStep(), Unrolled()], ids=repr)
 def test_torchdeq_crashes_on_an_empty_batch(gradient):
     cell = Cell()
-    deq = DEQ(cell, solver=Picard(), gradient=gradient)
+    deq = DEQ(cell, solver=Picard(), adjoint=gradient)
     x = torch.zeros(0, 6, requires_grad=True)
     z = deq(x)
     z.sum().backward()
@@ -245,7 +245,7 @@ def test_torchdeq_deepcopy_fails_after_weight_norm():
 
 @pytest.mark.parametrize("gradient", [Implicit(), Phantom(), OneStep(), Unrolled()], ids=repr)
 def test_torchdeq_dropout_breaks_on_a_smaller_last_batch(gradient):
-    deq = DEQ(Cell(dropout=0.4), solver=Picard(max_steps=100), gradient=gradient)
+    deq = DEQ(Cell(dropout=0.4), solver=Picard(max_steps=100), adjoint=gradient)
     for size in (4, 4, 3, 5):
         x = randn(size, 6, seed=size, dtype=torch.float32).requires_grad_()
         z = deq(x)
@@ -284,7 +284,7 @@ def test_torchdeq_the_gradient_error_depends_on_the_scale_of_the_loss(linear_sol
     cell = Cell().to(dtype)
     x = randn(3, 6, seed=1, dtype=dtype).requires_grad_()
     reference = torch.autograd.grad((unrolled(copy.deepcopy(cell).double(), x.double())).pow(2).sum(), x)[0]
-    deq = DEQ(cell, solver=Anderson(), gradient=Implicit(linear_solver))
+    deq = DEQ(cell, solver=Anderson(), adjoint=Implicit(linear_solver))
     z = deq(x)
     for scale in (1e-30, 1e-6, 1.0, 1e6, 1e30):
         (grad,) = torch.autograd.grad(z, x, 2 * z.detach() * scale, retain_graph=True)

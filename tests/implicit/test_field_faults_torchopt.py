@@ -11,6 +11,7 @@ from deqzoo.implicit import (
     LBFGS,
     Dense,
     GradientDescent,
+    Implicit,
     ImplicitFunction,
     Newton,
     NonConvergenceError,
@@ -41,7 +42,7 @@ def test_torchopt_keeps_only_the_diagonal_blocks_of_a_jacobian_of_several_tensor
 
     def solution(a, b):
         start = (torch.zeros(2, dtype=F64), torch.zeros(3, dtype=F64))
-        return torch.cat(root(f, start, a, b, linear_solver=linear_solver))
+        return torch.cat(root(f, start, a, b, adjoint=Implicit(linear_solver)))
 
     y = solution(a, b).detach()
     u, v = y[:2], y[2:]
@@ -71,7 +72,7 @@ def test_torchopt_double_backward_is_wrong():
 @pytest.mark.parametrize("linear_solver", [Dense(), GMRES()], ids=["dense", "gmres"])
 def test_torchopt_gives_a_scalar_root_the_gradient_zero(linear_solver):
     a = torch.tensor(4.0, dtype=F64, requires_grad=True)
-    y = root(lambda y, a: y**2 - a, torch.ones((), dtype=F64), a, linear_solver=linear_solver)
+    y = root(lambda y, a: y**2 - a, torch.ones((), dtype=F64), a, adjoint=Implicit(linear_solver))
     y.backward()
     assert y.shape == ()
     assert_close(a.grad, torch.tensor(0.25), 1e-10)
@@ -98,7 +99,7 @@ def test_torchopt_gives_captured_tensors_no_gradient():
 def test_torchopt_cg_in_float32_returns_zero_for_a_small_cotangent(scale):
     matrix = symmetric_matrix(torch.linspace(1, 9, 6, dtype=F64)).float()
     b = randn(6, seed=1, dtype=torch.float32).requires_grad_()
-    y = argmin(lambda y, b: 0.5 * y @ matrix @ y - b @ y, torch.zeros(6), b, linear_solver=CG())
+    y = argmin(lambda y, b: 0.5 * y @ matrix @ y - b @ y, torch.zeros(6), b, adjoint=Implicit(CG()))
     cotangent = randn(6, seed=2, dtype=torch.float32)
     (grad,) = torch.autograd.grad(y, b, scale * cotangent)
     assert_close(grad.double() / scale, torch.linalg.solve(matrix.double(), cotangent.double()), 1e-3)
@@ -129,7 +130,7 @@ def test_torchopt_does_not_report_an_adjoint_solve_that_fails():
         lambda y, a: matrix @ y - a,
         torch.zeros(30, dtype=F64),
         a,
-        linear_solver=GMRES(max_steps=3),
+        adjoint=Implicit(GMRES(max_steps=3)),
         return_solution=True,
     )
     with pytest.warns(NonConvergenceWarning, match="adjoint"):

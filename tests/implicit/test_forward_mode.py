@@ -101,7 +101,7 @@ def test_linear_solvers_with_the_matrix_not_transposed(linear_solver):
             torch.zeros_like(x),
             x,
             batch_dims=1,
-            gradient=Implicit(linear_solver),
+            adjoint=Implicit(linear_solver),
         )
 
     found = jvp(f, (W, x), direction)
@@ -158,7 +158,7 @@ def test_forward_over_forward(name, order):
 def test_tangent_of_argmin_uses_its_symmetry():
     a = draw(3).exp()
     y, tangent = jvp(
-        lambda a: argmin(lambda y, a: (y.exp() - a * y).sum(), torch.zeros_like(a), a, linear_solver=CG(tol=1e-13)),
+        lambda a: argmin(lambda y, a: (y.exp() - a * y).sum(), torch.zeros_like(a), a, adjoint=Implicit(CG(tol=1e-13))),
         (a,),
         (torch.ones_like(a),),
     )

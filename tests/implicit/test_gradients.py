@@ -1,4 +1,4 @@
-"""The choices of `gradient=` for a fixed point: exact where they say so, and within their bounds where they do not."""
+"""The choices of `adjoint=` for a fixed point: exact where they say so, and within their bounds where they do not."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def gradients(gradient, factor=0.5, solver=None, batch_dims=0, on_failure="raise
         W,
         x,
         solver=solver,
-        gradient=gradient,
+        adjoint=gradient,
         batch_dims=batch_dims,
         on_failure=on_failure,
     )
@@ -102,7 +102,7 @@ def test_phantom_is_the_truncated_series(steps):
 def test_phantom_against_its_own_definition(damping):
     W, x = PROBLEMS["tanh_batch"].leaves()
     z = fixed_point(
-        problems.tanh_map, torch.zeros_like(x), W, x, gradient=Phantom(steps=4, damping=damping), solver=Picard()
+        problems.tanh_map, torch.zeros_like(x), W, x, adjoint=Phantom(steps=4, damping=damping), solver=Picard()
     )
     state = problems.tanh_exact(W, x).detach()
     for _ in range(4):
@@ -119,7 +119,7 @@ def test_phantom_improves_with_steps():
 
 def test_one_step_is_the_jacobian_free_gradient():
     W, x = PROBLEMS["tanh_batch"].leaves()
-    z = fixed_point(problems.tanh_map, torch.zeros_like(x), W, x, gradient=OneStep())
+    z = fixed_point(problems.tanh_map, torch.zeros_like(x), W, x, adjoint=OneStep())
     once = problems.tanh_map(problems.tanh_exact(W, x).detach(), W, x)
     assert_close(torch.autograd.grad(loss(z), (W, x)), torch.autograd.grad(loss(once), (W, x)), rtol=1e-9, atol=1e-11)
 
@@ -136,7 +136,7 @@ def test_unrolled_is_exact_for_the_iterate(checkpoint, damping):
         W,
         x,
         solver=solver,
-        gradient=Unrolled(checkpoint=checkpoint),
+        adjoint=Unrolled(checkpoint=checkpoint),
         on_failure="ignore",
     )
     state = torch.zeros_like(x)
@@ -174,7 +174,7 @@ def test_checkpoint_saves_less():
                 W,
                 x,
                 solver=Picard(max_steps=20, tol=0),
-                gradient=Unrolled(checkpoint),
+                adjoint=Unrolled(checkpoint),
                 on_failure="ignore",
             )
         return total, torch.autograd.grad(loss(z), W)
@@ -199,7 +199,7 @@ def test_value_is_the_fixed_point_whatever_the_gradient(gradient):
         W,
         x,
         solver=Picard(),
-        gradient=gradient,
+        adjoint=gradient,
         batch_dims=1,
         return_solution=True,
         on_failure="raise",
@@ -215,7 +215,7 @@ def test_pytree_states(gradient):
 
     def run(gradient):
         return fixed_point(
-            problems.pair_map, problems.pair_start(a), a, b, gradient=gradient, solver=Picard(), on_failure="raise"
+            problems.pair_map, problems.pair_start(a), a, b, adjoint=gradient, solver=Picard(), on_failure="raise"
         )
 
     exact = torch.autograd.grad(loss(problems.pair_exact(a, b)), (a, b))
@@ -229,7 +229,7 @@ def test_unrolled_gradients_to_second_order(gradient):
     """On the tape all the way, so higher orders come by themselves where the steps are enough."""
     theta = PROBLEMS["cosine"].leaves()[0]
     y = fixed_point(
-        lambda y, theta: torch.cos(theta * y), torch.ones_like(theta), theta, solver=Picard(), gradient=gradient
+        lambda y, theta: torch.cos(theta * y), torch.ones_like(theta), theta, solver=Picard(), adjoint=gradient
     )
     (slope,) = torch.autograd.grad(y, theta, create_graph=True)
     (exact,) = torch.autograd.grad(problems.cosine_exact(theta), theta, create_graph=True)
@@ -245,7 +245,7 @@ def test_transforms_of_unrolled_gradients(gradient, transform):
 
     def f(theta):
         start = torch.ones_like(theta)
-        return fixed_point(lambda y: torch.cos(theta * y), start, solver=Picard(), gradient=gradient)
+        return fixed_point(lambda y: torch.cos(theta * y), start, solver=Picard(), adjoint=gradient)
 
     theta = torch.tensor([0.4, 0.2], dtype=torch.float64)
     theta = theta if transform == "vmap of jacrev" else theta[0]
@@ -306,7 +306,7 @@ def test_adjoint_that_does_not_converge_is_reported():
         W,
         0.01 * x,
         solver=Anderson(max_steps=300),
-        gradient=Implicit(GMRES(tol=1e-12, max_steps=2)),
+        adjoint=Implicit(GMRES(tol=1e-12, max_steps=2)),
         return_solution=True,
     )
     with pytest.warns(NonConvergenceWarning, match="adjoint solve"):

@@ -58,7 +58,7 @@ def test_no_evaluation_is_spent_on_a_gradient(gradient, mode):
 
     with mode():
         _, solution = fixed_point(
-            counted, torch.zeros_like(x), x, solver=Picard(), gradient=gradient, return_solution=True
+            counted, torch.zeros_like(x), x, solver=Picard(), adjoint=gradient, return_solution=True
         )
     assert len(calls) == solution.nfe
 

@@ -50,7 +50,7 @@ class Cell(nn.Module):
 
 def packed_bytes(solver, gradient):
     """Bytes that one training step of a layer hands to autograd for its backward."""
-    layer, x, total = DEQ(Cell(), solver=solver, gradient=gradient), draw(BATCH, WIDTH).float(), 0
+    layer, x, total = DEQ(Cell(), solver=solver, adjoint=gradient), draw(BATCH, WIDTH).float(), 0
 
     def pack(t):
         nonlocal total
@@ -66,7 +66,7 @@ def packed_bytes(solver, gradient):
 
 def live_bytes(solver, gradient):
     """Bytes alive after the forward, and the peaks of forward and training step."""
-    layer, x = DEQ(Cell(), solver=solver, gradient=gradient), draw(BATCH, WIDTH).float()
+    layer, x = DEQ(Cell(), solver=solver, adjoint=gradient), draw(BATCH, WIDTH).float()
     with LiveBytes() as live:
         z = layer(x)
         kept, peak_forward = live.alive(), live.peak

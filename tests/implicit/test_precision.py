@@ -141,7 +141,7 @@ def test_adjoint_solves_under_autocast(linear_solver):
             warnings.simplefilter("error")
             z, solution = fixed_point(
                 lambda z, x: torch.tanh(linear(z) + x), torch.zeros_like(x), x, batch_dims=1,
-                gradient=Implicit(linear_solver), return_solution=True,
+                adjoint=Implicit(linear_solver), return_solution=True,
             )  # fmt: skip
             (slope,) = torch.autograd.grad(z.square().sum(), x)
         assert solution.backward.converged.all()
@@ -161,7 +161,7 @@ def test_symmetric_adjoint_solves_under_autocast(linear_solver):
     with autocast():
         y, solution = argmin(
             lambda y, a: (y * (matrix @ y)).sum() / 2 - (a * y).sum(), torch.zeros(12), a,
-            linear_solver=linear_solver, on_failure="raise", return_solution=True,
+            adjoint=Implicit(linear_solver), on_failure="raise", return_solution=True,
         )  # fmt: skip
         (slope,) = torch.autograd.grad(y.sum(), a)
     assert solution.backward.converged

@@ -30,7 +30,7 @@ GRADIENTS = [Implicit(), Phantom(), OneStep(), Unrolled(), Unrolled(checkpoint=T
 
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=repr)
 def test_one_mask_for_a_solve_and_its_backward(gradient):
-    layer, x = DEQ(Cell(), solver=Picard(tol=1e-10), gradient=gradient), draw(5, 6)
+    layer, x = DEQ(Cell(), solver=Picard(tol=1e-10), adjoint=gradient), draw(5, 6)
     z = layer(x)
     assert layer.solution.converged.all()  # a changing mask has no fixed point
     loss(z).backward()

@@ -29,7 +29,7 @@ def layer(linear_solver, dtype):
     """A DEQ-like solve with two gradients, y(W, x), and a cotangent."""
     W, x = contraction(5).to(dtype).requires_grad_(), draw(3, 5).to(dtype).requires_grad_()
     z = fixed_point(
-        lambda z, x: torch.tanh(z @ W + x), torch.zeros_like(x), x, batch_dims=1, gradient=Implicit(linear_solver)
+        lambda z, x: torch.tanh(z @ W + x), torch.zeros_like(x), x, batch_dims=1, adjoint=Implicit(linear_solver)
     )
     return z, (W, x), draw(3, 5, seed=9).to(dtype)
 
@@ -52,7 +52,7 @@ def test_ridge_with_conjugate_gradients(scale, dtype):
     def objective(w, X, t):
         return ((X @ w - t) ** 2).sum() + s.exp() * (w**2).sum()
 
-    w = argmin(objective, torch.zeros(2, dtype=dtype), X, t, linear_solver=CG())
+    w = argmin(objective, torch.zeros(2, dtype=dtype), X, t, adjoint=Implicit(CG()))
     exact = torch.autograd.grad(problems.ridge_exact(X, t, s).sum(), inputs)
     found = torch.autograd.grad(w, inputs, torch.full_like(w, scale))
     tolerance = {torch.float32: 1e-3, torch.float64: 1e-8}[dtype]  # that of the minimiser itself
@@ -66,7 +66,7 @@ def test_forward_mode(name, scale, dtype):
     W, x = contraction(5).to(dtype), draw(5).to(dtype)
 
     def f(x):
-        return fixed_point(lambda z, x: torch.tanh(W @ z + x), torch.zeros_like(x), x, gradient=Implicit(SOLVERS[name]))
+        return fixed_point(lambda z, x: torch.tanh(W @ z + x), torch.zeros_like(x), x, adjoint=Implicit(SOLVERS[name]))
 
     v = draw(5, seed=9).to(dtype)
     exact = torch.func.jvp(f, (x,), (v,))[1]
@@ -80,7 +80,7 @@ def test_torch_func_vjp(name, scale, dtype):
     W, x = contraction(5).to(dtype), draw(5).to(dtype)
 
     def f(x):
-        return fixed_point(lambda z, x: torch.tanh(W @ z + x), torch.zeros_like(x), x, gradient=Implicit(SOLVERS[name]))
+        return fixed_point(lambda z, x: torch.tanh(W @ z + x), torch.zeros_like(x), x, adjoint=Implicit(SOLVERS[name]))
 
     v = draw(5, seed=9).to(dtype)
     _, pull = torch.func.vjp(f, x)

@@ -61,7 +61,7 @@ def test_there_is_none_where_no_step_was_taken_and_of_other_solvers():
 @pytest.mark.parametrize("batch_dims", [0, 1])
 def test_gradient_is_the_exact_one(batch_dims):
     f, z0, x, weight = problem()
-    z = fixed_point(f, z0, x, solver=Broyden(), gradient=SHARED, batch_dims=batch_dims, on_failure="raise")
+    z = fixed_point(f, z0, x, solver=Broyden(), adjoint=SHARED, batch_dims=batch_dims, on_failure="raise")
     cotangent = randn(4, 6, seed=4)
     for ours, exact in zip(
         torch.autograd.grad(z, (x, weight), cotangent), dense_gradients(f, z, x, weight, cotangent), strict=True
@@ -80,7 +80,7 @@ def test_it_saves_products_and_makes_truncated_solves_better():
             "three": GMRES(max_steps=3),
         }.items():
             gradient = Implicit(linear_solver, share_inverse=share)
-            options = {"solver": Broyden(tol=1e-8), "gradient": gradient, "batch_dims": 1, "on_failure": "ignore"}
+            options = {"solver": Broyden(tol=1e-8), "adjoint": gradient, "batch_dims": 1, "on_failure": "ignore"}
             z, solution = fixed_point(f, z0, x, return_solution=True, **options)
             assert solution.inverse is None  # it would keep the solver's memory alive
             ours = torch.cat([g.flatten() for g in torch.autograd.grad(z, (x, weight), cotangent)])
@@ -98,7 +98,7 @@ def test_without_a_product_it_is_the_transposed_inverse():
     solver = Broyden(tol=1e-6)
     inverse = solver(f, z0, x, batch_dims=1).inverse
     shine = Implicit(Neumann(k=0), share_inverse=True)
-    z = fixed_point(f, z0, x, solver=solver, gradient=shine, batch_dims=1, on_failure="ignore")
+    z = fixed_point(f, z0, x, solver=solver, adjoint=shine, batch_dims=1, on_failure="ignore")
     cotangent = randn(4, 6, seed=4)
     v = torch.zeros(4, 6, dtype=F64, requires_grad=True)
     adjoint = torch.autograd.grad(inverse(v), v, cotangent)[0]
@@ -109,15 +109,13 @@ def test_without_a_product_it_is_the_transposed_inverse():
 
 def test_a_solve_that_ends_at_its_start_has_nothing_to_share():
     x = torch.tensor([2.0], dtype=F64, requires_grad=True)
-    z = fixed_point(
-        lambda z, x: 0 * z + x - x.detach(), torch.zeros(1, dtype=F64), x, solver=Broyden(), gradient=SHARED
-    )
+    z = fixed_point(lambda z, x: 0 * z + x - x.detach(), torch.zeros(1, dtype=F64), x, solver=Broyden(), adjoint=SHARED)
     assert_close(torch.autograd.grad(z, x)[0], torch.ones(1, dtype=F64), 1e-12)
 
 
 def test_it_needs_a_solver_that_builds_one():
     for solver in (Picard(), Anderson()):
         with pytest.raises(TypeError, match=r"share_inverse needs solver=Broyden"):
-            fixed_point(torch.cos, torch.ones(2), solver=solver, gradient=SHARED)
+            fixed_point(torch.cos, torch.ones(2), solver=solver, adjoint=SHARED)
     with pytest.raises(TypeError, match="and no preconditioner"):
-        fixed_point(torch.cos, torch.ones(2), solver=Broyden(), gradient=SHARED, preconditioner=lambda v, y: v)
+        fixed_point(torch.cos, torch.ones(2), solver=Broyden(), adjoint=SHARED, preconditioner=lambda v, y: v)

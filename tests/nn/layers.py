@@ -44,7 +44,7 @@ class TwoStates(nn.Module):
         return torch.tanh(self.up(low) + x), torch.sin(self.down(high)) + 0.1 * low
 
 
-SHARP = {"solver": Anderson(max_steps=300), "gradient": Implicit(GMRES()), "on_failure": "raise"}
+SHARP = {"solver": Anderson(max_steps=300), "adjoint": Implicit(GMRES()), "on_failure": "raise"}
 
 
 def unrolled(cell, x, steps=300):

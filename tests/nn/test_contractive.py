@@ -173,7 +173,7 @@ def test_gradients_are_those_of_finite_differences(training):
     deq = DEQ(
         ContractiveConvCell(3, (4, 4)),
         solver=Picard(tol=1e-13, max_steps=500),
-        gradient=Implicit(Neumann(k=500, tol=1e-13)),
+        adjoint=Implicit(Neumann(k=500, tol=1e-13)),
     ).double()
     cell, x = deq.cell, torch.randn(2, 3, 4, 4, dtype=F64, requires_grad=True)
     for _ in range(300):  # the estimate of the norm is differentiated as if its vector were fixed: at the end it may be
@@ -212,7 +212,7 @@ def test_every_sample_converges_at_the_rate_of_the_bound():
 
 def test_a_training_step_evaluates_the_cell_once_more_than_the_solve():
     cell, calls = ContractiveConvCell(4, (5, 5)), []
-    deq = DEQ(cell, solver=Picard(tol=1e-4), gradient=Implicit(Neumann(k=30, tol=1e-4)))
+    deq = DEQ(cell, solver=Picard(tol=1e-4), adjoint=Implicit(Neumann(k=30, tol=1e-4)))
     cell.register_forward_hook(lambda *_: calls.append(0))
     deq(torch.randn(3, 4, 5, 5)).square().sum().backward()
     assert len(calls) == deq.solution.nfe + 1

@@ -138,7 +138,7 @@ def test_exact_gradient_is_that_of_the_unrolled_iteration(training):
         cell.prepare(x)
     cell.train(training)
     leaves = AttentionInput(*(part.clone().requires_grad_() for part in x))
-    deq = DEQ(cell, solver=Picard(tol=1e-13, max_steps=500), gradient=Implicit(Neumann(k=500, tol=1e-13)))
+    deq = DEQ(cell, solver=Picard(tol=1e-13, max_steps=500), adjoint=Implicit(Neumann(k=500, tol=1e-13)))
     weight, of = randn(2, T, WIDTH, seed=8), [*leaves, cell.kernel, cell.gain, cell.mix]
     ours = torch.autograd.grad((weight * deq(leaves)).sum(), of)
     theirs = torch.autograd.grad((weight * unrolled(cell, leaves)).sum(), of)
@@ -149,7 +149,7 @@ def test_exact_gradient_is_that_of_the_unrolled_iteration(training):
 
 def test_second_derivatives():
     cell, x = cell_of(), [part.requires_grad_() for part in input_of(batch=1)]
-    deq = DEQ(cell, solver=Anderson(tol=1e-13, max_steps=200), gradient=Implicit(GMRES(tol=1e-12)))
+    deq = DEQ(cell, solver=Anderson(tol=1e-13, max_steps=200), adjoint=Implicit(GMRES(tol=1e-12)))
     assert torch.autograd.gradgradcheck(lambda *x: deq(AttentionInput(*x)), x)
 
 

@@ -11,7 +11,7 @@ from deqzoo.implicit import GMRES, Implicit, Picard
 from deqzoo.nn import DEQ, ContractiveConvCell, ContractiveLinearCell
 
 F64 = torch.float64
-SHARP = {"solver": Picard(tol=1e-13, max_steps=500), "gradient": Implicit(GMRES(tol=1e-13))}
+SHARP = {"solver": Picard(tol=1e-13, max_steps=500), "adjoint": Implicit(GMRES(tol=1e-13))}
 
 
 @pytest.fixture(params=["written out", "circulant", "dense"])

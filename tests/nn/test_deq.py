@@ -110,7 +110,7 @@ def test_a_warm_start_saves_evaluations(solver):
 )
 def test_a_warm_start_at_the_answer_still_gives_gradients(gradient):
     cell, x = Dense2(), randn(3, 5, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=Picard(max_steps=200), gradient=gradient)
+    deq = DEQ(cell, solver=Picard(max_steps=200), adjoint=gradient)
     start = deq(x).detach()
     found = gradients(deq(x, z0=start), x, cell)
     assert all(g.abs().max() > 0 for g in found)
@@ -291,7 +291,7 @@ def test_a_cell_of_another_shape_is_an_error_that_shows_both():
 
 def test_unrolled_needs_plain_iteration():
     with pytest.raises(TypeError, match=r"solver=Picard"):
-        DEQ(Dense2(), solver=Anderson(), gradient=Unrolled())(randn(2, 5))
+        DEQ(Dense2(), solver=Anderson(), adjoint=Unrolled())(randn(2, 5))
 
 
 def test_the_bytes_kept_for_the_backward_do_not_depend_on_the_steps():

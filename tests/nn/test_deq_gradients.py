@@ -36,7 +36,7 @@ from tests.nn.layers import SHARP, Dense2, gradients, unrolled
 )
 def test_gradients_agree_with_the_unrolled_iteration(solver, gradient):
     cell, x = Dense2(), randn(4, 5, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=solver, gradient=gradient, on_failure="raise")
+    deq = DEQ(cell, solver=solver, adjoint=gradient, on_failure="raise")
     for ours, reference in zip(gradients(deq(x), x, cell), gradients(unrolled(cell, x), x, cell), strict=True):
         assert_close(ours, reference, 1e-9)
 
@@ -44,7 +44,7 @@ def test_gradients_agree_with_the_unrolled_iteration(solver, gradient):
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_the_unrolled_gradient_is_the_tape_of_the_iteration(checkpointed):
     cell, x = Dense2(), randn(4, 5, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=Picard(tol=0.0, max_steps=12), gradient=Unrolled(checkpoint=checkpointed))
+    deq = DEQ(cell, solver=Picard(tol=0.0, max_steps=12), adjoint=Unrolled(checkpoint=checkpointed))
     for ours, reference in zip(gradients(deq(x), x, cell), gradients(unrolled(cell, x, 12), x, cell), strict=True):
         assert_close(ours, reference, 1e-12)
 
@@ -64,7 +64,7 @@ def test_cheap_gradients_err_as_their_theory_says():
         "damped 5": Phantom(steps=5, damping=0.5),
         "neumann damped 4": Implicit(Neumann(k=4, damping=0.5)),
     }.items():
-        deq = DEQ(cell, solver=Anderson(max_steps=300), gradient=gradient)
+        deq = DEQ(cell, solver=Anderson(max_steps=300), adjoint=gradient)
         found = torch.cat([g.flatten() for g in gradients(deq(x), x, cell)])
         errors[name] = ((found - exact).norm() / exact.norm()).item()
         assert found @ exact > 0.5 * found.norm() * exact.norm()
@@ -89,7 +89,7 @@ def test_gradients_of_a_convolutional_cell_agree_with_the_unrolled_iteration():
 )
 def test_eval_mode_gives_the_gradient_of_training_mode(gradient):
     cell, x = Dense2(), randn(3, 5, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=Anderson(), gradient=gradient)
+    deq = DEQ(cell, solver=Anderson(), adjoint=gradient)
     training = gradients(deq(x), x, cell)
     deq.eval()
     for ours, reference in zip(gradients(deq(x), x, cell), training, strict=True):
@@ -108,7 +108,7 @@ def test_gradients_accumulate_over_several_forwards_before_one_backward():
 @pytest.mark.parametrize("gradient", [Implicit(), Phantom(steps=60)], ids=["implicit", "phantom"])
 def test_activation_checkpointing_of_the_layer(gradient):
     cell, x = Dense2(), randn(3, 5, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=Anderson(), gradient=gradient)
+    deq = DEQ(cell, solver=Anderson(), adjoint=gradient)
     for ours, reference in zip(
         gradients(checkpoint(deq, x, use_reentrant=False), x, cell), gradients(deq(x), x, cell), strict=True
     ):

@@ -30,7 +30,7 @@ def deq(**settings):
     groups = settings.pop("groups", 2)
     settings = {"widths": [8, 12], "stem": 4, "entry_groups": groups, "entry_kernel": 2} | settings
     settings["cell_options"] = {"groups": groups} | settings.get("cell_options", {})
-    options = {"solver": solver, "gradient": Implicit(), "flip_equivariant": True} | settings
+    options = {"solver": solver, "adjoint": Implicit(), "flip_equivariant": True} | settings
     return DEQClassifier(in_channels=2, **INFO, **options)
 
 

@@ -212,7 +212,7 @@ def gradients(output, x, cell):
 @pytest.mark.parametrize("widths", [(4, 6), (4, 4, 6)])
 def test_gradients_equal_those_of_a_tight_unrolled_network(widths):
     cell, x = cell_of(widths), images(2).requires_grad_()
-    deq = DEQ(cell, solver=Anderson(max_steps=200), gradient=Implicit(), on_failure="raise")
+    deq = DEQ(cell, solver=Anderson(max_steps=200), adjoint=Implicit(), on_failure="raise")
     ours, reference = gradients(deq(x), x, cell), gradients(iterated(cell, x), x, cell)
     names = ["x", *dict(cell.named_parameters())]
     for name, a, b in zip(names, ours, reference, strict=True):
@@ -227,7 +227,7 @@ def test_phantom_gradient_is_that_of_damped_steps(gradient):
     for _ in range(5):
         z = tuple(0.5 * a + 0.5 * b for a, b in zip(z, cell(z, x), strict=True))
     reference = gradients(z, x, cell)
-    deq = DEQ(cell, solver=Anderson(max_steps=200), gradient=gradient, on_failure="raise")
+    deq = DEQ(cell, solver=Anderson(max_steps=200), adjoint=gradient, on_failure="raise")
     for a, b in zip(gradients(deq(x), x, cell), reference, strict=True):
         assert (a - b).norm() <= 1e-7 * b.norm() + 1e-9
 
@@ -243,7 +243,7 @@ def test_dropout_is_one_mask_for_a_solve_and_another_for_the_next():
 
 def test_unrolled_is_the_explicit_network():
     cell, x = cell_of(), images(2).requires_grad_()
-    deq = DEQ(cell, solver=Picard(max_steps=3, stop="never"), gradient=Unrolled())
+    deq = DEQ(cell, solver=Picard(max_steps=3, stop="never"), adjoint=Unrolled())
     output, reference = deq(x), iterated(cell, x, 3)
     assert distance(output, reference) < 1e-12
     for a, b in zip(gradients(output, x, cell), gradients(reference, x, cell), strict=True):

@@ -118,7 +118,7 @@ def test_exact_gradient_is_that_of_the_unrolled_iteration():
 
 def test_second_derivatives_by_the_unfused_kernel():
     cell, x = TransformerCell(2, heads=1, expansion=1.0).to(F64), randn(1, 2, 2, seed=1).requires_grad_()
-    deq = DEQ(cell, solver=Anderson(tol=1e-13, max_steps=200), gradient=Implicit(GMRES(tol=1e-12)))
+    deq = DEQ(cell, solver=Anderson(tol=1e-13, max_steps=200), adjoint=Implicit(GMRES(tol=1e-12)))
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradgradcheck(deq, x)
 

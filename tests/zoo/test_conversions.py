@@ -58,3 +58,11 @@ def test_format_2_names_the_fractions_of_a_series_otherwise():
 def test_what_is_of_today_stays_as_it_is():
     config, weights = {"format": FORMAT, "model": {"kind": "flow"}}, {"w": torch.ones(2)}
     assert convert(config, weights) == (config, weights)
+
+
+def test_format_2_calls_the_adjoint_a_gradient():
+    folder = HERE / "format_2_deq_classifier"
+    assert {"gradient", "gradient_options"} <= set(json.loads((folder / "config.json").read_text())["model"])
+    model = read_folder(folder).config["model"]
+    assert model["adjoint"] == "implicit"
+    assert not {"gradient", "gradient_options"} & set(model)

@@ -29,7 +29,7 @@ def network(**settings):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo") / "tiny"
-    return export(network(gradient="phantom"), folder, METRICS, inputs={"images": torch.rand(3, 1, 8, 8)})
+    return export(network(adjoint="phantom"), folder, METRICS, inputs={"images": torch.rand(3, 1, 8, 8)})
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_output_does_not_depend_on_what_autograd_records(folder):
 
 
 def test_export_is_byte_stable(folder, original):
-    again = export(network(gradient="phantom"), folder, METRICS, inputs=read_golden(original)[0])
+    again = export(network(adjoint="phantom"), folder, METRICS, inputs=read_golden(original)[0])
     for path in original.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 

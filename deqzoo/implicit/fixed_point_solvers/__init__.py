@@ -11,7 +11,15 @@ from .peaceman_rachford import PeacemanRachford
 from .picard import Picard
 from .splitting import MonotoneMap
 
+FIXED_POINT_SOLVERS: dict[str, type[FixedPointSolver]] = {"anderson": Anderson, "broyden": Broyden, "picard": Picard}
+SPLITTINGS: dict[str, type[FixedPointSolver]] = {  # of monotone problems
+    "forward_backward": ForwardBackward,
+    "peaceman_rachford": PeacemanRachford,
+}
+
 __all__ = [
+    "FIXED_POINT_SOLVERS",
+    "SPLITTINGS",
     "Anderson",
     "Broyden",
     "FixedPointSolver",

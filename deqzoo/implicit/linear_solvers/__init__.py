@@ -14,4 +14,25 @@ from .minres import MINRES
 from .neumann import Neumann
 from .normal_cg import NormalCG
 
-__all__ = ["CG", "GMRES", "MINRES", "BiCGSTAB", "Damped", "Dense", "LinearSolver", "Neumann", "NormalCG"]
+LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
+    "bicgstab": BiCGSTAB,
+    "cg": CG,
+    "dense": Dense,
+    "gmres": GMRES,
+    "minres": MINRES,
+    "neumann": Neumann,
+    "normal_cg": NormalCG,
+}
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "LINEAR_SOLVERS",
+    "MINRES",
+    "BiCGSTAB",
+    "Damped",
+    "Dense",
+    "LinearSolver",
+    "Neumann",
+    "NormalCG",
+]

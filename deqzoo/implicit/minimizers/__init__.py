@@ -6,4 +6,11 @@ from .lbfgs import LBFGS
 from .newton_cg import NewtonCG
 from .trust_region import TrustRegion
 
-__all__ = ["LBFGS", "GradientDescent", "Minimizer", "NewtonCG", "TrustRegion", "gradient"]
+MINIMIZERS: dict[str, type[Minimizer]] = {
+    "gradient_descent": GradientDescent,
+    "lbfgs": LBFGS,
+    "newton_cg": NewtonCG,
+    "trust_region": TrustRegion,
+}
+
+__all__ = ["LBFGS", "MINIMIZERS", "GradientDescent", "Minimizer", "NewtonCG", "TrustRegion", "gradient"]

@@ -23,6 +23,7 @@ Reading order
     field.py                the user's function on matrices, and the tensors that it reads
     discrete.py             the gradient: the discrete adjoint
     backsolve.py            the gradient: the continuous adjoint
+    adjoints.py             how a solution is differentiated: the choice between them
     odeint.py               the function that users call
     interpolants.py         dense output that is kept
     dense.py                a solution that can be evaluated anywhere
@@ -33,7 +34,7 @@ The states of all samples are a matrix (systems, unknowns), as for the other sol
 steps, a row per sample where each has its own.
 """
 
-from .adjoints import ADJOINTS, Adjoint, Backsolve, Direct, Discrete, make_adjoint
+from .adjoints import ODE_ADJOINTS, Backsolve, Direct, Discrete, ODEAdjoint, make_adjoint
 from .dense import DenseSolution, odeint_dense
 from .event import odeint_event
 from .odeint import odeint
@@ -59,11 +60,10 @@ from .solvers import (
 from .torchdiffeq_backend import TorchDiffEq
 
 __all__ = [
-    "ADJOINTS",
+    "ODE_ADJOINTS",
     "ODE_SOLVERS",
     "RK4",
     "Adaptive",
-    "Adjoint",
     "Backsolve",
     "Bosh3",
     "DenseSolution",
@@ -78,6 +78,7 @@ __all__ = [
     "Kvaerno3",
     "Kvaerno5",
     "Midpoint",
+    "ODEAdjoint",
     "ODESolver",
     "Rodas5P",
     "TorchDiffEq",

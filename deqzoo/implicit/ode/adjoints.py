@@ -1,20 +1,48 @@
-"""How the gradient of an ODE solve is computed: options; `odeint` explains them."""
+"""How the solution of an ODE is differentiated; `discrete.py` and `backsolve.py` have what the first two do.
+
+An adjoint is a frozen dataclass of its options with a method `apply`; one of your own is a subclass of `ODEAdjoint`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
+from torch import Tensor
+
+from ..adjoints import EQUATION_ADJOINTS, Adjoint
 from ..by_name import make
+from ..lifting import apply_visibly
+from ..modes import no_derivatives
+from ..pytree import Tensors
+from .backsolve import BacksolveAdjoint
+from .discrete import DiscreteAdjoint
+
+
+class ODEAdjoint(Adjoint):
+    """Base of the adjoints of `odeint`.
+
+    Attributes:
+        dense: whether `odeint_dense` and `odeint_event`, which keep dense output, can be differentiated by it.
+        checkpoints: states that a solve off the tape keeps for the backward pass.
+    """
+
+    dense: ClassVar[bool] = True
+    checkpoints: int = 0
+
+    @abstractmethod
+    def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
+        """Solve from y, (systems, unknowns), at t[0]. Returns the outputs, with their derivatives.
+
+        `solve` is a `deqzoo.implicit.ode.odeint.Solve`: `solve.on_tape(y, t)` has the outputs with each step on the
+        tape; `solve.depends(y, t)` says whether there is anything to differentiate by, `solve.plain(y, t)` has the
+        outputs without derivatives, and `solve.off_tape(y, t)` the `Trajectory` for a backward pass of one's own.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
-class Adjoint:
-    """Base of the adjoints of `odeint`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Discrete(Adjoint):
+class Discrete(ODEAdjoint):
     """Exact derivative of the computed solution, the accepted steps taken for constants: the default.
 
     Backwards through the steps, each taken again from the state before it: about two evaluations of f and its pullback
@@ -39,9 +67,15 @@ class Discrete(Adjoint):
         if self.checkpoints < 1:
             raise ValueError(f"checkpoints must be at least 1, got {self.checkpoints}")
 
+    def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
+        """See `ODEAdjoint`."""
+        if not solve.depends(y, t):
+            return solve.plain(y, t)
+        return apply_visibly(DiscreteAdjoint, solve, solve.off_tape(y, t), y, t, *solve.field.inputs)
+
 
 @dataclasses.dataclass(frozen=True)
-class Backsolve(Adjoint):
+class Backsolve(ODEAdjoint):
     """The continuous adjoint, solved backwards in time together with the state: O(1) memory.
 
         du/dt = -(df/dy)^T u,    d(dL/dp)/dt = -(df/dp)^T u
@@ -63,24 +97,38 @@ class Backsolve(Adjoint):
     rtol: float | None = None
     atol: float | None = None
 
+    dense: ClassVar[bool] = False
+
+    def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
+        """See `ODEAdjoint`."""
+        if not solve.depends(y, t):
+            return solve.plain(y, t)
+        trajectory = solve.off_tape(y, t)
+        with no_derivatives():  # here, not inside of the function, as the solve
+            solve.slope = solve.field(solve.time(t[-1:]), trajectory.values[-1], None)
+        return apply_visibly(BacksolveAdjoint, solve, trajectory, y, t, *solve.field.inputs)
+
 
 @dataclasses.dataclass(frozen=True)
-class Direct(Adjoint):
+class Direct(ODEAdjoint):
     """Backpropagation through the accepted steps, all kept on the tape: fastest for few steps, memory grows with them.
 
     The same derivative as `Discrete`. A step that some samples reject is taken once more, by the others alone; and all
     steps are where one has failed, without what came after its last output.
     """
 
+    def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
+        """See `ODEAdjoint`."""
+        return solve.on_tape(y, t)
 
-ADJOINTS: dict[str, type[Adjoint]] = {"backsolve": Backsolve, "direct": Direct, "discrete": Discrete}
+
+ODE_ADJOINTS: dict[str, type[ODEAdjoint]] = {"backsolve": Backsolve, "direct": Direct, "discrete": Discrete}
 
 
-def make_adjoint(name: str, **options: Any) -> Adjoint:
-    """An adjoint by name. An error lists what is valid.
+def make_adjoint(name: str, **options: Any) -> Any:
+    """An adjoint by name, of equations or of ODEs. An error lists what is valid.
 
-    >>> make_adjoint("discrete", checkpoints=4)
-    Discrete(checkpoints=4)
+    >>> make_adjoint("discrete", checkpoints=4), make_adjoint("phantom", steps=2)
+    (Discrete(checkpoints=4), Phantom(steps=2, damping=1.0))
     """
-    adjoint: Adjoint = make("adjoint", ADJOINTS, name, options)
-    return adjoint
+    return make("adjoint", {**EQUATION_ADJOINTS, **ODE_ADJOINTS}, name, options)

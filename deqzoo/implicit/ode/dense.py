@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..api import named
+from ..by_name import instance
 from ..modes import eager, full_precision, host_flags, in_transform
 from ..pytree import Ravel, Tensors, map_tensors
 from ..solution import FAILURES, OnFailure
-from .adjoints import Adjoint, Backsolve, Discrete
+from .adjoints import ODE_ADJOINTS, Discrete, ODEAdjoint
 from .interpolants import Interpolants, Keep, Kept
 from .odeint import Solve, as_times
-from .solvers import Adaptive, ODESolver, Tsit5, jumps_of
+from .solvers import ODE_SOLVERS, Adaptive, ODESolver, Tsit5, jumps_of
 from .torchdiffeq_backend import TorchDiffEq
 
 _BEYOND = 16  # roundings of time by which a query may lie outside of the span
@@ -27,8 +28,8 @@ def odeint_dense(
     y0: Any,
     t: Tensor | Sequence[float],
     *args: Any,
-    solver: ODESolver | None = None,
-    adjoint: Adjoint | None = None,
+    solver: ODESolver | str | None = None,
+    adjoint: ODEAdjoint | str | None = None,
     batch_dims: int = 0,
     compact: bool = False,
     on_failure: OnFailure = "warn",
@@ -66,8 +67,8 @@ def odeint_dense(
     tensor(0.5403)
     """
     f, args = named(f, args, kwargs, odeint_dense)
-    solver = Tsit5() if solver is None else solver
-    adjoint = Discrete() if adjoint is None else adjoint
+    solver = Tsit5() if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
+    adjoint = Discrete() if adjoint is None else instance("adjoint", ODE_ADJOINTS, adjoint)
     check_options("odeint_dense", solver, adjoint, batch_dims, compact, on_failure)
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, dense=True)
     solve.keep = Keep()
@@ -91,11 +92,11 @@ def check_options(what: str, solver: Any, adjoint: Any, batch_dims: int, compact
         raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
     if batch_dims not in (0, 1):
         raise ValueError(f"batch_dims must be 0 or 1, got {batch_dims}")
-    if isinstance(solver, TorchDiffEq) or isinstance(adjoint, Backsolve):
+    if isinstance(solver, TorchDiffEq) or not getattr(adjoint, "dense", True):
         raise ValueError(
             f"{what} needs the dense output of its steps: use a solver such as Tsit5(), and Discrete() or Direct()"
         )
-    if not isinstance(solver, ODESolver) or not isinstance(adjoint, Adjoint):
+    if not isinstance(solver, ODESolver) or not isinstance(adjoint, ODEAdjoint):
         raise TypeError("solver must be an ODESolver such as Tsit5(), adjoint one of Discrete() and Direct()")
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from ..api import named
 from ..bridge import ImplicitFunction
+from ..by_name import instance
 from ..call_site import warn_once
 from ..linear_solvers import Dense
 from ..modes import eager, full_precision, host_flags, needs_derivative, no_derivatives, unwrap
 from ..operator import pullback
 from ..pytree import Tensors, map_tensors, with_keywords
 from ..solution import NonConvergenceError, NonConvergenceWarning, OnFailure, Solution, Status
-from .adjoints import Adjoint, Discrete
+from .adjoints import ODE_ADJOINTS, Discrete, ODEAdjoint
 from .crossings import Crossings, EventFunction
 from .dense import check_options
 from .interpolants import Interpolants
 from .odeint import Solve, as_times
-from .solvers import FixedStep, ODESolver, Tsit5, jumps_of
+from .solvers import ODE_SOLVERS, FixedStep, ODESolver, Tsit5, jumps_of
 from .tableaus import Tableau
 
 _ADVICE = "Wait longer for the event (t[1]); if the solve failed before it, raise max_steps or try another solver"
@@ -36,8 +37,8 @@ def odeint_event(
     t: Tensor | Sequence[float],
     event: Callable[..., Tensor] | Sequence[Callable[..., Tensor]],
     *args: Any,
-    solver: ODESolver | None = None,
-    adjoint: Adjoint | None = None,
+    solver: ODESolver | str | None = None,
+    adjoint: ODEAdjoint | str | None = None,
     direction: int | Sequence[int] = 0,
     max_events: int | None = None,
     scan: int = 100,
@@ -110,8 +111,8 @@ def odeint_event(
     f, args = named(f, args, kwargs, odeint_event)
     names = tuple(kwargs)
     event = with_keywords(event, names) if callable(event) else [with_keywords(one, names) for one in event]
-    solver = Tsit5() if solver is None else solver
-    adjoint = Discrete() if adjoint is None else adjoint
+    solver = Tsit5() if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
+    adjoint = Discrete() if adjoint is None else instance("adjoint", ODE_ADJOINTS, adjoint)
     check_options("odeint_event", solver, adjoint, batch_dims, compact, on_failure)
     if scan < 1 or (max_events is not None and max_events < 1):
         raise ValueError(f"scan and max_events must be at least 1, got {scan} and {max_events}")

@@ -4,32 +4,54 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from ..api import named
-from ..lifting import apply_visibly
+from ..by_name import instance
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
 from ..pytree import Tensors, tensor_leaves
 from ..solution import FAILURES, OnFailure, Solution, Status
-from .adjoints import Adjoint, Backsolve, Direct, Discrete
-from .backsolve import BacksolveAdjoint
+from .adjoints import ODE_ADJOINTS, Discrete, ODEAdjoint
 from .controllers import RecordedSteps, StepController, equal_steps, equal_steps_each
-from .discrete import DiscreteAdjoint
 from .field import UserField
 from .integrate import integrate
 from .interpolants import Keep, Kept
 from .relevant import relevant
 from .sample_times import in_shared_time
-from .solvers import Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
+from .solvers import ODE_SOLVERS, Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
 from .step_control import ControllerPerSystem, SharedController
 from .steps import Stepper
 from .times import Times
 from .tolerances import with_matrices
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
 from .trajectory import Trajectory
+
+T = TypeVar("T")
+
+
+@overload
+def odeint(
+    f: Callable[..., Any],
+    y0: T,
+    t: Tensor | Sequence[float],
+    *args: Any,
+    return_solution: Literal[False] = False,
+    **options: Any,
+) -> T: ...
+
+
+@overload
+def odeint(
+    f: Callable[..., Any],
+    y0: T,
+    t: Tensor | Sequence[float],
+    *args: Any,
+    return_solution: Literal[True],
+    **options: Any,
+) -> tuple[T, Solution]: ...
 
 
 @eager
@@ -38,8 +60,8 @@ def odeint(
     y0: Any,
     t: Tensor | Sequence[float],
     *args: Any,
-    solver: ODESolver | None = None,
-    adjoint: Adjoint | None = None,
+    solver: ODESolver | str | None = None,
+    adjoint: ODEAdjoint | str | None = None,
     batch_dims: int = 0,
     shared_steps: bool = False,
     compact: bool = False,
@@ -64,9 +86,9 @@ def odeint(
             interpolate, for two evaluations per step with output times inside: see `Rodas5P`.)
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
             per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
-            `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq.
-        adjoint: `Discrete()` by default; `Backsolve`, `Direct`. (Gradients through the jumps of a relaxation
-            oscillation want a much finer tolerance than the states: see `Discrete`.)
+            `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq. Or the name of one ("dopri5"), with default options.
+        adjoint: `Discrete()` by default; `Backsolve`, `Direct`, or the name of one ("direct"). (Gradients through the
+            jumps of a relaxation oscillation want a much finer tolerance than the states: see `Discrete`.)
         batch_dims: 0: one sequence of steps for all of y, its error the root mean square over all unknowns: where some
             samples are harder than others, the easy ones get more steps than they need and the hard ones, hidden in
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
@@ -99,17 +121,21 @@ def odeint(
     (tensor([1.0000, 0.3679], dtype=torch.float64), tensor(0.3679, dtype=torch.float64))
     """
     f, args = named(f, args, kwargs, odeint)
-    solver = Tsit5() if solver is None else solver
+    solver = Tsit5() if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
+    chosen: ODEAdjoint | None = instance("adjoint", ODE_ADJOINTS, adjoint)
     if on_failure not in FAILURES:
         raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
     if batch_dims not in (0, 1):
         raise ValueError(f"batch_dims must be 0 or 1, got {batch_dims}")
     if isinstance(solver, TorchDiffEq):
-        result, solution = solve_by_torchdiffeq(f, y0, t, args, solver, adjoint, batch_dims)
+        result, solution = solve_by_torchdiffeq(f, y0, t, args, solver, chosen, batch_dims)
         return (result, solution) if return_solution else result
-    adjoint = Discrete() if adjoint is None else adjoint
-    if not isinstance(solver, ODESolver) or not isinstance(adjoint, Adjoint):
-        raise TypeError("solver must be an ODESolver such as Tsit5(), adjoint one of Discrete(), Backsolve(), Direct()")
+    chosen = Discrete() if chosen is None else chosen
+    if not isinstance(solver, ODESolver) or not isinstance(chosen, ODEAdjoint):
+        raise TypeError(
+            "solver must be an ODESolver such as Tsit5(), adjoint one of Discrete(), Backsolve() and Direct(), or its "
+            f"name, got {solver!r} and {chosen!r}"
+        )
     if compact and not (batch_dims == 1 and isinstance(solver, Adaptive)):
         raise ValueError("compact=True needs batch_dims=1 and an adaptive solver: else all samples take the same steps")
     if shared_steps and (batch_dims != 1 or compact):
@@ -120,7 +146,7 @@ def odeint(
         systems = len(tensor_leaves(y0)[0])
         f, t, table, solver = in_shared_time(f, t.to(tensor_leaves(y0)[0].device), solver, systems)
         args = (*args, table)
-    solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, shared_steps=shared_steps)
+    solve = Solve(f, y0, args, solver, chosen, batch_dims, compact, shared_steps=shared_steps)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
@@ -149,7 +175,7 @@ class Solve:
         y0: Any,
         args: tuple[Any, ...],
         solver: ODESolver,
-        adjoint: Adjoint,
+        adjoint: ODEAdjoint,
         batch_dims: int,
         compact: bool,
         dense: bool = False,
@@ -176,25 +202,29 @@ class Solve:
     def __call__(self, y: Tensor, t: Tensor) -> Tensors:
         """The states at the times t, (times, systems, unknowns), and the tensors of the dense output that is kept."""
         if not needs_derivative():
-            with no_derivatives():
-                return self.run(y, t).outputs
-        if in_transform() or isinstance(self.adjoint, Direct):
-            return self._on_tape(y, t)
+            return self.plain(y, t)
+        if in_transform():
+            return self.on_tape(y, t)
+        return self.adjoint.apply(self, y, t)
+
+    def depends(self, y: Tensor, t: Tensor) -> bool:
+        """Find what f reads. Returns whether that, y or t requires a gradient."""
         self.first = self.field.lift(self.time(t), y)
         self.found = 1
-        if not any(x.requires_grad for x in (y, t, *self.field.inputs)):
-            with no_derivatives():
-                return self.run(y, t).outputs
-        # Solved here, not inside of the function: there the modes of `lifting` that are active around it are off.
-        with no_derivatives():
-            trajectory = self.run(y.detach(), t)
-            if backsolve := isinstance(self.adjoint, Backsolve):
-                self.slope = self.field(self._at(t[-1]), trajectory.values[-1], None)
-        function = BacksolveAdjoint if backsolve else DiscreteAdjoint
-        outputs: Tensors = apply_visibly(function, self, trajectory, y, t, *self.field.inputs)
-        return outputs
+        return any(x.requires_grad for x in (y, t, *self.field.inputs))
 
-    def _on_tape(self, y: Tensor, t: Tensor) -> Tensors:
+    def plain(self, y: Tensor, t: Tensor) -> Tensors:
+        """The outputs without derivatives."""
+        with no_derivatives():
+            return self.run(y, t).outputs
+
+    def off_tape(self, y: Tensor, t: Tensor) -> Trajectory:
+        """Solve for an autograd function to come: inside of it, the modes of `lifting` that are active here are off."""
+        with no_derivatives():
+            return self.run(y.detach(), t)
+
+    def on_tape(self, y: Tensor, t: Tensor) -> Tensors:
+        """The outputs, each step on the tape."""
         trajectory = self.run(y, t, taped=True)
         if in_transform() or self.keep is not None or not trajectory.missing.any():
             return trajectory.outputs
@@ -208,8 +238,8 @@ class Solve:
         stepper = Stepper(self.solver, self.field, taped)
         times = self._times(t, y)
         controller = self.controller(times.host, len(y))
-        kept = self.adjoint.checkpoints if isinstance(self.adjoint, Discrete) and not taped else 0
-        trajectory = integrate(stepper, y, times, controller, first=self.first, checkpoints=kept, keep=self.keep)
+        checkpoints = 0 if taped else self.adjoint.checkpoints
+        trajectory = integrate(stepper, y, times, controller, first=self.first, checkpoints=checkpoints, keep=self.keep)
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
         status, accepted, rejected = controller.report()
         if trajectory.reached is not None:
@@ -257,11 +287,8 @@ class Solve:
         return value.expand(self.batch_shape) if value.dim() == 0 else value.reshape(self.batch_shape)
 
     def time(self, t: Tensor) -> Tensor:
-        """The first time, as f is lifted there."""
-        return self._at(t[0])
-
-    def _at(self, t: Tensor) -> Tensor:
-        start = t.detach().to(self.field.time_dtype)
+        """The first of the times t, as f gets it."""
+        start = t[0].detach().to(self.field.time_dtype)
         return start.expand(self.field.ravel.systems) if self.each else start
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..adjoints import Implicit
 from ..api import root
 from ..bridge import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
@@ -147,7 +148,8 @@ class StageSolver:
         x, solution = root(
             condition, (gh * guess / unit).detach(), t, gh, base,
             solver=NewtonKrylov(tol=self.options.stage_tol * size**0.5, stop="abs", max_steps=10),
-            linear_solver=linear_solver(self.options, base), batch_dims=1, on_failure="ignore", return_solution=True,
+            adjoint=Implicit(linear_solver(self.options, base)),
+            batch_dims=1, on_failure="ignore", return_solution=True,
         )  # fmt: skip
         self._field.calls += solution.nfe
         return unit * torch.where(solution.converged.unsqueeze(1), x, torch.nan)

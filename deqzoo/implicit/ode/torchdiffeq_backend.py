@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..solution import Solution, Status
-from .adjoints import Adjoint, Backsolve, Direct
+from .adjoints import Backsolve, Direct, ODEAdjoint
 from .field import UserField
 from .solvers import ODESolver
 from .tableaus import EULER, Tableau
@@ -43,7 +43,7 @@ def solve_by_torchdiffeq(
     t: Any,
     args: tuple[Any, ...],
     solver: TorchDiffEq,
-    adjoint: Adjoint | None,
+    adjoint: ODEAdjoint | None,
     batch_dims: int,
 ) -> tuple[Any, Solution]:
     """As `odeint`, by torchdiffeq."""

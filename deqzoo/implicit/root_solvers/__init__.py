@@ -1,6 +1,9 @@
 """Newton's method for roots and fixed points: `Newton` with the Jacobian written out, `NewtonKrylov` matrix-free."""
 
+from ..fixed_point_solvers import FixedPointSolver
 from .newton import Newton
 from .newton_krylov import NewtonKrylov
 
-__all__ = ["Newton", "NewtonKrylov"]
+ROOT_SOLVERS: dict[str, type[FixedPointSolver]] = {"newton": Newton, "newton_krylov": NewtonKrylov}
+
+__all__ = ["ROOT_SOLVERS", "Newton", "NewtonKrylov"]

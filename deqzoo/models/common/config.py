@@ -108,6 +108,6 @@ class FixedPointConfig:
 
     solver: str = "anderson"
     solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
-    gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    adjoint: str = "implicit"
+    adjoint_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
     compile: bool | None = None  # the cells; null: on CUDA

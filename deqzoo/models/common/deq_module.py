@@ -52,19 +52,19 @@ class DEQModule(SolverModule):
         options = self.options
         limits = {"max_steps": options.train_max_steps, "tol": options.train_tol}
         changes = {name: limit for name, limit in limits.items() if limit is not None}
-        own = [(layer.solver, layer.gradient) for layer in self._layers]
+        own = [(layer.solver, layer.adjoint) for layer in self._layers]
         try:
             for layer in self._layers:
                 if self.global_step < options.unrolled_steps:
                     keep = layer.solver.keep
                     layer.solver = Picard(max_steps=options.unrolled_depth, stop="never", keep=keep)
-                    layer.gradient = Unrolled()
+                    layer.adjoint = Unrolled()
                 else:
                     layer.solver = dataclasses.replace(layer.solver, **changes)
             yield
         finally:
-            for layer, (solver, gradient) in zip(self._layers, own, strict=True):
-                layer.solver, layer.gradient = solver, gradient
+            for layer, (solver, adjoint) in zip(self._layers, own, strict=True):
+                layer.solver, layer.adjoint = solver, adjoint
 
     def _add_jacobian(self, deq: Any, inputs: tuple[Tensor, ...], z: Any) -> None:
         if self.training and torch.is_grad_enabled():

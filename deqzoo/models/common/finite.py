@@ -83,7 +83,7 @@ def fault_of_gradients(module: nn.Module, layers: Sequence[SolverLayer]) -> str 
     cause = _diverged("forward", layers) or _diverged("backward", layers) or "the backward pass"
     return (
         f"The loss is finite, its gradient is not ({where}). The fault is in the solver: {cause}; lower the learning "
-        "rate, or choose another model.gradient"
+        "rate, or choose another model.adjoint"
     )
 
 

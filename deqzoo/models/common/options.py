@@ -8,16 +8,17 @@ from typing import Any
 
 from deqzoo.errors import ConfigError
 from deqzoo.implicit import (
-    ADJOINTS,
+    EQUATION_ADJOINTS,
     LINEAR_SOLVERS,
+    ODE_ADJOINTS,
     ODE_SOLVERS,
     SOLVERS,
     SPLITTINGS,
     make_adjoint,
-    make_gradient,
     make_ode_solver,
     make_solver,
 )
+from deqzoo.nn import DEQ, FlowODE, MonDEQ, NeuralODE
 
 
 @contextmanager
@@ -82,34 +83,45 @@ def refuse(settings: Any, names: Iterable[str], where: str) -> None:
 
 
 def fixed_point_solver(settings: Any) -> Any:
-    """The solver of ``settings.solver`` and ``settings.solver_options``."""
-    return by_name("model.solver", SOLVERS, make_solver, settings.solver, settings.solver_options)
+    """The solver of ``settings.solver`` and ``settings.solver_options``; what they leave open is as in `DEQ`."""
+    options = _like(DEQ.default_solver, SOLVERS, settings)
+    return by_name("model.solver", SOLVERS, make_solver, settings.solver, options)
 
 
 def monotone_solver(settings: Any) -> Any:
-    """As `fixed_point_solver`, of a monotone problem, which operator splitting solves too."""
+    """As `fixed_point_solver`, of a monotone problem, for `MonDEQ`: operator splitting solves it, too."""
     valid = {**SOLVERS, **SPLITTINGS}
-    return by_name("model.solver", valid, make_solver, settings.solver, settings.solver_options)
+    return by_name("model.solver", valid, make_solver, settings.solver, _like(MonDEQ.default_solver, valid, settings))
 
 
-def fixed_point_gradient(settings: Any) -> Any:
-    """The gradient of ``settings``; its options may hold ``linear_solver`` and ``linear_solver_options``."""
-    options = dict(settings.gradient_options)
+def _like(default: Any, valid: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+    """The options of ``settings``; the tolerances and the budget that they leave open are those of the ``default``."""
+    solver = valid.get(settings.solver)
+    has = {field.name for field in fields(solver)} & {field.name for field in fields(default)} if solver else set()
+    open_ = has & {"tol", "rtol", "atol", "max_steps"}
+    return {name: getattr(default, name) for name in sorted(open_)} | dict(settings.solver_options)
+
+
+def fixed_point_adjoint(settings: Any) -> Any:
+    """The adjoint of ``settings``; its options may hold ``linear_solver`` and ``linear_solver_options``."""
+    options = dict(settings.adjoint_options)
     linear_options = options.pop("linear_solver_options", {})
     if linear_options or "linear_solver" in options:
         linear = options.get("linear_solver", "gmres")
-        setting = "model.gradient_options.linear_solver"
+        setting = "model.adjoint_options.linear_solver"
         options["linear_solver"] = by_name(setting, LINEAR_SOLVERS, make_solver, linear, linear_options)
     if options.get("share_inverse") and settings.solver != "broyden":
         raise ConfigError(
-            "model.gradient_options.share_inverse needs model.solver=broyden, which builds an inverse Jacobian; "
+            "model.adjoint_options.share_inverse needs model.solver=broyden, which builds an inverse Jacobian; "
             f"got {settings.solver}."
         )
+    if settings.adjoint not in EQUATION_ADJOINTS:
+        raise ConfigError(f"model.adjoint={settings.adjoint}: valid are {', '.join(sorted(EQUATION_ADJOINTS))}.")
     try:
-        return make_gradient(settings.gradient, **options)
+        return make_adjoint(settings.adjoint, **options)
     except (TypeError, ValueError) as error:
-        hint = "Leave out what the recipe sets with ~model.gradient_options.NAME."
-        raise ConfigError(f"model.gradient={settings.gradient}: {error}. {hint}") from error
+        hint = "Leave out what the recipe sets with ~model.adjoint_options.NAME."
+        raise ConfigError(f"model.adjoint={settings.adjoint}: {error}. {hint}") from error
 
 
 def solver_for_use(
@@ -140,10 +152,10 @@ def solver_for_use(
 
 
 def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
-    """`solver_for_use` of a fixed-point solver; the gradient becomes the exact one."""
+    """`solver_for_use` of a fixed-point solver; the adjoint becomes the exact one."""
     solver_for_use(settings, {**SOLVERS, **SPLITTINGS}, ("tol", "max_steps"), solver, {"tol": tol}, max_steps)
-    # Exact, and unlike the cheaper gradients of training it leaves the output alone.
-    settings.gradient, settings.gradient_options = "implicit", {}
+    # Exact, and unlike the cheaper adjoints of training it leaves the output alone.
+    settings.adjoint, settings.adjoint_options = "implicit", {}
 
 
 def described(name: str, options: Mapping[str, Any]) -> str:
@@ -155,14 +167,15 @@ def described(name: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else name
 
 
-def ode_solver(settings: Any) -> Any:
-    """The solver of ``settings.solver`` and ``settings.solver_options``."""
-    return by_name("model.solver", ODE_SOLVERS, make_ode_solver, settings.solver, settings.solver_options)
+def ode_solver(settings: Any, layer: type[NeuralODE] | type[FlowODE] = NeuralODE) -> Any:
+    """The solver of ``settings.solver`` and ``settings.solver_options``; what they leave open is as in ``layer``."""
+    options = _like(layer.default_solver, ODE_SOLVERS, settings)
+    return by_name("model.solver", ODE_SOLVERS, make_ode_solver, settings.solver, options)
 
 
 def ode_adjoint(settings: Any) -> Any:
     """The adjoint of ``settings.adjoint`` and ``settings.adjoint_options``."""
-    return by_name("model.adjoint", ADJOINTS, make_adjoint, settings.adjoint, settings.adjoint_options)
+    return by_name("model.adjoint", ODE_ADJOINTS, make_adjoint, settings.adjoint, settings.adjoint_options)
 
 
 def ode_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:

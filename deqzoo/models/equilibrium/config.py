@@ -124,7 +124,7 @@ class MonDEQClassifierConfig(ClassifierTraining):
     grid: int = 4  # the head sees the last tier averaged to grid x grid positions
     solver: str = "peaceman_rachford"
     solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
-    gradient: str = "implicit"
-    gradient_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
+    adjoint: str = "implicit"
+    adjoint_options: dict[str, Any] = field(default_factory=dict)  # also linear_solver, linear_solver_options
     # Beside it.
     baseline: str | None = None  # a trained entry for the same data, to compare with in the card

@@ -11,7 +11,7 @@ from torch import nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import Trained
-from deqzoo.models.common.options import construct, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.common.options import construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.contractive_network import contractive_net
 from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 
@@ -29,8 +29,8 @@ class ContractiveClassifierKind(DEQClassifierKind):
         """See `deqzoo.models.contractive_net`."""
         if info.size is None:
             raise ConfigError("model.kind=contractive_classifier needs the size of the images; the data do not say it.")
-        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
-        return construct(contractive_net, settings, info, solver=solver, gradient=gradient)
+        solver, adjoint = fixed_point_solver(settings), fixed_point_adjoint(settings)
+        return construct(contractive_net, settings, info, solver=solver, adjoint=adjoint)
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """As of the kind ``deq_classifier``; an explicit body has no gains, whatever group the recipe has for them."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deqzoo.implicit import FixedPointSolver, Gradient, Picard
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver, Picard
 from deqzoo.models.common.image_classifier import ImageClassifier
 from deqzoo.nn.contractive import ContractiveConvCell
 from deqzoo.nn.deq import DEQ
@@ -32,7 +32,7 @@ def contractive_net(
     rho_max: float = 0.9,
     rho: float = 0.7,
     solver: FixedPointSolver | None = None,
-    gradient: Gradient | None = None,
+    adjoint: EquationAdjoint | None = None,
 ) -> ImageClassifier:
     """Stages z = relu(W z + b(x)), b(x) = BN(maxpool(U x)), of a `ContractiveConvCell` each.
 
@@ -48,7 +48,7 @@ def contractive_net(
         flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
             `nn.flip_equivariant`), which halves the number of parameters; images of even width alone.
         rho_max, rho: of the cells.
-        solver, gradient: see `DEQ`; None: `Picard` to 1e-3, and the exact gradient.
+        solver, adjoint: see `DEQ`; None: `Picard` to 1e-3, and the exact gradient.
 
     The explicit body and the recipe are those of Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU", 2024.
 
@@ -79,7 +79,7 @@ def contractive_net(
         else:
             cell = ContractiveConvCell(width, grid, rho_max=rho_max, rho=rho)
             solver = Picard(tol=1e-3, max_steps=30) if solver is None else solver
-            layer = DEQ(cell, solver=solver, gradient=gradient) if body == "equilibrium" else AppliedOnce(cell)
+            layer = DEQ(cell, solver=solver, adjoint=adjoint) if body == "equilibrium" else AppliedOnce(cell)
         stages.append(nn.Sequential(Injection(before, width, pool, overlapping=flip_equivariant), layer))
         before = width
     network = ImageClassifier(

@@ -13,8 +13,8 @@ from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained, first_ba
 from deqzoo.models.common.options import (
     construct,
     described,
+    fixed_point_adjoint,
     fixed_point_for_use,
-    fixed_point_gradient,
     fixed_point_solver,
 )
 from deqzoo.models.equilibrium.check import check_rows, deq_check
@@ -41,8 +41,8 @@ class DEQClassifierKind(Kind):
 
     def network(self, settings: DEQClassifierConfig, info: ImageInfo) -> nn.Module:
         """See `deqzoo.models.DEQClassifier`."""
-        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
-        return construct(DEQClassifier, settings, info, solver=solver, gradient=gradient)
+        solver, adjoint = fixed_point_solver(settings), fixed_point_adjoint(settings)
+        return construct(DEQClassifier, settings, info, solver=solver, adjoint=adjoint)
 
     def module(self, network: nn.Module, settings: DEQClassifierConfig) -> "SolverModule":
         """Cross-entropy, the Jacobian penalty, and losses on the way to the fixed point."""
@@ -66,7 +66,7 @@ class DEQClassifierKind(Kind):
         return {
             **symmetry_facts(model),
             "forward solver": described(model["solver"], model["solver_options"]),
-            "gradient": described(model["gradient"], model["gradient_options"]),
+            "adjoint": described(model["adjoint"], model["adjoint_options"]),
         }
 
     def plots(self, trained: Trained, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deqzoo.implicit import FixedPointSolver, Gradient
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.models.equilibrium.convolutions import normalised_conv
 from deqzoo.nn.cells import make_cell
 from deqzoo.nn.deq import DEQ
@@ -32,7 +32,7 @@ class DEQClassifier(nn.Module):
         cell_options: of its constructor.
         flip_equivariant: the logits of an image and of its mirror image are the same, by tied weights (see
             `nn.flip_equivariant`), which halves the parameters; needs even widths and `entry_kernel` 2.
-        solver, gradient: of the equilibrium layers, see `DEQ`.
+        solver, adjoint: of the equilibrium layers, see `DEQ`.
 
     Images are float in [0, 1], (batch, in_channels, height, width); the result is logits, (batch, len(classes)).
 
@@ -57,7 +57,7 @@ class DEQClassifier(nn.Module):
         cell_options: Mapping[str, Any] | None = None,
         flip_equivariant: bool = False,
         solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        adjoint: EquationAdjoint | None = None,
     ) -> None:
         super().__init__()
         if not len(mean) == len(std) == in_channels:
@@ -85,7 +85,7 @@ class DEQClassifier(nn.Module):
         for i, width in enumerate(widths):
             kernel, stride = (entry_kernel, 2) if stem or i else (3, 1)
             entries.append(normalised_conv(before, width, kernel, stride, norm_groups))
-            stages.append(DEQ(_made(cell, width, cell_options or {}), solver=solver, gradient=gradient))
+            stages.append(DEQ(_made(cell, width, cell_options or {}), solver=solver, adjoint=adjoint))
             before = width
         self.entries = nn.ModuleList(entries)
         self.stages = nn.ModuleList(stages)

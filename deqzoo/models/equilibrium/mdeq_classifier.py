@@ -3,7 +3,7 @@
 from torch import nn
 
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.common.options import arguments_of, construct, fixed_point_gradient, fixed_point_solver
+from deqzoo.models.common.options import arguments_of, construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.config import MDEQClassifierConfig
 from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
@@ -17,9 +17,9 @@ class MDEQClassifierKind(DEQClassifierKind):
 
     def network(self, settings: MDEQClassifierConfig, info: ImageInfo) -> nn.Module:  # type: ignore[override]
         """See `deqzoo.models.MDEQClassifier`."""
-        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
+        solver, adjoint = fixed_point_solver(settings), fixed_point_adjoint(settings)
         cell = arguments_of(MDEQCell, settings)
-        return construct(MDEQClassifier, settings, info, **cell, solver=solver, gradient=gradient)
+        return construct(MDEQClassifier, settings, info, **cell, solver=solver, adjoint=adjoint)
 
 
 KIND = MDEQClassifierKind()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deqzoo.implicit import FixedPointSolver, Gradient
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.models.common.image_classifier import ImageClassifier
 from deqzoo.nn.deq import DEQ
 from deqzoo.nn.mdeq import MDEQCell, State
@@ -28,7 +28,7 @@ class MDEQClassifier(ImageClassifier):
         widths: channels of the resolutions, the highest first.
         head_widths: inner channels of the head's bottlenecks, one per resolution; four times that leave them.
         final_width: channels before the pooling.
-        solver, gradient: of the equilibrium, see `DEQ`.
+        solver, adjoint: of the equilibrium, see `DEQ`.
         cell_options: blocks, expansion, groups and others, see `MDEQCell`.
 
     Images are float in [0, 1], (B, in_channels, H, W); the result is logits, (B, len(classes)).
@@ -53,7 +53,7 @@ class MDEQClassifier(ImageClassifier):
         head_widths: Sequence[int] = (8, 16),
         final_width: int = 200,
         solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        adjoint: EquationAdjoint | None = None,
         **cell_options: Any,
     ) -> None:
         if not len(mean) == len(std) == in_channels:
@@ -66,7 +66,7 @@ class MDEQClassifier(ImageClassifier):
             mean=mean,
             std=std,
             stem=_stem(in_channels, widths[0], injection=len(widths) > 2),
-            body=DEQ(cell, solver=solver, gradient=gradient),
+            body=DEQ(cell, solver=solver, adjoint=adjoint),
             head=MDEQHead(widths, head_widths, final_width, len(classes)),
         )
         for module in (*self.stem.modules(), *self.head.modules()):

@@ -8,7 +8,7 @@ from torch import nn
 
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
-from deqzoo.models.common.options import construct, fixed_point_gradient, monotone_solver
+from deqzoo.models.common.options import construct, fixed_point_adjoint, monotone_solver
 from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
 
@@ -29,7 +29,7 @@ class MonDEQClassifierKind(DEQClassifierKind):
             raise ConfigError(f"model.body={settings.body}: valid are conv, fc.")
         if not widths or (settings.body == "fc" and len(widths) > 1):
             raise ConfigError(f"model.widths={widths}: conv takes one width per tier, fc takes one.")
-        solving: Any = {"solver": monotone_solver(settings), "gradient": fixed_point_gradient(settings)}
+        solving: Any = {"solver": monotone_solver(settings), "adjoint": fixed_point_adjoint(settings)}
         if settings.body == "conv":
             return construct(mondeq_conv, settings, info, **solving)
         if info.size is None:

@@ -58,7 +58,7 @@ def mondeq_conv(
         widths: channels of the tiers.
         stride: of the 3x3 convolution that injects the image.
         grid: the last tier is averaged to grid x grid positions for the head.
-        solving: solver and gradient, see `MonDEQ`.
+        solving: solver and adjoint, see `MonDEQ`.
 
     >>> import torch
     >>> mondeq_conv(["a", "b"], [0.5], [0.5], widths=[4, 8], grid=2)(torch.rand(3, 1, 8, 8)).shape

@@ -13,7 +13,7 @@ from deqzoo.data.info import DensityInfo
 from deqzoo.models.common.kind import FLOWS, Check, Kind, Trained
 from deqzoo.models.common.options import described, ode_adjoint, ode_for_use, ode_solver, settings_errors
 from deqzoo.models.flow.config import FlowConfig
-from deqzoo.nn import ContinuousFlow, squash_mlp
+from deqzoo.nn import ContinuousFlow, FlowODE, squash_mlp
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
@@ -96,7 +96,7 @@ class FlowKind(Kind):
 def solving(settings: Any) -> dict[str, Any]:
     """The options of `deqzoo.nn.FlowODE` that say how it is solved, and which penalties are wanted."""
     penalties = [name for name in ("kinetic", "jacobian") if getattr(settings, f"{name}_penalty")]
-    return {"solver": ode_solver(settings), "adjoint": ode_adjoint(settings), "penalties": penalties}
+    return {"solver": ode_solver(settings, FlowODE), "adjoint": ode_adjoint(settings), "penalties": penalties}
 
 
 def training_facts(model: Mapping[str, Any]) -> dict[str, str]:

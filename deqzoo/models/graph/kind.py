@@ -12,8 +12,8 @@ from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.common.options import (
     construct,
     described,
+    fixed_point_adjoint,
     fixed_point_for_use,
-    fixed_point_gradient,
     fixed_point_solver,
 )
 from deqzoo.models.graph.check import accuracy_by_hops, accuracy_over_nfe, check_rows, graph_check
@@ -76,8 +76,8 @@ class ImplicitGraphKind(GraphKind):
 
     def network(self, settings: ImplicitGraphConfig, info: GraphInfo) -> nn.Module:
         """See `deqzoo.models.ImplicitGraphNetwork`."""
-        solver, gradient = fixed_point_solver(settings), fixed_point_gradient(settings)
-        return construct(ImplicitGraphNetwork, settings, info, solver=solver, gradient=gradient)
+        solver, adjoint = fixed_point_solver(settings), fixed_point_adjoint(settings)
+        return construct(ImplicitGraphNetwork, settings, info, solver=solver, adjoint=adjoint)
 
     def for_use(self, settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
         """See `deqzoo.models.common.options.fixed_point_for_use`."""
@@ -88,7 +88,7 @@ class ImplicitGraphKind(GraphKind):
         return {
             "network": f"an equilibrium of width {model['hidden']}, kappa = {model['kappa']:g}",
             "forward solver": described(model["solver"], model["solver_options"]),
-            "gradient": described(model["gradient"], model["gradient_options"]),
+            "adjoint": described(model["adjoint"], model["adjoint_options"]),
         }
 
     def plots(self, trained: Trained, folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deqzoo.implicit import FixedPointSolver, Gradient
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.nn.adjacency import Adjacency, normalized_adjacency, propagate
 from deqzoo.nn.deq import DEQ
 
@@ -95,7 +95,7 @@ class ImplicitGraphNetwork(nn.Module):
         classes: names of the classes.
         hidden: features of a state.
         kappa: see `GraphCell`. Along a chain a signal keeps at most kappa / (2 - kappa) of its size from node to node.
-        solver, gradient: see `DEQ`; all of X is one system.
+        solver, adjoint: see `DEQ`; all of X is one system.
 
     >>> model = ImplicitGraphNetwork(3, ["a", "b"])
     >>> model(torch.randn(4, 3), torch.tensor([[0, 1, 2], [1, 2, 3]])).shape
@@ -110,12 +110,12 @@ class ImplicitGraphNetwork(nn.Module):
         hidden: int = 16,
         kappa: float = 0.99,
         solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        adjoint: EquationAdjoint | None = None,
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.injection = nn.Linear(in_features, hidden, bias=False)
-        self.deq = DEQ(GraphCell(hidden, kappa), solver=solver, gradient=gradient, batch_dims=0)
+        self.deq = DEQ(GraphCell(hidden, kappa), solver=solver, adjoint=adjoint, batch_dims=0)
         self.head = nn.Linear(hidden, len(self.classes))
 
     def forward(self, features: Tensor, edges: Tensor) -> Tensor:

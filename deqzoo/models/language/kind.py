@@ -17,8 +17,8 @@ from deqzoo.models.common.options import (
     arguments_of,
     construct,
     described,
+    fixed_point_adjoint,
     fixed_point_for_use,
-    fixed_point_gradient,
     fixed_point_solver,
     refuse,
 )
@@ -61,7 +61,7 @@ class LanguageModelKind(Kind):
             vocabulary=Vocabulary(info.vocabulary, info.unit),
             window=info.length,
             solver=fixed_point_solver(settings),
-            gradient=fixed_point_gradient(settings),
+            adjoint=fixed_point_adjoint(settings),
         )
 
     def module(self, network: nn.Module, settings: LanguageModelConfig) -> "SolverModule":
@@ -93,7 +93,7 @@ class LanguageModelKind(Kind):
             facts["Lipschitz constant of the cell"] = f"below {model['rho_max']:g}"
         return facts | {
             "forward solver": described(model["solver"], model["solver_options"]),
-            "gradient": described(model["gradient"], model["gradient_options"]),
+            "adjoint": described(model["adjoint"], model["adjoint_options"]),
         }
 
     def plots(self, trained: Trained, folder: Path) -> None:

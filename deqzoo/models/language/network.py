@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from deqzoo.data.vocabulary import Vocabulary
-from deqzoo.implicit import FixedPointSolver, Gradient
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.models.language.next_token import NextTokenModel
 from deqzoo.nn.contractive_attention import AttentionInjection, ContractiveAttentionCell
 from deqzoo.nn.deq import DEQ
@@ -25,7 +25,7 @@ class LanguageModel(NextTokenModel):
         width, heads, expansion, dropout: of the cells, see `TransformerCell`.
         layers: explicit layers in place of the equilibrium; 0: none.
         tied: the head's weights are those of the embedding.
-        solver, gradient: of the equilibrium layer, see `DEQ`.
+        solver, adjoint: of the equilibrium layer, see `DEQ`.
 
     >>> model = LanguageModel(vocabulary=Vocabulary.of("to be", "characters"), window=8, width=8, heads=2)
     >>> model(model.vocabulary.encode("to ")[None]).shape, len(model.generate("to", length=3))
@@ -44,7 +44,7 @@ class LanguageModel(NextTokenModel):
         layers: int = 0,
         tied: bool = False,
         solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        adjoint: EquationAdjoint | None = None,
     ) -> None:
         if layers < 0:
             raise ValueError(f"layers must not be negative, got {layers}")
@@ -52,7 +52,7 @@ class LanguageModel(NextTokenModel):
         self.embedding = nn.Embedding(len(vocabulary), width)
         self.injection = nn.Linear(width, width, bias=False)
         cells = [TransformerCell(width, heads, expansion, dropout) for _ in range(max(layers, 1))]
-        self.deq = None if layers else DEQ(cells[0], solver=solver, gradient=gradient)
+        self.deq = None if layers else DEQ(cells[0], solver=solver, adjoint=adjoint)
         self.layers = nn.ModuleList(cells if layers else [])
         self.head = nn.Linear(width, len(vocabulary), bias=False)
         if tied:
@@ -86,7 +86,7 @@ class ContractiveLanguageModel(NextTokenModel):
         width, heads, rho_max, rho: of the cell.
         features: channels of the embedding.
         size, context: of the injection.
-        solver, gradient: of the equilibrium layer, see `DEQ`.
+        solver, adjoint: of the equilibrium layer, see `DEQ`.
 
     >>> vocabulary = Vocabulary.of("to be", "characters")
     >>> model = ContractiveLanguageModel(vocabulary=vocabulary, window=8, width=8, heads=2, features=4)
@@ -107,13 +107,13 @@ class ContractiveLanguageModel(NextTokenModel):
         rho_max: float = 0.9,
         rho: float = 0.7,
         solver: FixedPointSolver | None = None,
-        gradient: Gradient | None = None,
+        adjoint: EquationAdjoint | None = None,
     ) -> None:
         super().__init__(vocabulary, window)
         self.embedding = nn.Embedding(len(vocabulary), features)
         self.injection = AttentionInjection(features, width, heads, window=window, size=size, context=context)
         cell = ContractiveAttentionCell(width, heads, rho_max=rho_max, rho=rho)
-        self.deq = DEQ(cell, solver=solver, gradient=gradient)
+        self.deq = DEQ(cell, solver=solver, adjoint=adjoint)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, len(vocabulary), bias=False)
         nn.init.normal_(self.head.weight, std=0.02)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deqzoo.implicit import CG, LBFGS, LinearSolver, Minimizer, Solution, argmin
+from deqzoo.implicit import CG, LBFGS, Implicit, LinearSolver, Minimizer, Solution, argmin
 from deqzoo.implicit.solution import OnFailure
 
 
@@ -84,7 +84,7 @@ class DataCleaner(nn.Module):
             self.weights.clone(),
             trust,
             solver=self.solver,
-            linear_solver=self.linear_solver,
+            adjoint=Implicit(self.linear_solver),
             on_failure=self.on_failure,
             return_solution=True,
         )

@@ -252,7 +252,7 @@ def test_under_inference_mode_and_in_float32():
         ({"t": [0.0]}, ValueError, "two times"),
         ({"adjoint": Backsolve()}, ValueError, "Discrete"),
         ({"solver": TorchDiffEq()}, ValueError, "Tsit5"),
-        ({"solver": "tsit5"}, TypeError, "ODESolver"),
+        ({"solver": Tsit5}, TypeError, "ODESolver"),
         ({"batch_dims": 2}, ValueError, "batch_dims"),
         ({"compact": True}, ValueError, "batch_dims=1"),
         ({"on_failure": "explode"}, ValueError, "ignore, warn, raise"),

@@ -261,9 +261,9 @@ def test_wrong_input(options, message):
 
 def test_wrong_solvers_and_options():
     with pytest.raises(TypeError, match="Tsit5"):
-        odeint(lambda t, y: y, ONE, [0.0, 1.0], solver="tsit5")
+        odeint(lambda t, y: y, ONE, [0.0, 1.0], solver=Tsit5)
     with pytest.raises(TypeError, match="Discrete"):
-        odeint(lambda t, y: y, ONE, [0.0, 1.0], adjoint="discrete")
+        odeint(lambda t, y: y, ONE, [0.0, 1.0], adjoint=Discrete)
     for make in (lambda: Tsit5(rtol=0, atol=0), lambda: Tsit5(max_steps=0), lambda: RK4(step_size=-1)):
         with pytest.raises(ValueError, match="must"):
             make()

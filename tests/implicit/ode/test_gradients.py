@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from deqzoo.implicit import RK4, Backsolve, Direct, Discrete, Dopri5, Kvaerno3, Kvaerno5, Rodas5P, Tsit5, odeint
-from deqzoo.implicit.ode import ADJOINTS, Dopri8
+from deqzoo.implicit.ode import ODE_ADJOINTS, Dopri8
 from tests.implicit.ode.problems import net, randn, relative
 
 EVERY = [Discrete(), Discrete(checkpoints=2), Direct(), Backsolve(), Backsolve(seminorm=False)]
@@ -158,7 +158,7 @@ def test_parameters_changed_before_the_backward_are_an_error():
         y.sum().backward()
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS.values())
+@pytest.mark.parametrize("adjoint", ODE_ADJOINTS.values())
 def test_without_anything_to_differentiate_there_is_no_tape(adjoint):
     y = odeint(lambda t, y: -y, torch.ones(2), [0.0, 1.0], adjoint=adjoint())
     assert not y.requires_grad

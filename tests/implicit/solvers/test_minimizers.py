@@ -11,6 +11,7 @@ from deqzoo.implicit import (
     GMRES,
     LBFGS,
     GradientDescent,
+    Implicit,
     Newton,
     NewtonCG,
     NonConvergenceWarning,
@@ -357,7 +358,7 @@ def test_the_gradient_at_a_saddle_is_reported_for_its_bad_curvature():
     with pytest.warns(NonConvergenceWarning, match="1 bad curvature"):
         torch.autograd.grad(y[1], a, retain_graph=True)
     assert solution.backward.status == Status.BAD_CURVATURE
-    y = argmin(saddle, a, a, solver=lambda f, y0, a: a, linear_solver=GMRES())
+    y = argmin(saddle, a, a, solver=lambda f, y0, a: a, adjoint=Implicit(GMRES()))
     assert_close(torch.autograd.grad(y.sum(), a)[0], torch.ones(2), 1e-12)
 
 

@@ -9,6 +9,7 @@ from deqzoo.implicit import (
     MINRES,
     BiCGSTAB,
     Damped,
+    Implicit,
     ImplicitFunction,
     LinearOperator,
     NormalCG,
@@ -248,7 +249,7 @@ def test_minres_differentiates_a_stationary_point_that_is_no_minimum():
             torch.zeros(3, dtype=F64),
             x,
             solver=lambda objective, y0, x: x / a,
-            linear_solver=linear_solver,
+            adjoint=Implicit(linear_solver),
             on_failure="ignore",
             return_solution=True,
         )
@@ -267,7 +268,7 @@ def test_minres_under_vmap():
     def minimum(x):
         return argmin(
             lambda y, x: (y @ matrix @ y) / 2 - x @ y, 0 * x, x, solver=lambda f, y0, x: answer(matrix, x[None])[0],
-            linear_solver=MINRES(),
+            adjoint=Implicit(MINRES()),
         )  # fmt: skip
 
     found = torch.func.vmap(torch.func.jacrev(minimum))(rows)

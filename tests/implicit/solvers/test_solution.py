@@ -96,7 +96,7 @@ def test_a_truncated_series_is_no_failure_and_one_that_diverges_is():
             torch.zeros(2, dtype=F64),
             x,
             solver=Newton(),
-            gradient=Implicit(Neumann(k=k)),
+            adjoint=Implicit(Neumann(k=k)),
             on_failure="raise",
         )
         return torch.autograd.grad(z.sum(), x)[0]

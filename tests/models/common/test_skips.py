@@ -30,7 +30,7 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.norm, self.inject, self.cell = nn.BatchNorm1d(4), nn.Linear(4, 6), nn.Linear(6, 6)
-        self.deq = DEQ(self.f, solver=Anderson(tol=1e-3, max_steps=30), gradient=OneStep())
+        self.deq = DEQ(self.f, solver=Anderson(tol=1e-3, max_steps=30), adjoint=OneStep())
         self.head = nn.Linear(6, 3)
 
     def f(self, z, x):

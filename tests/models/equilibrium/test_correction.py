@@ -22,11 +22,11 @@ EVERY = [
     "model.cell_options.weight_norm=true",
     "model.cell_options.dropout=0.2",
     "model.solver=broyden",
-    "model.gradient=implicit",
-    "~model.gradient_options.steps",
-    "+model.gradient_options.share_inverse=true",
-    "+model.gradient_options.linear_solver=gmres",
-    "+model.gradient_options.linear_solver_options.max_steps=2",
+    "model.adjoint=implicit",
+    "~model.adjoint_options.steps",
+    "+model.adjoint_options.share_inverse=true",
+    "+model.adjoint_options.linear_solver=gmres",
+    "+model.adjoint_options.linear_solver_options.max_steps=2",
 ]
 
 
@@ -115,7 +115,7 @@ def test_weight_normalisation_survives_copies_and_saves_and_gets_its_gradients()
 
 
 def test_gradient_of_normalised_weights_is_that_of_the_chain_rule():
-    exact = {"solver_options": {"tol": 1e-10, "max_steps": 200}, "gradient_options": {}}
+    exact = {"solver_options": {"tol": 1e-10, "max_steps": 200}, "adjoint_options": {}}
     normed, plain = network({"weight_norm": True}, **exact).double(), network(**exact).double()
     images, labels = batch()
     for net in (normed, plain):
@@ -131,7 +131,7 @@ def test_gradient_of_normalised_weights_is_that_of_the_chain_rule():
 def test_every_option_in_a_run(finished):
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics["test"]["n"] == 360
-    gradient = finished.module.network.stages[0].gradient
+    gradient = finished.module.network.stages[0].adjoint
     assert gradient == Implicit(GMRES(max_steps=2), share_inverse=True)
     folder = finished.folder / "export"
     inputs, output = read_golden(folder)
@@ -155,7 +155,7 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
     assert solver is None or used == solver
     assert used.tol == asked.get("tol", 3e-3)
     assert used.max_steps == asked.get("max_steps", used.max_steps)
-    assert model.stages[0].gradient == Implicit()
+    assert model.stages[0].adjoint == Implicit()
     images = read_golden(finished.folder / "export")[0]["images"].requires_grad_()
     model(images).sum().backward()
     assert images.grad.abs().sum() > 0
@@ -170,7 +170,7 @@ def test_loaded_with_another_solver_tolerance_and_limit(finished, asked, solver)
         ),
         (["model.correction_steps=[3,2]"], "must increase, and lie below"),
         (
-            ["+model.gradient_options.share_inverse=true", "model.gradient=implicit", "~model.gradient_options.steps"],
+            ["+model.adjoint_options.share_inverse=true", "model.adjoint=implicit", "~model.adjoint_options.steps"],
             r"share_inverse needs model\.solver=broyden",
         ),
         (["model.correction_decay=2"], r"correction_decay must lie in \(0, 1\]"),
@@ -185,6 +185,6 @@ def test_truncated_backward_costs_what_it_says():
     images, labels = batch()
     for linear_solver, products in ((GMRES(max_steps=2), 2), (Neumann(k=3), 3)):
         net = network()
-        net.stages[0].gradient = Implicit(linear_solver)
+        net.stages[0].adjoint = Implicit(linear_solver)
         F.cross_entropy(net(images), labels).backward()
         assert net.stages[0].solution.backward.nfe == products

@@ -101,7 +101,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_gradients_agree_with_an_unrolled_network_in_float64():
-    model = build(solver=Anderson(max_steps=300), gradient=Implicit()).double()
+    model = build(solver=Anderson(max_steps=300), adjoint=Implicit()).double()
     data = images(2).double()
 
     def unrolled(data):
@@ -192,7 +192,7 @@ def test_dropout_changes_between_forwards_and_is_off_in_eval():
 
 
 def test_a_few_steps_of_training_lower_the_loss():
-    model = build(solver=Picard(tol=1e-2, max_steps=20), gradient=OneStep())
+    model = build(solver=Picard(tol=1e-2, max_steps=20), adjoint=OneStep())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     labels = torch.arange(6) % 3
     losses = []

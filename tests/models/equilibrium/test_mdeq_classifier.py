@@ -102,7 +102,7 @@ def test_wrong_settings_are_told_by_name(settings, message):
 def test_first_steps_train_an_explicit_network(tmp_path):
     shape = SHAPES["mdeq_cifar_small"]
     options = ["model.unrolled_steps=2", "model.unrolled_depth=3"]
-    options += ["model.gradient_options.linear_solver=gmres", "~model.gradient_options.linear_solver_options"]
+    options += ["model.adjoint_options.linear_solver=gmres", "~model.adjoint_options.linear_solver_options"]
     Run(composed("model=mdeq_cifar_small", *SMALL, *shape, *options), tmp_path).fit()
     rows = read_history(tmp_path / "metrics.csv")
     assert [row["train/nfe"] for row in rows if "train/nfe" in row] == [4, 4, 5, 5]

@@ -88,7 +88,7 @@ def test_the_normalisation_is_inside():
 
 @pytest.mark.parametrize("gradient", [None, Phantom(5, 0.5)], ids=["implicit", "phantom"])
 def test_every_parameter_gets_a_finite_gradient(gradient):
-    model = build(gradient=gradient)
+    model = build(adjoint=gradient)
     F.cross_entropy(model(images()), torch.tensor([0, 1, 2])).backward()
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
@@ -96,7 +96,7 @@ def test_every_parameter_gets_a_finite_gradient(gradient):
 
 
 def test_one_batch_can_be_overfitted():
-    model = build(solver=Broyden(tol=1e-3, max_steps=6), gradient=OneStep())
+    model = build(solver=Broyden(tol=1e-3, max_steps=6), adjoint=OneStep())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
     data, labels = images(6, size=6), torch.arange(6) % 3
     for _ in range(40):
@@ -117,7 +117,7 @@ def test_a_sample_gets_the_same_logits_in_any_batch():
 
 
 def test_bfloat16_autocast_trains():
-    model = build(solver=Anderson(tol=1e-2, max_steps=10), gradient=Phantom(2))
+    model = build(solver=Anderson(tol=1e-2, max_steps=10), adjoint=Phantom(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = F.cross_entropy(model(images()).float(), torch.tensor([0, 1, 2]))
     loss.backward()

@@ -199,7 +199,7 @@ def test_the_explicit_baseline_has_as_many_parameters_but_for_two_scales():
 
 def test_the_normalisation_is_inside():
     torch.manual_seed(0)
-    model = NETWORKS["conv"](gradient=Implicit()).eval()
+    model = NETWORKS["conv"](adjoint=Implicit()).eval()
     plain = copy.deepcopy(model)
     plain.mean, plain.std = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     torch.testing.assert_close(model(images()), plain((images() - 0.5) / 0.3))

@@ -177,7 +177,7 @@ def test_one_batch_is_learned_by_heart():
     torch.manual_seed(0)
     text = "What's in a name? That which"
     vocabulary = Vocabulary.of(text, "characters")
-    network = LanguageModel(vocabulary=vocabulary, window=50, width=32, heads=2, gradient=Phantom(steps=3))
+    network = LanguageModel(vocabulary=vocabulary, window=50, width=32, heads=2, adjoint=Phantom(steps=3))
     module = LanguageModelModule(network)
     tokens = vocabulary.encode(text)[None]
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
@@ -200,7 +200,7 @@ def test_one_batch_is_learned_by_heart():
         ("model.cell=contractive", "model.dropout has no meaning for model.cell=contractive"),
         ("model.rho=0.5", "model.rho has no meaning for model.cell=transformer"),
         ("model.solver=anderso", "model.solver=anderso: valid are anderson"),
-        ("model.gradient_options.steps=3", "model.gradient=implicit: .*steps"),
+        ("model.adjoint_options.steps=3", "model.adjoint=implicit: .*steps"),
         ("data=digits", "data=digits has images; .* needs tokens"),
         ("data.file=null", r"data=text_file and data\.file=PATH belong together"),
     ],
