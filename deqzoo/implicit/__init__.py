@@ -19,6 +19,7 @@ Reading order
     root_solvers/           Newton, NewtonKrylov
     minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion
     problem.py              what is solved, and the condition of its solution
+    traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
     ode/                    ordinary differential equations: odeint, its solvers and adjoints

@@ -22,6 +22,7 @@ from .modes import host_flags, in_transform, needs_derivative
 from .problem import Problem
 from .pytree import Ravel, tensor_leaves
 from .solution import Solution, Status
+from .traced import attach_traced
 
 
 class Adjoint(ABC):  # noqa: B024 (`apply` takes other arguments for equations than for ODEs)
@@ -33,7 +34,8 @@ class EquationAdjoint(Adjoint):
 
     Attributes:
         problems: the names of the functions that it is for.
-        compiles: whether `torch.compile` can take it, derivatives included, as part of a larger graph.
+        compiles: whether `torch.compile` can take it, derivatives included, as part of a larger graph, where the solver
+            takes all steps (`stop="never"`).
 
     An adjoint that says nothing of how the solution depends on anything:
 
@@ -84,6 +86,11 @@ class Implicit(EquationAdjoint):
 
     problems: ClassVar[tuple[str, ...]] = ("fixed_point", "root", "argmin")
 
+    @property
+    def compiles(self) -> bool:  # type: ignore[override]  # a class attribute of the others
+        """Where the adjoint solve takes a fixed number of products: `Neumann(k)`, or `GMRES(max_steps=k)`, k <= 30."""
+        return self.linear_solver is not None and self.linear_solver.all_steps and not self.share_inverse
+
     def __init__(self, linear_solver: LinearSolver | str | None = None, share_inverse: bool = False) -> None:
         found = instance("linear solver", LINEAR_SOLVERS, linear_solver)
         if not isinstance(found, LinearSolver | None):
@@ -94,6 +101,10 @@ class Implicit(EquationAdjoint):
     def apply(self, problem: Problem) -> tuple[Any, Solution]:
         """See `EquationAdjoint`."""
         solution = problem.solve()
+        if torch.compiler.is_compiling() and needs_derivative():
+            solver = problem.linear_solver if self.linear_solver is None else self.linear_solver
+            given = problem.conditions, solution.value, problem.args, solver, problem.batch_dims
+            return attach_traced(*given), solution
         inverse, solution.inverse = solution.inverse, None  # it holds the solver's memory
         if not needs_derivative():
             return solution.value, solution

@@ -14,7 +14,7 @@ from .fixed_point_solvers import FIXED_POINT_SOLVERS, SPLITTINGS, Anderson, Fixe
 from .linear_solvers import CG, GMRES, LINEAR_SOLVERS, LinearSolver
 from .minimizers import LBFGS, MINIMIZERS, Minimizer
 from .minimizers import gradient as gradient_of
-from .modes import eager, needs_derivative
+from .modes import eager, in_transform, needs_derivative
 from .problem import Problem, returned
 from .pytree import Ravel, tensor_leaves, with_keywords
 from .root_solvers import ROOT_SOLVERS, Newton
@@ -102,7 +102,8 @@ def fixed_point(
     )
     chosen = _chosen(adjoint, problem)
     # `torch.compile` takes the solve as a whole where nothing in it asks the host.
-    traceable = getattr(problem.solver, "stop", None) == "never" and (chosen.compiles or not needs_derivative())
+    fixed = getattr(problem.solver, "stop", None) == "never" and preconditioner is None
+    traceable = fixed and (not needs_derivative() or (chosen.compiles and not in_transform()))
     z, solution = (_run if traceable else _run_eagerly)(chosen, problem)
     return (z, solution) if return_solution else z
 

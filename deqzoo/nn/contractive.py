@@ -94,7 +94,7 @@ class ContractiveCell(nn.Module):
     def forward(self, z: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """f(z, x), of z's shape; `weight` saves making W anew."""
         weight = self.weight() if weight is None else weight
-        if in_transform():
+        if torch.compiler.is_compiling() or in_transform():
             return torch.relu(self.multiply(weight, z) + x)
         return self.multiply(weight, z).add_(x).relu_()
 

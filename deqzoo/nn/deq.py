@@ -110,6 +110,11 @@ class DEQ(SolverLayer):
         self.intermediate = [f(kept, *args) for kept in self.solution.kept] if learning else []
         return z
 
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether `torch.compile` takes a call and its gradient as a graph each: steps and products are fixed."""
+        return getattr(self.solver, "stop", None) == "never" and self.adjoint.compiles
+
     def __getstate__(self) -> dict[str, Any]:
         """As `SolverLayer` does, and without other results."""
         return {**super().__getstate__(), "intermediate": []}
@@ -123,7 +128,7 @@ class DEQ(SolverLayer):
             return lambda z, x, prepared: self.cell(z, x, map_tensors(_without_axis, prepared)), (x, prepared)
         f, parameters = with_parameters(self.cell)
         if self.training:
-            f = same_randomness(f, tensor_leaves(z0)[0].device)
+            f = same_randomness(f, self.cell, tensor_leaves(z0)[0].device)
         return f, (x, *parameters)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..implicit import Solution
-from ..implicit.modes import in_transform
+from ..implicit.modes import eager, in_transform
 from ..implicit.private_api import own_parameters
 
 
@@ -89,31 +89,65 @@ def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], t
     return call, ()
 
 
-def same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """`f` with the same random draws in each call; outside, the generators move on as after a single call."""
+def same_randomness(f: Callable[..., Any], function: Any, device: torch.device) -> Callable[..., Any]:
+    """`f`, which calls `function`, with the same random draws in each call; outside, as after a single call.
+
+    The first call tells whether it draws at all: where it does not, the others are plain calls. A function must draw in
+    each call or in none. In a graph of `torch.compile` there are no generators to set: a module without layers that
+    draw is taken as it is, and other functions are not part of the graph.
+    """
+    if torch.compiler.is_compiling() and isinstance(function, nn.Module) and not _may_draw(function):
+        return f
+    return _same_randomness(f, device)
+
+
+@eager
+def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     accelerator = None if device.type == "cpu" else getattr(torch, device.type)
     start = _rng_state(accelerator, device)
-    first = True
+    draws: bool | None = None  # not known before the first call
 
     def call(*args: Any) -> Any:
-        nonlocal first
-        outside = None if first else _rng_state(accelerator, device)
+        nonlocal draws
+        if draws is None:
+            value = f(*args)
+            draws = any(not torch.equal(a, b) for a, b in zip(start, _rng_state(accelerator, device), strict=True))
+            return value
+        if not draws:
+            return f(*args)
+        outside = _rng_state(accelerator, device)
         _set_rng_state(accelerator, device, start)
         try:
             return f(*args)
         finally:
-            first = False
-            if outside is not None:
-                _set_rng_state(accelerator, device, outside)
+            _set_rng_state(accelerator, device, outside)
 
     return call
 
 
-def _rng_state(accelerator: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), None if accelerator is None else accelerator.get_rng_state(device)
+_DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+_WITH_DROPOUT = nn.MultiheadAttention, nn.RNNBase
 
 
-def _set_rng_state(accelerator: Any, device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+def _may_draw(function: nn.Module) -> bool:
+    """Whether a module has layers that draw random numbers in the mode that it is in."""
+    return any(
+        layer.training
+        and (
+            isinstance(layer, nn.RReLU)
+            or (isinstance(layer, _DROPOUTS) and layer.p > 0)
+            or (isinstance(layer, _WITH_DROPOUT) and layer.dropout > 0)
+        )
+        for layer in function.modules()
+    )
+
+
+def _rng_state(accelerator: Any, device: torch.device) -> tuple[Tensor, ...]:
+    own = () if accelerator is None else (accelerator.get_rng_state(device),)
+    return torch.get_rng_state(), *own
+
+
+def _set_rng_state(accelerator: Any, device: torch.device, state: tuple[Tensor, ...]) -> None:
     torch.set_rng_state(state[0])
     if accelerator is not None:
         accelerator.set_rng_state(state[1], device)

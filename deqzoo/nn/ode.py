@@ -76,6 +76,7 @@ class NeuralODE(SolverLayer):
         if unknown := set(penalties) - set(PENALTIES):
             raise ValueError(f"there is no penalty {min(unknown)!r}; valid are {', '.join(PENALTIES)}")
         self.dynamics: Any = dynamics
+        self.interval = tuple(float(time) for time in t)
         self.register_buffer("times", torch.tensor(tuple(t)), persistent=False)
         self.solver = self.default_solver if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
         self.adjoint = instance("adjoint", ODE_ADJOINTS, adjoint)
@@ -92,7 +93,9 @@ class NeuralODE(SolverLayer):
         """
         y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
         leaf = tensor_leaves(y0)[0]
-        times = (self.times if t is None else t).to(leaf.device, leaf.real.dtype)
+        times: Any = self.interval  # numbers, which a graph can hold
+        if t is not None or not torch.compiler.is_compiling():
+            times = (self.times if t is None else t).to(leaf.device, leaf.real.dtype)
         f, parameters = with_parameters(self.dynamics)
         y0 = self._augmented(y0)
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
@@ -101,7 +104,7 @@ class NeuralODE(SolverLayer):
                 raise ValueError("penalties are for real states: take torch.view_as_real of y0, view_as_complex in f")
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
-            f = same_randomness(f, leaf.device)
+            f = same_randomness(f, self.dynamics, leaf.device)
         separate = not isinstance(self.solver, TorchDiffEq) and _are_separate(y0, is_explicit(self.solver))
         y, self.solution = odeint(
             f,

@@ -35,6 +35,7 @@ class LinearSolver:
 
     tol: float | None = None
     fewest_steps = 0
+    all_steps = False  # whether `torch.compile` can take a solve: then it does all steps, and reads nothing on the host
     truncated = False  # a solver that stops on purpose before its tolerance does not count as a failure
 
     def __post_init__(self) -> None:
@@ -50,7 +51,8 @@ class LinearSolver:
             raise ValueError(f"b must have shape (systems, unknowns), got {tuple(b.shape)}")
         tol = default_tolerance(operator.precision or b.dtype) if self.tol is None else self.tol
         with full_precision(b.device.type):
-            if b.shape[0] == 1 and b.shape[1] and b.device.type == "cpu" and not in_transform():
+            plain = b.shape[0] == 1 and b.shape[1] and b.device.type == "cpu" and not in_transform()
+            if plain and not torch.compiler.is_compiling():
                 solution = self._solve_one(operator, b, x0, tol)
                 if solution is not None:
                     return solution

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..modes import host_flags
 from ..operator import LinearOperator
-from ..solution import Solution
+from ..solution import Solution, Status
 from .arnoldi import Arnoldi
-from .base import ROUND_OFF, LinearSolver, row_norm
+from .base import ROUND_OFF, LinearSolver, begin, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -41,8 +41,15 @@ class GMRES(LinearSolver):
         if self.restart < 1:
             raise ValueError(f"GMRES needs restart >= 1 Krylov vectors, got {self.restart}")
 
+    @property
+    def all_steps(self) -> bool:  # type: ignore[override]  # a class attribute of the others
+        """Whether its products are those of one cycle: max_steps is given, and no more than restart."""
+        return self.max_steps is not None and self.max_steps <= self.restart
+
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""
+        if torch.compiler.is_compiling() and self.max_steps is not None:
+            return _one_cycle(operator, b, tol, self.max_steps)
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
         return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, self.restart, *given), bounded=True)
 
@@ -71,6 +78,19 @@ def _cycle(operator: LinearOperator, restart: int, r: Tensor, active: Tensor, ta
         if not host_flags(active)[0][0]:
             break
     return Cycle(precondition(arnoldi.combine(weights)), steps, products, bound=bound)
+
+
+def _one_cycle(operator: LinearOperator, b: Tensor, tol: float, limit: int) -> Solution:
+    """All products of one cycle from x = 0, for `torch.compile`."""
+    start = begin(operator, b, None)
+    arnoldi = Arnoldi(start.r, min(limit, b.shape[1]))
+    for _ in range(min(limit, b.shape[1])):
+        arnoldi.extend(operator.mv(arnoldi.newest))
+    weights, residual = _small_least_squares(arnoldi.h, arnoldi.start_norm)
+    status = torch.where(residual <= tol * start.size, Status.CONVERGED, Status.MAX_STEPS)
+    status = torch.where(torch.isfinite(residual), status, Status.DIVERGED)
+    steps = torch.full_like(status, limit)
+    return Solution(arnoldi.combine(weights), status, safe_divide(residual, start.size), steps, nfe=limit)
 
 
 def _small_least_squares(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

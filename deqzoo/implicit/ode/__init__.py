@@ -24,6 +24,7 @@ Reading order
     discrete.py             the gradient: the discrete adjoint
     backsolve.py            the gradient: the continuous adjoint
     adjoints.py             how a solution is differentiated: the choice between them
+    traced.py               fixed steps in a graph of torch.compile
     odeint.py               the function that users call
     interpolants.py         dense output that is kept
     dense.py                a solution that can be evaluated anywhere

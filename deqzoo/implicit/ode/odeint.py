@@ -27,6 +27,7 @@ from .steps import Stepper
 from .times import Times
 from .tolerances import with_matrices
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
+from .traced import is_traceable, solve_traced
 from .trajectory import Trajectory
 
 T = TypeVar("T")
@@ -54,7 +55,6 @@ def odeint(
 ) -> tuple[T, Solution]: ...
 
 
-@eager
 def odeint(
     f: Callable[..., Any],
     y0: Any,
@@ -127,9 +127,31 @@ def odeint(
         raise ValueError(f"on_failure must be one of {', '.join(FAILURES)}, got {on_failure!r}")
     if batch_dims not in (0, 1):
         raise ValueError(f"batch_dims must be 0 or 1, got {batch_dims}")
+    each_time = batch_dims == 1 and not shared_steps
+    if not compact and is_traceable(t, solver, chosen):
+        result, solution = solve_traced(f, y0, t, args, solver, batch_dims, each_time)  # type: ignore[arg-type]
+    else:
+        how: dict[str, Any] = {"shared_steps": shared_steps, "compact": compact, "on_failure": on_failure}
+        result, solution = _solved(f, y0, t, args, solver, chosen, batch_dims, **how)
+    return (result, solution) if return_solution else result
+
+
+@eager
+def _solved(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Tensor | Sequence[float],
+    args: tuple[Any, ...],
+    solver: Any,
+    chosen: ODEAdjoint | None,
+    batch_dims: int,
+    *,
+    shared_steps: bool,
+    compact: bool,
+    on_failure: OnFailure,
+) -> tuple[Any, Solution]:
     if isinstance(solver, TorchDiffEq):
-        result, solution = solve_by_torchdiffeq(f, y0, t, args, solver, chosen, batch_dims)
-        return (result, solution) if return_solution else result
+        return solve_by_torchdiffeq(f, y0, t, args, solver, chosen, batch_dims)
     chosen = Discrete() if chosen is None else chosen
     if not isinstance(solver, ODESolver) or not isinstance(chosen, ODEAdjoint):
         raise TypeError(
@@ -158,7 +180,7 @@ def odeint(
     if solve.missing is not None:
         result = ravel.unflatten_many(torch.where(solve.missing.unsqueeze(2), torch.nan, values))
         solution.value = ravel.unflatten_many(_last_finite(values, solve.missing))
-    return (result, solution) if return_solution else result
+    return result, solution
 
 
 class Solve:
