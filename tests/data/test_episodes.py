@@ -245,3 +245,12 @@ def test_wrong_names_and_sizes():
         EpisodeData("omniglot", shots=10)
     with pytest.raises(ValueError, match=r"data\.ways must be at least 2"):
         EpisodeData("omniglot", ways=1)
+
+
+def test_a_turned_class_has_its_images_turned_by_as_many_quarters(small):
+    loader = small(ways=4, shots=1, batch_size=2).train_dataloader()
+    same, places = torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, 1, dtype=torch.long)
+    images = loader._images(same, torch.arange(4).unsqueeze(0), places)[0]
+    assert not torch.equal(images[0], torch.rot90(images[0], 1, (-2, -1)))
+    for quarters, image in enumerate(images):
+        assert torch.equal(image, torch.rot90(images[0], quarters, (-2, -1)))
