@@ -77,7 +77,7 @@ class NeuralODE(SolverLayer):
             raise ValueError(f"there is no penalty {min(unknown)!r}; valid are {', '.join(PENALTIES)}")
         self.dynamics: Any = dynamics
         self.interval = tuple(float(time) for time in t)
-        self.register_buffer("times", torch.tensor(tuple(t)), persistent=False)
+        self.times = torch.tensor(tuple(t))  # stays on the host, where a solve reads it to choose its steps
         self.solver = self.default_solver if solver is None else instance("ODE solver", ODE_SOLVERS, solver)
         self.adjoint = instance("adjoint", ODE_ADJOINTS, adjoint)
         self.augment = augment
@@ -95,7 +95,7 @@ class NeuralODE(SolverLayer):
         leaf = tensor_leaves(y0)[0]
         times: Any = self.interval  # numbers, which a graph can hold
         if t is not None or not torch.compiler.is_compiling():
-            times = (self.times if t is None else t).to(leaf.device, leaf.real.dtype)
+            times = (self.times if t is None else t).to(leaf.real.dtype)
         f, parameters = with_parameters(self.dynamics)
         y0 = self._augmented(y0)
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()

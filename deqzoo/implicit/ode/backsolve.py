@@ -54,6 +54,7 @@ class BacksolveAdjoint(torch.autograd.Function):
 def _backwards(
     solve: Any, values: Tensor, t: Tensor, inputs: Tensors, g: Tensor, wanted: Any
 ) -> tuple[Tensor | None, ...]:
+    t = t.to(values.device)
     solve.field.bind(solve.time(t), values[0], inputs)
     augmented = _Augmented(solve.field, inputs, wanted[2:], values[0])
     check_replay(difference(augmented.plain(t[-1], values[-1]), solve.slope, solve.slope), solve.field, solve.solver)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..modes import in_transform, unwrap
+from ..sending import send
 from ..solution import Status
 from .solvers import FixedStep
 
@@ -93,7 +94,7 @@ class Fault:
         bad = ~(self.y.isfinite().all(dim=1) & self.first.isfinite().all(dim=1))
         error = torch.where(bad, torch.inf, 0.0 if self.errors is None else self.errors())
         both = torch.stack([error.detach(), bad.to(error.dtype)])
-        both = (unwrap(both) if in_transform() else both).double().cpu()
+        both = (unwrap(both) if in_transform() else both).cpu().double()
         return (both[0], both[1] > 0) if both.dim() == 2 else None
 
 
@@ -203,4 +204,4 @@ def with_stand_ins(y: Tensor, failed: tuple[Tensor, int] | None) -> Tensor:
     if failed is None:
         return y
     rows, other = failed
-    return y.index_copy(0, rows.to(y.device), y[other].expand(len(rows), -1))
+    return y.index_copy(0, send(rows, y.device), y[other].expand(len(rows), -1))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..modes import no_derivatives
 from ..private_api import below_all_transforms
+from ..sending import send
 from .interpolants import slopes
 from .norms import Norm, on_host
 from .solvers import Adaptive, is_explicit
@@ -131,13 +132,13 @@ class InsideChecks:
     ) -> Tensor:
         """At fractions theta, (rows,) or (1,); where `blind`, (rows,) or (1,), what the end has of it."""
         stepper, co = self._stepper, coefficients(self._stepper.tableau, before)
-        share, k = theta.to(before.dtype).to(before.device), stages.rows(len(co.dense))
+        share, k = send(theta.to(before.dtype), before.device), stages.rows(len(co.dense))
         weights = torch.stack([dense_weights(co, share), slopes(co.dense, share)]).expand(2, len(before), -1)
         change, slope = torch.einsum("drs,srn->drn", weights, k)
         length = h if isinstance(h, float) else h.reshape(t.shape)
-        time = t + (theta if t.dim() else theta[0]).to(t.dtype).to(t.device) * length
+        time = t + send((theta if t.dim() else theta[0]).to(t.dtype), t.device) * length
         at, gh = before + h * change, stepper.gamma * h
         found = stepper.relaxed(gh * (slope - stepper.evaluate(time, at, rows)), time, at, gh)
         if blind is None:
             return found
-        return torch.where(blind.to(at.device).unsqueeze(1), stepper.relaxed(found, time, at, gh), found)
+        return torch.where(send(blind, at.device).unsqueeze(1), stepper.relaxed(found, time, at, gh), found)

@@ -74,6 +74,7 @@ def odeint_dense(
     solve.keep = Keep()
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
+    t = t.to(ravel.device)  # what is evaluated later is a function of the ends
     if len(t) < 2:
         raise ValueError("a dense solution needs a span: t must hold two times or more")
     with full_precision(ravel.device.type):

@@ -119,6 +119,7 @@ def odeint_event(
     solve = Solve(f, y0, args, solver, adjoint, batch_dims, compact, dense=True)
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
+    t = t.to(ravel.device)  # what is evaluated later is a function of the ends
     if t.shape != (2,):
         raise ValueError(f"t must be the start and the latest end, shape (2,), got shape {tuple(t.shape)}")
     solve.solver = _with_step_size(solve.solver, t, scan)

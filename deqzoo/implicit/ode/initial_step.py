@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..modes import no_derivatives
+from ..sending import send
 from .controllers import StepController
 from .norms import Norm, on_host
 from .solvers import Adaptive, is_explicit
@@ -71,7 +72,7 @@ def _try_whole_span(
     if not is_explicit(stepper.solver) or (step := controller.next_step()) is None:
         return None
     t, h = times.step(step)
-    rows, systems = None if step.rows is None else step.rows.to(y.device), len(y)
+    rows, systems = None if step.rows is None else send(step.rows, y.device), len(y)
     y, first = (y, first) if rows is None else (y[rows], first[rows])
     stages = stepper.begin(t, h, y, first, rows)
     shares = expected_shares(stepper, stages, h, y, rows, norm)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sending import send
 from .controllers import Fault, Step, StepController
 from .defects import InsideChecks
 from .initial_step import select_initial_step
@@ -128,7 +129,7 @@ class _Integration:
         stepper, times = self._stepper, self._times
         self._y = step.with_stand_ins(self._y)
         self._first = None if self._first is None else step.with_stand_ins(self._first)
-        rows = None if step.rows is None else step.rows.to(self._y.device)
+        rows = None if step.rows is None else send(step.rows, self._y.device)
         t, h = times.step(step)
         stepper.limits = times.limits(step)
         before, first = _rows_of(self._y, rows), None if times.from_jump(step) else _rows_of(self._first, rows)
@@ -173,7 +174,7 @@ class _Integration:
 
     def _without_rejected(self, attempt: _Attempt, accepted: Tensor) -> tuple[_Attempt, Tensor | None]:
         """The step of the accepted rows, and where they are among those of the attempt (None: these are all)."""
-        step, accepted = attempt.step.only(accepted), accepted.to(self._y.device)
+        step, accepted = attempt.step.only(accepted), send(accepted, self._y.device)
         if not self._stepper.taped:
             return dataclasses.replace(attempt, step=step), accepted
         # On the tape what was rejected may not be finite, and zero times its derivative spoils that of the rest.

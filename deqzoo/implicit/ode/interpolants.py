@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..sending import send
 from .controllers import Step
 from .stage_values import Length, Stages, coefficients
 from .steps import Stepper
@@ -78,8 +79,8 @@ class Kept:
 
     def times(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Begin and length of each row, (rows,), as functions of the points: output times, then jumps."""
-        a, b = t[self.a.to(t.device)], t[self.b.to(t.device)]
-        start, size = (x.to(t.dtype).to(t.device) for x in (self.start, self.size))
+        a, b = t[send(self.a, t.device)], t[send(self.b, t.device)]
+        start, size = (send(x.to(t.dtype), t.device) for x in (self.start, self.size))
         return a + start * (b - a), size * (b - a)
 
     def split(self, of_before: Tensor, of_stages: Tensor) -> dict[int, tuple[Tensor | None, Tensor, Tensor]]:
@@ -107,7 +108,7 @@ class Keep:
         taken.complete()
         before, k = taken.dense()
         if rows is not None:
-            chosen = rows.to(before.device)
+            chosen = send(rows, before.device)
             before, k = before[chosen], k[chosen]
         self._where.append((taken.number, rows))
         self._steps.append(taken.step if rows is None else taken.step.only(rows))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..linear_solvers.base import row_norm
 from ..modes import in_transform, unwrap
+from ..sending import send
 
 
 class Norm:
@@ -41,7 +42,7 @@ class Norm:
     def leave_out(self, failed: Tensor, like: Tensor) -> None:
         """These rows, on the host, take part no more."""
         self._alive = torch.ones(len(like), dtype=torch.bool, device=like.device)
-        self._alive[failed.to(like.device)] = False
+        self._alive[send(failed, like.device)] = False
 
 
 def on_host(values: Tensor, rows: int, largest: bool) -> list[float]:

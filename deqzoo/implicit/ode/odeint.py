@@ -13,6 +13,7 @@ from ..api import named
 from ..by_name import instance
 from ..modes import eager, full_precision, in_transform, needs_derivative, no_derivatives
 from ..pytree import Tensors, tensor_leaves
+from ..sending import send
 from ..solution import FAILURES, OnFailure, Solution, Status
 from .adjoints import ODE_ADJOINTS, Discrete, ODEAdjoint
 from .controllers import RecordedSteps, StepController, equal_steps, equal_steps_each
@@ -24,7 +25,7 @@ from .sample_times import in_shared_time
 from .solvers import ODE_SOLVERS, Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
 from .step_control import ControllerPerSystem, SharedController
 from .steps import Stepper
-from .times import Times
+from .times import Times, are_moving
 from .tolerances import with_matrices
 from .torchdiffeq_backend import TorchDiffEq, solve_by_torchdiffeq
 from .traced import is_traceable, solve_traced
@@ -253,7 +254,7 @@ class Solve:
         # Once more without what systems that failed have done after their last outputs, which has no derivatives.
         stepper, times = Stepper(self.solver, self.field, taped=True), self._times(t, y)
         again = integrate(stepper, y, times, RecordedSteps(relevant(trajectory).steps)).values
-        return (torch.where(trajectory.missing.unsqueeze(2).to(y.device), trajectory.values.detach(), again),)
+        return (torch.where(send(trajectory.missing.unsqueeze(2), y.device), trajectory.values.detach(), again),)
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
@@ -265,10 +266,10 @@ class Solve:
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
         status, accepted, rejected = controller.report()
         if trajectory.reached is not None:
-            self.missing = trajectory.missing.to(y.device)
+            self.missing = send(trajectory.missing, y.device)
             status = torch.where(trajectory.reached < len(times), int(Status.DIVERGED), int(Status.CONVERGED))
         elif trajectory.missing.any():
-            self.missing = trajectory.missing.to(y.device)
+            self.missing = send(trajectory.missing, y.device)
         good = None if trajectory.reached is not None else bool((torch.as_tensor(status) == Status.CONVERGED).all())
         numbers = status, accepted, rejected, controller.last_error
         status, accepted, rejected, error = (self._per_system(x, y) for x in numbers)
@@ -305,12 +306,14 @@ class Solve:
         return Times(t, y, jumps_of(self.solver), self.field.time_dtype)
 
     def _per_system(self, value: Any, y: Tensor) -> Tensor:
-        value = torch.as_tensor(value, device=y.device)
+        value = send(value, y.device) if isinstance(value, Tensor) else torch.full((), value, device=y.device)
         return value.expand(self.batch_shape) if value.dim() == 0 else value.reshape(self.batch_shape)
 
     def time(self, t: Tensor) -> Tensor:
         """The first of the times t, as f gets it."""
-        start = t[0].detach().to(self.field.time_dtype)
+        start, device = t[0].detach().to(self.field.time_dtype), self.field.ravel.device
+        if start.device != device:  # the times of most solves are on the host; this makes no copy that waits
+            start = torch.full((), start.item(), dtype=start.dtype, device=device)
         return start.expand(self.field.ravel.systems) if self.each else start
 
 
@@ -323,7 +326,10 @@ def _last_finite(values: Tensor, missing: Tensor) -> Tensor:
 
 
 def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, torch.dtype]:
-    """The output times, and the dtype of the times that f gets: its own, where a floating-point tensor has more."""
+    """The output times, and the dtype of the times that f gets: its own, where a floating-point tensor has more.
+
+    On the host, where steps are chosen, unless derivatives go to them.
+    """
     given = isinstance(t, Tensor) and t.is_floating_point()
     t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if t.dim() != 1 or not len(t):
@@ -331,6 +337,5 @@ def as_times(t: Tensor | Sequence[float], dtype: torch.dtype, device: torch.devi
             f"t must hold one or more output times, shape (n,), got shape {tuple(t.shape)}; those of each sample, "
             "(n, batch), are for odeint with batch_dims=1 and shared_steps=False"
         )
-    if given:
-        return t.to(device), torch.promote_types(t.dtype, dtype)
-    return t.double().to(device), dtype
+    t, own = (t, torch.promote_types(t.dtype, dtype)) if given else (t.to("cpu", torch.float64), dtype)
+    return t.to(device) if are_moving(t) else t.detach().cpu(), own

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..private_api import below_all_transforms
+from ..sending import send
 from .controllers import Step
 from .interpolants import Taken
 from .stage_values import Length, Stages, coefficients, dense_weights
@@ -40,7 +41,7 @@ class Outputs:
                 self._found.append((points.index.unsqueeze(1) * self.systems + systems).reshape(-1))
             else:
                 self._found.append(points.index * self.systems + systems[position])
-                position = position.to(new.device)
+                position = send(position, new.device)
                 position = position if taken.accepted is None else taken.accepted[position]
             if points.end:
                 self._values.append(new if position is None else new[position])
@@ -82,22 +83,22 @@ class Outputs:
             end = last.index_copy(0, *self._of_failed(last.device))
             for system, (reached, _) in self._failed.items():
                 missing[reached:, system] = True
-            result = torch.where(missing.unsqueeze(2).to(last.device), end, result)
+            result = torch.where(send(missing.unsqueeze(2), last.device), end, result)
         return result, missing
 
     def _of_failed(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        systems = torch.tensor(list(self._failed), device=device)
+        systems = send(torch.tensor(list(self._failed)), device)
         return systems, torch.stack([state for _, state in self._failed.values()])
 
     def _in_order(self, last: Tensor) -> tuple[Tensor, Tensor]:
         missing = torch.arange(len(self.times)).unsqueeze(1) >= self._next
         index, system = missing.nonzero(as_tuple=True)
         found = torch.cat([*self._found, index * self.systems + system])
-        values = [*self._values, last[system.to(last.device)]] if len(index) else self._values
+        values = [*self._values, last[send(system, last.device)]] if len(index) else self._values
         result = torch.cat(values) if len(values) > 1 else values[0]
         order = found.argsort()
         if bool((order.diff() < 0).any()):
-            result = result[order.to(result.device)]
+            result = result[send(order, result.device)]
         return result.view(len(self.times), self.systems, last.shape[1]), missing
 
     def _systems_of(self, step: Step) -> Tensor:

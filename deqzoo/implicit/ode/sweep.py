@@ -11,6 +11,7 @@ from torch import Tensor
 from ..operator import from_pullback
 from ..private_api import add_in_place, next_node_number
 from ..pytree import Tensors
+from ..sending import send
 from .controllers import Step
 from .field import UserField
 from .outputs import interpolate
@@ -148,7 +149,7 @@ class Sweep:
 
     def _advance(self, step: Step, y: Tensor, first: Tensor | None) -> State:
         """A step taken again: the state after it, and f there, where the method has it."""
-        rows = None if step.rows is None else step.rows.to(y.device)
+        rows = None if step.rows is None else send(step.rows, y.device)
         t, h = self.times.step(step)
         self.plain.limits = self.times.limits(step)
         before, known = self._of_rows(step, y, first, rows)
@@ -168,7 +169,7 @@ class Sweep:
     def _pull_step(self, number: int, state: State, u: Tensor, g: Tensor, after: Tensor | None) -> Tensor:
         """dL/dy before a step, from u = dL/dy after it, the outputs within it included."""
         step, points = self.trajectory.steps[number], self.trajectory.points[number]
-        rows = None if step.rows is None else step.rows.to(u.device)
+        rows = None if step.rows is None else send(step.rows, u.device)
         before = self._of_rows(step, *state, rows)
         dense = _whole(self.of_kept.pop(number, None), len(before[0]))
         if after is not None:
@@ -191,10 +192,10 @@ class Sweep:
 
     def _cotangent(self, points: Points, g: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """dL/dvalues of outputs, (points, unknowns), and the rows of the step that they are of."""
-        index = points.index.to(g.device)
+        index = send(points.index, g.device)
         if points.position is None:
             return g[index] if rows is None else g[index][:, rows], None
-        position = points.position.to(g.device)
+        position = send(points.position, g.device)
         return g[index, position if rows is None else rows[position]], position
 
     def _by_stages(self, at: _StepBack) -> Tensor:
@@ -366,6 +367,6 @@ def _whole(dense: tuple[Tensor | None, Tensor, Tensor] | None, count: int) -> tu
     rows, of_y, of_stages = dense
     if rows is None:
         return of_y, of_stages
-    rows, (stages, _, unknowns) = rows.to(of_y.device), of_stages.shape
+    rows, (stages, _, unknowns) = send(rows, of_y.device), of_stages.shape
     whole = of_stages.new_zeros(stages, count, unknowns)
     return of_y.new_zeros(count, unknowns).index_copy(0, rows, of_y), whole.index_copy(1, rows, of_stages)

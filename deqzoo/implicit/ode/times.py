@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..modes import carries_derivative, in_transform, is_vmapped, unwrap
 from ..private_api import below_all_transforms
+from ..sending import send
 from .controllers import Step
 from .stage_values import Length
 
@@ -31,13 +32,11 @@ class Times:
     def __init__(self, t: Tensor, y: Tensor, jumps: Sequence[float] = (), dtype: torch.dtype | None = None) -> None:
         self.dtype = torch.promote_types(t.dtype, y.dtype) if dtype is None else dtype
         self.state, self.device = y.dtype, y.device
-        self.moving = t.requires_grad and torch.is_grad_enabled()
-        if in_transform():
-            self.moving = is_vmapped(t) or carries_derivative(t)
+        self.moving = are_moving(t)
         if in_transform():  # under vmap over t there is a row of times for each index
-            rows = torch.stack([unwrap(time).reshape(-1) for time in t.detach().unbind()]).T.double().cpu()
+            rows = torch.stack([unwrap(time).reshape(-1) for time in t.detach().unbind()]).T.cpu().double()
         else:
-            rows = t.detach().double().cpu().unsqueeze(0)
+            rows = t.detach().cpu().double().unsqueeze(0)
         steps = rows.diff(dim=1)
         if not (bool((steps > 0).all()) or bool((steps < 0).all())):
             raise ValueError("the output times t must be finite and strictly increasing, or strictly decreasing")
@@ -52,7 +51,7 @@ class Times:
         self.table = torch.tensor(self.points, dtype=torch.float64)
         self._jumps = frozenset(jumps)
         if self.moving:
-            constants = torch.tensor(jumps, dtype=self.dtype, device=self.device)
+            constants = self._sent(torch.tensor(jumps, dtype=torch.float64))
             self.t = torch.cat([t.to(self.dtype), constants]) if jumps else t.to(self.dtype)
 
     def __len__(self) -> int:
@@ -65,12 +64,12 @@ class Times:
             return begin, h.reshape(-1, 1).to(self.state)
         begin, h = self.on_host(step)
         if isinstance(h, Tensor):
-            return begin.to(self.dtype).to(self.device), h.to(self.state).to(self.device).unsqueeze(1)
+            return self._sent(begin), send(h.to(self.state), self.device).unsqueeze(1)
         return torch.full((), begin, dtype=self.dtype, device=self.device), h
 
     def _moving(self, step: Step) -> tuple[Tensor, Tensor]:
         start, size = self._constant(step.start), self._constant(step.size)
-        a, b = (self.t[x if isinstance(x, int) else x.to(self.device)] for x in (step.a, step.b))
+        a, b = (self.t[x if isinstance(x, int) else send(x, self.device)] for x in (step.a, step.b))
         return a + start * (b - a), size * (b - a)
 
     def on_host(self, step: Step) -> tuple[Any, Any]:
@@ -96,7 +95,7 @@ class Times:
             first = torch.where(begins, a + aside, -torch.inf * forward)
             last = torch.where(ends, b - aside, torch.inf * forward)
             low, high = torch.minimum(first, last), torch.maximum(first, last)
-        return low.to(self.dtype).to(self.device), high.to(self.dtype).to(self.device)
+        return self._sent(low), self._sent(high)
 
     def _is_jump(self, point: int | Tensor) -> Tensor:
         return torch.isin(self.table[point], torch.tensor(sorted(self._jumps), dtype=torch.float64))
@@ -107,8 +106,18 @@ class Times:
         if position is not None and isinstance(step.size, Tensor):
             position = position.to(begin.device)
             begin, h = begin[position], h[position]
-        at = self.t[index.to(self.device)] if self.moving else self.table[index]
-        return ((at - begin) / h).to(self.state).to(self.device)
+        at = self.t[send(index, self.device)] if self.moving else self.table[index]
+        return send(((at - begin) / h).to(self.state), self.device)
 
     def _constant(self, value: float | Tensor) -> Tensor | float:
-        return value.to(self.dtype).to(self.device) if isinstance(value, Tensor) else value
+        return self._sent(value) if isinstance(value, Tensor) else value
+
+    def _sent(self, value: Tensor) -> Tensor:
+        return send(value.to(self.dtype), self.device)
+
+
+def are_moving(t: Tensor) -> bool:
+    """Whether derivatives go to the output times, or `vmap` over them: then they stay tensors, on their device."""
+    if in_transform():
+        return is_vmapped(t) or carries_derivative(t)
+    return t.requires_grad and torch.is_grad_enabled()

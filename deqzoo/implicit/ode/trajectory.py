@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..pytree import Tensors
+from ..sending import send
 from .controllers import Step
 from .interpolants import Kept
 
@@ -64,7 +65,7 @@ class Trajectory:
             return None
         mask = torch.zeros(systems, 1, dtype=torch.bool)
         mask[self.failed] = True
-        return mask.to(device)
+        return send(mask, device)
 
     @property
     def outputs(self) -> Tensors:
