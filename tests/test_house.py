@@ -15,7 +15,7 @@ BELOW: dict[str, set[str]] = {  # of each room, those that it may import
     "atomic": set(),
     "implicit": set(),
     "nn": {"implicit"},
-    "data": GROUND,
+    "data": {"implicit"} | GROUND,
     "plots": {"nn", "implicit"} | GROUND,
     "models": {"plots", "data", "nn", "implicit"} | GROUND,
     "config": {"models", "data"} | GROUND,

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from deqzoo.data.config import Augment
+from deqzoo.implicit.sending import send
 
 
 def augment_images(images: Tensor, options: Augment, generator: Generator, colour: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def _rotate_and_translate(images: Tensor, degrees: float, pixels: float, generat
     shift = draws[:, 1:] * pixels * 2 / torch.tensor([width, height])  # affine_grid's image spans [-1, 1]
     cos, sin, aspect = angle.cos(), angle.sin(), height / width
     rows = [cos, -sin * aspect, shift[:, 0], sin / aspect, cos, shift[:, 1]]
-    theta = _send(torch.stack(rows, 1).reshape(n, 2, 3), images.device)
+    theta = send(torch.stack(rows, 1).reshape(n, 2, 3), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
@@ -53,10 +54,10 @@ def _crop_and_flip(images: Tensor, pad: int, flip: bool, generator: Generator) -
     if pad >= min(height, width):
         raise ValueError(f"data.augment.crop={pad} must be less than the sides of the images, {height} x {width}.")
     device = images.device
-    offset = _send(torch.randint(0, 2 * pad + 1, (n, 2), generator=generator), device)
+    offset = send(torch.randint(0, 2 * pad + 1, (n, 2), generator=generator), device)
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device).expand(n, width)
     if flip:
-        mirrored = _send(torch.rand(n, 1, generator=generator) < 0.5, device)
+        mirrored = send(torch.rand(n, 1, generator=generator) < 0.5, device)
         columns = torch.where(mirrored, width - 1 - columns, columns)
     rows, columns = rows + offset[:, :1], columns + offset[:, 1:]
     batch = torch.arange(n, device=device)
@@ -70,14 +71,9 @@ def _cutout(images: Tensor, side: int, generator: Generator, colour: Tensor) -> 
     n, channels, height, width = images.shape
     device = images.device
     top, left = (
-        _send(torch.randint(0, size, (n, 1), generator=generator), device) - side // 2 for size in (height, width)
+        send(torch.randint(0, size, (n, 1), generator=generator), device) - side // 2 for size in (height, width)
     )
     rows, columns = torch.arange(height, device=device) - top, torch.arange(width, device=device) - left
     in_rows, in_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
     square = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-    return torch.where(square, _send(colour, device).view(1, channels, 1, 1), images)
-
-
-def _send(draws: Tensor, device: torch.device) -> Tensor:
-    """Draws to the device; from pinned memory, as a copy from elsewhere waits until the device is idle."""
-    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
+    return torch.where(square, send(colour, device).view(1, channels, 1, 1), images)

@@ -15,6 +15,7 @@ from deqzoo.data.info import FewShotInfo
 from deqzoo.data.loader import TensorLoader, generator
 from deqzoo.data.module import TensorData
 from deqzoo.errors import ConfigError
+from deqzoo.implicit.sending import send
 
 
 class Draw(NamedTuple):
@@ -245,6 +246,7 @@ class EpisodeLoader(TensorLoader):
     ) -> None:
         self.classes, self.key, self.shape, self.rotations = classes, key, shape, rotations
         super().__init__(*args, **options)
+        self.place = torch.device("cpu")  # an episode is drawn on the host, from its number
 
     def draw(self, number: int) -> Draw:
         """The episode of this number in the present epoch."""
@@ -255,21 +257,24 @@ class EpisodeLoader(TensorLoader):
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         drawn = [self.draw(int(number)) for number in indices]
         classes, turns = (torch.stack([getattr(d, name) for d in drawn]) for name in ("classes", "turns"))
+        places = torch.stack([torch.cat([d.support, d.queries], 1) for d in drawn])
+        images = self._images(classes, turns, places)
+        ways, shots, queries = self.shape
         batch: list[Tensor] = []
-        for places in (torch.stack([d.support for d in drawn]), torch.stack([d.queries for d in drawn])):
-            images = self._images(classes, turns, places)
-            labels = torch.arange(self.shape[0]).repeat_interleave(places.shape[2]).expand(len(drawn), -1)
-            batch += [images, labels.to(self.device)]
+        for part in images.split([shots, queries], 2):
+            labels = torch.arange(ways, device=self.device).repeat_interleave(part.shape[2]).expand(len(drawn), -1)
+            batch += [part.flatten(1, 2), labels]
         return tuple(batch)
 
     def _images(self, classes: Tensor, turns: Tensor, places: Tensor) -> Tensor:
-        """(B, ways * n, C, H, W) of classes and turns (B, ways) and places (B, ways, n)."""
+        """(B, ways, n, C, H, W) of classes and turns (B, ways) and places (B, ways, n)."""
         stored = self.tensors[0]
-        chosen = stored[classes[..., None].to(stored.device), places.to(stored.device)].to(self.device)
-        turned = turns.to(self.device)[..., None, None, None, None]
+        numbers = send(classes[..., None] * stored.shape[1] + places, stored.device)  # all indices in one copy
+        chosen = send(stored.flatten(0, 1)[numbers], self.device)
+        turned = send(turns, self.device)[..., None, None, None, None]
         for turn in range(1, 4 if self.rotations else 1):
             chosen = torch.where(turned == turn, torch.rot90(chosen, turn, (-2, -1)), chosen)
-        return chosen.flatten(1, 2).float() / 255
+        return chosen.float() / 255
 
 
 def rows() -> dict[str, list[str]]:

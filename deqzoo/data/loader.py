@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from deqzoo.errors import ConfigError
+from deqzoo.implicit.sending import send
 
 Transform = Callable[[Tensor, Generator], Tensor]
 
@@ -44,6 +45,7 @@ class TensorLoader:
     ) -> None:
         self.tensors, self.indices = tuple(tensors), indices
         self.batch_size, self.device = batch_size, device or self.tensors[0].device
+        self.place = self.tensors[0].device  # of the order
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -111,14 +113,14 @@ class TensorLoader:
         return {"seed": self.seed, "batch_size": self.batch_size, "world_size": self.world_size}
 
     def _order(self) -> Tensor:
-        """Indices of this epoch, of this process, on the tensors' device."""
+        """Indices of this epoch, of this process."""
         indices = self.indices
         if self.shuffle:
             indices = indices[torch.randperm(len(indices), generator=generator(self.seed, self.epoch))]
-        return indices[self.rank :: self.world_size].to(self.tensors[0].device)
+        return send(indices[self.rank :: self.world_size], self.place)
 
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor[indices].to(self.device, non_blocking=True) for tensor in self.tensors)
+        return tuple(send(tensor[indices], self.device) for tensor in self.tensors)
 
 
 class PassesLoader(TensorLoader):
@@ -144,7 +146,7 @@ class PassesLoader(TensorLoader):
             return super()._order()
         random = generator(self.seed, self.epoch)
         passes = [self.indices[torch.randperm(len(self.indices), generator=random)] for _ in range(self.repeats)]
-        return torch.cat(passes)[self.rank :: self.world_size].to(self.tensors[0].device)
+        return send(torch.cat(passes)[self.rank :: self.world_size], self.place)
 
 
 class ImageLoader(TensorLoader):
@@ -181,7 +183,7 @@ class ImageLoader(TensorLoader):
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         pixels, labels = super()._make_batch(indices)
         if self.flipped_first is not None:
-            flip = self.flipped_first[indices].to(pixels.device) ^ bool(self.epoch % 2)
+            flip = send(self.flipped_first[indices], pixels.device) ^ bool(self.epoch % 2)
             pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
         images = pixels.float() / self.white
         if self.transform is not None:

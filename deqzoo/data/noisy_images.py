@@ -10,6 +10,7 @@ from deqzoo.data.images import ImageData
 from deqzoo.data.info import NoisyImageInfo
 from deqzoo.data.loader import ImageLoader, TensorLoader, generator
 from deqzoo.data.module import TensorData
+from deqzoo.implicit.sending import send
 
 
 class NoisyImageData(TensorData):
@@ -90,7 +91,7 @@ class _WholeSet(TensorLoader):
     """The same batch, all of the tensors, once for each index of an epoch."""
 
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in self.tensors)
+        return tuple(send(tensor, self.device) for tensor in self.tensors)
 
 
 def rows() -> dict[str, list[str]]:

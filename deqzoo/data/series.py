@@ -89,6 +89,11 @@ class SeriesBatch(NamedTuple):
     truth: Tensor
     asked: Tensor
 
+    def last_measured(self) -> int:
+        """The last of the times at which anything was measured; the host waits for its device once."""
+        times = torch.arange(self.measured.shape[1], device=self.measured.device)
+        return int((times * self.measured.any(2).any(0)).max())
+
 
 class SeriesData(TensorData):
     """Series that are observed with noise, gaps, or only in part; batches are the fields of a `SeriesBatch`.

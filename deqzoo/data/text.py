@@ -17,6 +17,7 @@ from deqzoo.data.text_sets import OWN, text_set
 from deqzoo.data.text_sets import rows as rows
 from deqzoo.data.vocabulary import UNKNOWN, Vocabulary
 from deqzoo.errors import ConfigError
+from deqzoo.implicit.sending import send
 
 PARTS = ("train", "val", "test")
 _TRAIN, _VAL = 0.9, 0.05  # shares of a text in one file; the rest is for the test
@@ -152,7 +153,7 @@ class WindowLoader(TensorLoader):
         inputs, targets = windows[:, :-1].long(), windows[:, 1:].long()
         if not self.shuffle:
             fresh = torch.where(indices > 0, starts - self.stride + self.length, self.begin).unsqueeze(1)
-            targets = targets.masked_fill((places[:, 1:] <= fresh).to(targets.device), IGNORED)
+            targets = targets.masked_fill(send(places[:, 1:] <= fresh, targets.device), IGNORED)
         return inputs, targets
 
 

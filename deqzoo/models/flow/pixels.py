@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.implicit.sending import send
 from deqzoo.nn.flow import LOG_2PI
 
 EDGE = 1e-9  # least probability of a tail: a value on the edge of [0, 1] stays finite
@@ -24,8 +25,8 @@ def dequantize(images: Tensor, levels: int, generator: Generator | None = None) 
     >>> dequantize(torch.tensor([0.0, 1.0]), levels=2).mul(2).floor()
     tensor([0., 1.])
     """
-    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-    return (images * (levels - 1) + noise) / levels
+    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+    return (images * (levels - 1) + send(noise, images.device)) / levels
 
 
 class Logit(nn.Module):

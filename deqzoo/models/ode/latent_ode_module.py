@@ -48,7 +48,7 @@ class LatentODEModule(SolverModule):
         return Step(-bound.sum() / data.measured.sum(), metrics, data.values, len(data.values))
 
     def _train(self, network: nn.Module, data: SeriesBatch) -> Step:
-        length = int(data.measured.any(2).any(0).nonzero().max()) + 1  # nothing was measured later
+        length = data.last_measured() + 1  # nothing was measured later
         times, measured = data.times[0, :length], data.measured[:, :length]
         observed = measured & self._random_part(data.rank[:, :length] < 1, measured.shape[2])
         bound, divergence = network.elbo(  # type: ignore[operator]

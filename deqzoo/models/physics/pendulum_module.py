@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 
 from deqzoo.data.series import SeriesBatch
+from deqzoo.implicit.sending import send
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.module import Batch, SolverModule, Step
 from deqzoo.models.physics.config import PendulumTraining, PINNTraining
@@ -52,7 +53,7 @@ class PendulumModule(SolverModule):
 
     def fit_loss(self, network: nn.Module, data: SeriesBatch) -> Tensor:
         """The mean squared error at the times that count by now."""
-        last = int(data.measured.any(2).any(0).nonzero().max()) + 1
+        last = data.last_measured() + 1
         last = max(2, round(last * (0.1 + 0.9 * self.grown())))
         angles = network(data.times[0, :last])[data.series, :, None]
         return (angles - data.values[:, :last])[data.measured[:, :last]].square().mean()
@@ -66,7 +67,8 @@ class PendulumModule(SolverModule):
         found = network.physics.log_parameters.detach().exp()  # type: ignore[union-attr, operator]
         named = dict(zip(("gravity_over_length", "damping"), found, strict=True))
         if self.truth is not None:
-            named["parameter_error"] = (found / found.new_tensor(self.truth) - 1).abs().max()
+            truth = send(torch.tensor(self.truth), found.device)
+            named["parameter_error"] = (found / truth - 1).abs().max()
         return named
 
 
@@ -80,7 +82,7 @@ class PINNModule(PendulumModule):
 
     def fit_loss(self, network: nn.Module, data: SeriesBatch) -> Tensor:
         """Both parts; the residual's weight rises at first, so that u finds the data before it obeys."""
-        last = int(data.measured.any(2).any(0).nonzero().max()) + 1
+        last = data.last_measured() + 1
         times = data.times[0, :last]
         angles = network(times)[data.series, :, None]
         error = (angles - data.values[:, :last])[data.measured[:, :last]].square().mean()
