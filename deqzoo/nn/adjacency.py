@@ -42,11 +42,14 @@ def normalized_adjacency(edges: Tensor, nodes: int, dtype: torch.dtype = torch.f
     """
     if edges.dim() != 2 or len(edges) != 2 or edges.dtype != torch.int64:
         raise ValueError(f"edges must be int64 of shape (2, E), got {edges.dtype} of shape {tuple(edges.shape)}")
-    if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-        raise ValueError(f"edges must join nodes from 0 to {nodes - 1}, got {int(edges.min())} to {int(edges.max())}")
+    if edges.numel():
+        lowest, highest = torch.stack(edges.aminmax()).tolist()
+        if not 0 <= lowest <= highest < nodes:
+            raise ValueError(f"edges must join nodes from 0 to {nodes - 1}, got {lowest} to {highest}")
     own = torch.arange(nodes, device=edges.device)
     sources, targets = torch.cat([edges[0], own]), torch.cat([edges[1], own])
-    out_degrees, in_degrees = (torch.bincount(ends, minlength=nodes).to(dtype) for ends in (sources, targets))
+    ones = torch.ones_like(sources)  # added up by index, as the host waits for the device in bincount
+    out_degrees, in_degrees = (torch.zeros_like(own).index_add(0, ends, ones).to(dtype) for ends in (sources, targets))
     return Adjacency(sources, targets, (out_degrees[sources] * in_degrees[targets]).rsqrt())
 
 
@@ -92,9 +95,9 @@ def perron_frobenius(adjacency: Adjacency, nodes: int, tol: float = 1e-6, max_st
     bound = float("inf") if nodes else 0.0
     for _ in range(max_steps if nodes else 0):
         image = propagate(v, adjacency)
-        lowest, highest = torch.aminmax(image / v)
-        bound = min(bound, highest.item())
-        if bound - lowest.item() <= tol * bound:
+        lowest, highest = torch.stack(torch.aminmax(image / v)).tolist()
+        bound = min(bound, highest)
+        if bound - lowest <= tol * bound:
             break
         v = v + image
         v = (v / v.max()).clamp(min=torch.finfo(v.dtype).tiny)  # any v > 0 bounds: where it dies out, too
