@@ -54,12 +54,24 @@ class Skips:
         self.total, self.row = state["total"], state["row"]
 
 
-def fault_of_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], module: nn.Module) -> str | None:
-    """Where a NaN or Inf in ``loss`` or ``inputs`` comes from; None if there is none.
+def all_finite(loss: Tensor, inputs: Tensor) -> Tensor:
+    """Whether a loss and its inputs hold no NaN or Inf, on their device: what a network makes of a NaN need not be one.
 
-    The inputs are looked at too: what a network makes of a NaN in them need not be one.
+    >>> all_finite(torch.tensor(1.0), torch.tensor([[0.0, torch.nan]]))
+    tensor(False)
     """
-    if torch.isfinite(loss.detach()).all() & torch.isfinite(inputs).all():
+    return torch.isfinite(loss.detach()).all() & torch.isfinite(inputs).all()
+
+
+def finite_gradients(module: nn.Module) -> list[Tensor]:
+    """Whether the gradients hold no NaN or Inf, on their device; empty where there are no gradients."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return [torch.isfinite(nn.utils.get_total_norm(gradients))] if gradients else []
+
+
+def fault_of_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], module: nn.Module) -> str | None:
+    """Where a NaN or Inf in ``loss`` or ``inputs`` comes from; None if there is none."""
+    if all_finite(loss, inputs):
         return None
     bad_samples = torch.nonzero(~torch.isfinite(inputs).flatten(1).all(1)).flatten().tolist()
     if bad_samples:
@@ -75,10 +87,9 @@ def fault_of_step(loss: Tensor, inputs: Tensor, layers: Sequence[SolverLayer], m
 
 def fault_of_gradients(module: nn.Module, layers: Sequence[SolverLayer]) -> str | None:
     """Where a NaN or Inf in a gradient comes from; None if there is none."""
-    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    if not gradients or torch.isfinite(nn.utils.get_total_norm(gradients.values())):
+    if all(finite_gradients(module)):
         return None
-    bad = _non_finite(gradients)
+    bad = _non_finite({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
     where = f"that of {bad[0]} and {len(bad) - 1} more" if bad else "their norm overflows"
     cause = _diverged("forward", layers) or _diverged("backward", layers) or "the backward pass"
     return (

@@ -36,6 +36,8 @@ class Lookahead:
             return
         decay = self.decay**self.every * min(1.0, step / total) ** 3
         weights: list[Tensor] = [p.data for p in self.parameters]
+        # The parameters may have moved to their device since the averages were made.
+        self.average = [average.to(p.device) for average, p in zip(self.average, weights, strict=True)]
         lerp_in_place(self.average, weights, 1 - decay)
         for p, average in zip(self.parameters, self.average, strict=True):
             p.copy_(average)

@@ -1,16 +1,16 @@
 """Training of any network with solver layers: optimiser, schedule, moving average, NaN checks, logging."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from deqzoo.models.common.average import MovingAverage
 from deqzoo.models.common.config import TrainingConfig
-from deqzoo.models.common.finite import Skips, fault_of_gradients, fault_of_step
+from deqzoo.models.common.finite import Skips, all_finite, fault_of_gradients, fault_of_step, finite_gradients
 from deqzoo.models.common.lookahead import Lookahead
 from deqzoo.models.common.optim import make_optimizer, make_schedule
 from deqzoo.models.common.solves import backward_metrics, forward_metrics, residuals
@@ -34,6 +34,21 @@ class Step:
     metrics: dict[str, Tensor]
     inputs: Tensor
     count: int
+
+
+@dataclass
+class _Part:
+    """A batch of a training step: one, or several whose gradients are added up.
+
+    Attributes:
+        step: its loss holds no graph.
+        finite: whether loss and inputs are, on their device.
+        penalties: see `SolverModule.penalties`.
+    """
+
+    step: Step
+    finite: Tensor
+    penalties: dict[str, Tensor]
 
 
 class SolverModule(LightningModule):
@@ -63,16 +78,16 @@ class SolverModule(LightningModule):
         plain = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self.options).items()}
         self.save_hyperparameters(plain)
         self.network = network
-        self.average: AveragedModel | None = None
+        self.average: MovingAverage | None = None
         if self.options.ema_decay:
-            average = get_ema_multi_avg_fn(self.options.ema_decay)
-            self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
-            self.average.requires_grad_(False)
+            self.average = MovingAverage(network, self.options.ema_decay)
         self.lookahead: Lookahead | None = None
         if self.options.lookahead_every:
             trained = [p for p in network.parameters() if p.requires_grad]
             self.lookahead = Lookahead(trained, self.options.lookahead_every, self.options.lookahead_decay)
         self.skips = Skips()
+        self._parts: list[_Part] = []  # of the step that is being made
+        self._before: list[Tensor] = []  # of the network, before them
         self._residuals: list[Tensor] = []
         self._tested = 0
 
@@ -98,23 +113,24 @@ class SolverModule(LightningModule):
         """Output of the trained network."""
         return self.trained_network(*inputs)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """The loss of a batch, with its penalties; None where it is not finite, which skips the step."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, with its penalties. Whether all is finite is asked once, before the step is made."""
+        if not self._parts:
+            self._before = [buffer.clone() for buffer in self.network.buffers()]
         step = self.step(self.network, batch, "train")
-        layers = solver_layers(self.network)
-        if fault := fault_of_step(step.loss, step.inputs, layers, self.network):
-            self.skips.fault = fault
-            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-                buffer.data.copy_(before)  # a batch normalisation would keep the NaN for good
-            # Of several processes each takes part in the backward: by its gradients the others hear of it.
-            return None if self.trainer.world_size == 1 else step.loss * torch.nan
-        self._log("train", step, layers)
+        finite, penalties = all_finite(step.loss, step.inputs), self.penalties()
         loss = step.loss
-        for name, (factor, penalty) in self.penalties().items():
-            self.log(f"train/{name}", penalty.detach())
+        for factor, penalty in penalties.values():
             loss = loss + factor * penalty
-        return loss
+        self._parts.append(
+            _Part(
+                replace(step, loss=step.loss.detach()),
+                finite,
+                {name: penalty.detach() for name, (_, penalty) in penalties.items()},
+            )
+        )
+        # Of several processes the others hear of a fault by the gradients.
+        return loss if self.trainer.world_size == 1 else loss * torch.where(finite, 1.0, torch.nan)
 
     def on_after_backward(self) -> None:
         """Log the backward solves."""
@@ -123,11 +139,17 @@ class SolverModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep a NaN or Inf away from the weights; in a gradient alone, float16's loss scaling sees to that itself."""
-        if self.skips.fault is None and getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            self.skips.fault = fault_of_gradients(self.network, solver_layers(self.network))
+        self._parts, parts = [], self._parts
+        self.skips.fault = self._fault(parts)
+        if self.skips.fault is None:
+            self._log("train", parts[-1].step, solver_layers(self.network))
+            for name, penalty in parts[-1].penalties.items():
+                self.log(f"train/{name}", penalty)
         self.skips.end_step(self._when())
         if self.skips.latest is not None:
             optimizer.zero_grad(set_to_none=True)  # what has no gradient is left alone by its step
+            for buffer, before in zip(self.network.buffers(), self._before, strict=True):
+                buffer.data.copy_(before)  # a batch normalisation would keep the NaN for good
         if self.skips.total:
             self.log("train/skipped", float(self.skips.total))
 
@@ -139,7 +161,7 @@ class SolverModule(LightningModule):
         if self.lookahead is not None:
             self.lookahead.update(self.global_step, int(self.trainer.estimated_stepping_batches))
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update(self.network)
 
     def on_train_end(self) -> None:
         """A training of which each step was skipped has failed, however short it was."""
@@ -168,14 +190,15 @@ class SolverModule(LightningModule):
         step = self.step(self.trained_network, batch, "test")
         self._log("test", step, layers)
         self._tested += step.count
-        self._residuals.append(residuals(layers).float())
+        if (found := residuals(layers)) is not None:
+            self._residuals.append(found.float())
 
     def on_test_epoch_end(self) -> None:
         """Log the number of samples of the test set, and the median residual over all of them."""
-        residual, count = torch.cat([torch.zeros(0, device=self.device), *self._residuals]), self._tested
+        found, count = self._residuals, self._tested
         self._residuals, self._tested = [], 0
-        if len(residual):
-            self.log("test/residual", residual.median(), sync_dist=True)
+        if found:
+            self.log("test/residual", torch.cat(found).median(), sync_dist=True)
         self.log("test/n", float(count), sync_dist=True, reduce_fx="sum")
 
     def configure_optimizers(self) -> Any:
@@ -199,6 +222,16 @@ class SolverModule(LightningModule):
         gathered = self.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered.reshape(-1, *values.shape).sum(0)
+
+    def _fault(self, parts: list[_Part]) -> str | None:
+        """What is wrong with the step of these parts, or its gradients; None: nothing. The host waits once."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        flags = [part.finite for part in parts] + ([] if scaled else finite_gradients(self.network))
+        if torch.stack(flags).all():
+            return None
+        layers = solver_layers(self.network)
+        faults = (fault_of_step(part.step.loss, part.step.inputs, layers, self.network) for part in parts)
+        return next(filter(None, faults), None) or fault_of_gradients(self.network, layers)
 
     def _log(self, stage: str, step: Step, layers: list[SolverLayer]) -> None:
         metrics = {"loss": step.loss.detach(), **step.metrics, **forward_metrics(layers)}

@@ -18,12 +18,12 @@ def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
     - of ODE layers: ``steps`` (accepted) and ``rejected``, the largest over the layers, and ``failed``, the fraction of
       solves (of samples, where each has its own steps) that did not reach the end of the interval.
     """
-    solved = [layer for layer in layers if layer.solution is not None]
-    if not solved:
+    solutions = _solutions(layers, SolverLayer)
+    if not solutions:
         return {}
-    metrics = {"nfe": torch.tensor(float(max(layer.solution.nfe for layer in solved)))}  # type: ignore[union-attr]
-    if equilibria := _solutions(layers, DEQ):
-        metrics |= {"residual": residuals(layers).median(), "unconverged": _unconverged(equilibria)}
+    metrics = {"nfe": largest_nfe(solutions)}
+    if (of_each := residuals(layers)) is not None:
+        metrics |= {"residual": of_each.median(), "unconverged": _unconverged(_solutions(layers, DEQ))}
     if odes := _solutions(layers, NeuralODE):
         failed = torch.cat([~solution.converged.reshape(-1) for solution in odes])
         metrics |= {
@@ -39,18 +39,26 @@ def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
     adjoint = [solution.backward for solution in _solutions(layers, SolverLayer) if solution.backward is not None]
     if not adjoint:
         return {}
-    metrics = {"nfe_backward": torch.tensor(float(max(solution.nfe for solution in adjoint)))}
+    metrics = {"nfe_backward": largest_nfe(adjoint)}
     of_deqs = [solution.backward for solution in _solutions(layers, DEQ) if solution.backward is not None]
     if of_deqs:
         metrics["residual_backward"] = torch.stack([solution.residual for solution in of_deqs]).amax(0).median()
     return metrics
 
 
-def residuals(layers: Sequence[SolverLayer]) -> Tensor:
-    """The residual of each sample of the last batch, the largest over the DEQ layers; empty if there are none."""
+def residuals(layers: Sequence[SolverLayer]) -> Tensor | None:
+    """The residual of each sample of the last batch, the largest over the DEQ layers; None if there are none."""
     solutions = _solutions(layers, DEQ)
     found = [solution.residual.reshape(-1) for solution in solutions]
-    return torch.stack(found).amax(0) if found else torch.zeros(0)
+    return torch.stack(found).amax(0) if found else None
+
+
+def largest_nfe(solutions: Sequence[Solution]) -> Tensor:
+    """The most evaluations of a function, where the solves took place: what is logged stands on one device.
+
+    A tensor made of a number by a kernel: a copy to the device would wait for it.
+    """
+    return torch.full((), float(max(solution.nfe for solution in solutions)), device=solutions[0].status.device)
 
 
 def _unconverged(equilibria: Sequence[Solution]) -> Tensor:

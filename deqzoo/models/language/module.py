@@ -27,7 +27,9 @@ class LanguageModelModule(DEQModule):
         if stage == "test":
             self._totals.append(sums.detach().double())
         metrics = {} if stage == "test" else {"bits_per_char": bits_per_char(sums.detach())}
-        return Step(sums[0] / sums[1], metrics, tokens, int(sums[1]))
+        # All targets of a training batch are scored; to count them the host would wait for the device.
+        count = targets.numel() if stage == "train" else int(sums[1])
+        return Step(sums[0] / sums[1], metrics, tokens, count)
 
     def on_test_epoch_end(self) -> None:
         """Log the numbers of the whole test part."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from deqzoo.implicit import Solution, Status
 from deqzoo.models.common.module import Batch, SolverModule, Step
+from deqzoo.models.common.solves import largest_nfe
 
 
 class MetaModule(SolverModule):
@@ -92,7 +93,7 @@ def inner_metrics(solutions: list[Solution]) -> dict[str, Tensor]:
         return {}
     converged = torch.cat([solution.converged.reshape(-1) for solution in solutions])
     return {
-        "nfe": torch.tensor(float(max(solution.nfe for solution in solutions))),
+        "nfe": largest_nfe(solutions),
         "stationarity": torch.cat([solution.residual.reshape(-1) for solution in solutions]).median(),
         "inner_unconverged": 1.0 - converged.float().mean(),
     }
