@@ -33,7 +33,7 @@ class DEQModule(SolverModule):
             for layer in self._layers:
                 layer.register_forward_hook(self._add_jacobian)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """As `SolverModule.training_step`, with ``train_max_steps``; the first ``unrolled_steps`` on the tape."""
         self._jacobians.clear()  # of a forward outside of a training step
         with self._solved_for_training():

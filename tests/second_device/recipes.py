@@ -1,0 +1,96 @@
+"""Small trainings of a few steps: of each kind a recipe, and what makes it small."""
+
+ALL = [
+    *("trainer.accelerator=gpux", "trainer.strategy=gpux", "trainer.enable_progress_bar=False"),
+    *("trainer.limit_train_batches=4", "trainer.max_epochs=1", "trainer.max_steps=-1", "trainer.log_every_n_steps=100"),
+    *("trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=null"),
+]
+TWO_STEPS = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data.val_size=40"]
+PLAIN = ["data.augment.rotate=0", "data.augment.translate=0"]
+MESHED = ["data.train_size=200", "data.val_size=50", "data.test_size=100", "data.batch_size=32"]
+
+SMALL = {
+    "deq_classifier": ["model=deq_digits", *DIGITS, "model.widths=[8]", "model.solver_options.max_steps=5"],
+    "contractive_classifier": [
+        "model=deq_cifar_small",
+        *DIGITS,
+        "model.widths=[8,8]",
+        "data.augment.alternating_flip=true",
+    ],
+    "mdeq_classifier": [
+        *("model=mdeq_cifar_small", *DIGITS, *PLAIN, "data.augment.crop=1", "data.augment.flip=true"),
+        *("model.expansion=2", "model.groups=2", "model.final_width=8", "model.solver_options.max_steps=4"),
+        *("model.widths=[4,4]", "model.head_widths=[2,3]"),
+    ],
+    "mondeq_classifier": ["model=mondeq_mnist", *DIGITS, "model.grid=2", "model.widths=[4]"],
+    "conv_classifier": ["model=conv_mnist", *DIGITS, "model.grid=2", "model.width=4"],
+    "residual_classifier": ["model=residual_cifar", *DIGITS, "model.widths=[8,16]", "model.stem=8"],
+    "implicit_graph": [
+        "model=ign_chains",
+        "data.length=12",
+        "data.chains_per_class=5",
+        "data.features=5",
+        "data.val_size=20",
+    ],
+    "graph_convolution": [
+        "model=gcn_chains",
+        "data.length=12",
+        "data.chains_per_class=5",
+        "data.features=5",
+        "data.val_size=20",
+    ],
+    "language_model": [
+        *("model=deq_lm_shakespeare_unbounded", "data=text_file", "data.length=16", "data.context=8"),
+        *("data.batch_size=16", "model.width=8", "model.heads=2", "model.ema_decay=0.5", "model.train_max_steps=7"),
+    ],
+    "ode_classifier": ["model=node_mnist", *DIGITS, "model.width=4", "model.groups=2"],
+    "ode_point_classifier": ["model=anode_spheres", *MESHED, "model.hidden=8", "model.jacobian_penalty=0.1"],
+    "latent_ode": ["model=latent_ode_spiral", "data.batch_size=300", "data.repeats=4"],
+    "node_pendulum": ["model=node_pendulum", "data.repeats=4"],
+    "pinn_pendulum": ["model=pinn_pendulum", "data.repeats=4"],
+    "flow": ["model=cnf_8gaussians", *MESHED, "model.hidden=[8]"],
+    "flow by matching": ["model=cnf_moons_fm", *MESHED, "model.hidden=[8]"],
+    "image_flow": [
+        "model=cnf_digits",
+        "data.batch_size=32",
+        "data.val_size=40",
+        "model.hidden=[8]",
+        "model.eval_divergence=rademacher",
+    ],
+    "meta_regression": [
+        *("model=imaml_sinusoid", "model.hidden=[8]", "data.batch_size=4", "data.train_size=16", "data.val_size=8"),
+        *("data.test_size=10", "data.eval_batch_size=4", "model.solver_options.max_steps=6"),
+        "model.linear_solver_options.max_steps=4",
+    ],
+    "few_shot": [
+        *(
+            "model=imaml_omniglot_5w1s",
+            "model.width=4",
+            "data.batch_size=2",
+            "data.eval_batch_size=3",
+            "data.queries=2",
+        ),
+        *("data.train_queries=3", "data.train_episodes=8", "data.val_episodes=2", "data.test_episodes=5"),
+        *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
+    ],
+    "data_cleaning": [
+        *("model=data_cleaning_mnist", "data=noisy_mnist", "data.name=noisy_digits", "data.train_size=60"),
+        *("data.val_size=40", "data.repeats=4", "model.solver_options.max_steps=20"),
+    ],
+}
+
+# What is drawn and checked beside a training, in little.
+SMALL_PICTURES = {
+    "deqzoo.plots.budget.STEPS": (1, 3),
+    "deqzoo.models.equilibrium.deq_classifier.DRAWN": 50,
+    "deqzoo.models.ode.classifier.FRAMES": 2,
+    "deqzoo.models.ode.latent_ode.FRAMES": 2,
+    "deqzoo.models.meta.data_cleaning.STRENGTHS": (0.1,),
+    "deqzoo.models.flow.kind.GRID": 20,
+    "deqzoo.models.flow.kind.FRAMES": 2,
+    "deqzoo.models.flow.image_check.COMPONENTS": (2,),
+    "deqzoo.models.flow.image_check.VARIANCES": (0.1,),
+    "deqzoo.models.flow.image_check.PASSES": 1,
+    "deqzoo.models.language.check.SAMPLE": {"length": 3, "temperature": 0.8, "seed": 0},
+}

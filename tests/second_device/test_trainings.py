@@ -1,0 +1,159 @@
+"""Each kind is trained, validated, tested and exported on the pretended device; how often a training step waits for it.
+
+A recipe that mixes devices raises here, as it would on a GPU. The numbers in `WAITS` are bounds: lower them when a step
+has become leaner.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+
+from deqzoo.data import ImageData, TextData
+from deqzoo.data.episodes import EPISODE_SETS
+from deqzoo.data.series_set import MissingPackageError
+from deqzoo.models.registry import KINDS
+from deqzoo.paths import names
+from deqzoo.training import Run
+from tests.data.episode_sets import put_in_place
+from tests.running import composed
+from tests.second_device.pretended import Waits
+from tests.second_device.recipes import ALL, SMALL, SMALL_PICTURES, TWO_STEPS
+from tests.texts import write_text
+
+# Waits of a training step, by recipe of `SMALL`. Where a solver decides how often it looks, there is room for two more.
+WAITS = {
+    "deq_classifier": 11,
+    "contractive_classifier": 24,
+    "mdeq_classifier": 8,
+    "mondeq_classifier": 15,
+    "conv_classifier": 1,
+    "residual_classifier": 1,
+    "implicit_graph": 54,
+    "graph_convolution": 2,
+    "language_model": 11,
+    "ode_classifier": 4,
+    "ode_point_classifier": 4,
+    "latent_ode": 7,
+    "node_pendulum": 31,
+    "pinn_pendulum": 4,
+    "flow": 3,
+    "flow by matching": 1,
+    "image_flow": 3,
+    "meta_regression": 20,
+    "few_shot": 17,
+    "data_cleaning": 100,
+}
+CLASSES, PER_CLASS = 20, 20  # of each part of an imitated set of episodes
+COUNTED = 3  # the step whose waits are counted: the first ones send tables, and make what is kept
+
+
+def test_each_kind_has_a_recipe():
+    assert {name.partition(" ")[0] for name in SMALL} == set(KINDS)
+
+
+class CountWaits(Callback):
+    """Counts the waits of one training step, with the making of its batch, and without those of logging."""
+
+    def __init__(self):
+        self.waits, self.steps = Waits(), 0
+
+    def on_train_batch_start(self, *_):
+        self.steps += 1
+        if self.steps == COUNTED:
+            self.waits.__enter__()
+        if self.steps == COUNTED + 1:
+            self.waits.__exit__()
+
+
+class _Logged:
+    """Where each value was that was logged to be reduced over processes, by its name."""
+
+    def __init__(self, monkeypatch):
+        self.devices = {}
+        log = LightningModule.log
+
+        def watched(module, name, value, *args, **options):
+            if options.get("sync_dist"):
+                self.devices[name] = _device(value, module)
+            return log(module, name, value, *args, **options)
+
+        monkeypatch.setattr(LightningModule, "log", watched)
+
+
+def _device(value, module):
+    """The device of a number, a tensor or a metric; numbers are put on the module's by Lightning."""
+    return getattr(value, "device", module.device)
+
+
+@pytest.fixture
+def words(request, tmp_path, monkeypatch):
+    """The command line of a recipe of `SMALL`."""
+    put_in_place(monkeypatch)
+    for name, value in SMALL_PICTURES.items():
+        monkeypatch.setattr(name, value)
+    text = [f"data.file={write_text(tmp_path / 'own.txt')}"] if request.param == "language_model" else []
+    return [*SMALL[request.param], *ALL, *text]
+
+
+@pytest.mark.parametrize(("words", "name"), [(name, name) for name in SMALL], indirect=["words"], ids=SMALL)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_fit_validate_test_and_export(words, name, device, tmp_path, monkeypatch):
+    logged, count = _Logged(monkeypatch), CountWaits()
+    run = Run(composed(*words), tmp_path / "run")
+    monkeypatch.setattr(run, "_progress", lambda: [count])
+    run.fit()
+    run.test()
+    run.export()
+    assert run.device == device
+    assert run.metrics["steps"] == COUNTED + 1
+    assert Path(run.folder / "export" / "model.safetensors").is_file()
+    # NCCL reduces what stands on its GPU alone.
+    assert {"test/n", "test/loss"} <= logged.devices.keys()
+    assert {name for name, place in logged.devices.items() if place != device} == set()
+    assert count.waits.total <= WAITS[name], f"\n{count.waits}"
+
+
+def imitate_data(monkeypatch, tmp_path):
+    """Noise in place of the images that would have to be downloaded, and a small text."""
+
+    def setup(data, stage=None):
+        draw, count = torch.Generator().manual_seed(0), 600
+        images = torch.randint(0, data.spec.white + 1, (count, *data.spec.shape), generator=draw).to(torch.uint8)
+        data.tensors = images, torch.arange(count) % len(data.classes)
+        data.parts = dict(zip(("train", "val", "test"), torch.arange(count).split(count // 3), strict=True))
+
+    text = write_text(tmp_path / "own.txt", lines=2000).read_text()
+    monkeypatch.setattr(ImageData, "setup", setup)
+    monkeypatch.setattr(TextData, "_texts", lambda data: dict.fromkeys(("train", "val", "test"), text))
+    for kind in (ImageData, TextData):
+        monkeypatch.setattr(kind, "prepare_data", lambda data: None)
+    for name, spec in EPISODE_SETS.items():
+        shape = 3 * CLASSES, PER_CLASS, spec.channels, spec.size, spec.size
+        images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        split = dict(zip(("train", "val", "test"), torch.arange(3 * CLASSES).split(CLASSES), strict=True))
+        stand_in = {
+            "read": lambda folder, images=images: (images, [f"class {i}" for i in range(len(images))]),
+            "split": lambda names, split=split: split,
+            "counts": (CLASSES,) * 3,
+        }
+        changed = dataclasses.replace(spec, files={}, per_class=PER_CLASS, **stand_in)
+        monkeypatch.setitem(EPISODE_SETS, name, changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", names("models"))
+@pytest.mark.filterwarnings("ignore")
+def test_two_steps_of_each_recipe(entry, device, tmp_path, monkeypatch):
+    imitate_data(monkeypatch, tmp_path)
+    try:
+        run = Run(composed(f"model={entry}", *ALL, *TWO_STEPS), tmp_path / "run")
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    run.fit()
+    run.test()
+    assert run.metrics["steps"] == 2
+    assert run.device == device
