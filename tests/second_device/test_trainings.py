@@ -45,7 +45,7 @@ WAITS = {
     "image_flow": 3,
     "meta_regression": 20,
     "few_shot": 17,
-    "data_cleaning": 100,
+    "data_cleaning": 76,
 }
 CLASSES, PER_CLASS = 20, 20  # of each part of an imitated set of episodes
 COUNTED = 3  # the step whose waits are counted: the first ones send tables, and make what is kept
@@ -121,7 +121,7 @@ def imitate_data(monkeypatch, tmp_path):
     """Noise in place of the images that would have to be downloaded, and a small text."""
 
     def setup(data, stage=None):
-        draw, count = torch.Generator().manual_seed(0), 600
+        draw, count = torch.Generator().manual_seed(0), 3000
         images = torch.randint(0, data.spec.white + 1, (count, *data.spec.shape), generator=draw).to(torch.uint8)
         data.tensors = images, torch.arange(count) % len(data.classes)
         data.parts = dict(zip(("train", "val", "test"), torch.arange(count).split(count // 3), strict=True))
