@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from deqzoo.models.common.average import MovingAverage
 from deqzoo.models.common.config import TrainingConfig
@@ -130,7 +130,7 @@ class SolverModule(LightningModule):
             )
         )
         # Of several processes the others hear of a fault by the gradients.
-        return loss if self.trainer.world_size == 1 else loss * torch.where(finite, 1.0, torch.nan)
+        return loss * torch.where(finite, 1.0, torch.nan) if _are_several_processes() else loss
 
     def on_after_backward(self) -> None:
         """Log the backward solves."""
@@ -244,3 +244,7 @@ class SolverModule(LightningModule):
     def _when(self) -> str:
         batch = self.trainer.fit_loop.epoch_loop.batch_idx
         return f"epoch {self.current_epoch}, batch {batch} (step {self.global_step})"
+
+
+def _are_several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -66,7 +66,7 @@ def test_moving_average_is_what_is_tested_and_exported():
     with torch.no_grad():
         for p in module.network.parameters():
             p.zero_()
-    module.average.update_parameters(module.network)  # the first update copies
+    module.average.update(module.network)  # the first update copies
     assert all(not p.any() for p in module.trained_network.parameters())
     with pytest.raises(ValueError, match="ema_decay"):
         Classifier(network(), ema_decay=1.0)
