@@ -23,6 +23,7 @@ Reading order
     traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
+    programs/               quadratic_program, linear_program, by an interior-point method
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
@@ -115,6 +116,7 @@ from .ode import (
     odeint_event,
 )
 from .operator import LinearOperator
+from .programs import InteriorPoint, PrimalDual, linear_program, quadratic_program
 from .root_solvers import Newton, NewtonKrylov
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
@@ -162,6 +164,7 @@ __all__ = [
     "Hyperplane",
     "Implicit",
     "ImplicitFunction",
+    "InteriorPoint",
     "Kvaerno3",
     "Kvaerno5",
     "L1Ball",
@@ -189,6 +192,7 @@ __all__ = [
     "Penalty",
     "Phantom",
     "Picard",
+    "PrimalDual",
     "Rodas5P",
     "SecondOrderCone",
     "SemidefiniteCone",
@@ -207,6 +211,7 @@ __all__ = [
     "fixed_point",
     "gauss_newton",
     "hessian",
+    "linear_program",
     "make_adjoint",
     "make_ode_solver",
     "make_solver",
@@ -215,6 +220,7 @@ __all__ = [
     "odeint_event",
     "projections",
     "proximal",
+    "quadratic_program",
     "root",
     "spectral_radius",
 ]

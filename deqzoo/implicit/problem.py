@@ -81,14 +81,8 @@ class Problem:
             preconditioner=self.preconditioner if preconditioner is None else preconditioner,
             on_failure=self.on_failure,
         )
-        held = weakref.ref(solution)  # a strong one would make a cycle of graph and solution: value, graph, report
-
-        def report(backward: Solution) -> None:
-            if (target := held()) is not None:
-                target.backward = backward
-
         unreported = solution.nfe == 0  # by a callable that says nothing: look at the condition
-        return implicit.differentiable(solution.value, *self.args, report=report, look=unreported)
+        return implicit.differentiable(solution.value, *self.args, report=report_to(solution), look=unreported)
 
     def _is_foreign(self) -> bool:
         """Whether the solver is any callable; an error where it is none, or not for this problem."""
@@ -121,6 +115,17 @@ class Problem:
             if finite is not None:
                 status = torch.where(ravel.per_system(finite), status, Status.DIVERGED)
         return Solution(value, status, zeros, zeros.long(), nfe=0)
+
+
+def report_to(solution: Solution) -> Callable[[Solution], None]:
+    """What `ImplicitFunction.differentiable` calls with each adjoint solve: it stands in `solution.backward`."""
+    held = weakref.ref(solution)  # a strong one would make a cycle of graph and solution: value, graph, report
+
+    def report(backward: Solution) -> None:
+        if (target := held()) is not None:
+            target.backward = backward
+
+    return report
 
 
 def returned(value: Any, solution: Solution) -> tuple[Any, Solution]:

@@ -29,6 +29,8 @@ class Status(enum.IntEnum):
     DIVERGED = 2  # a non-finite iterate, or a non-finite input; the best finite iterate before it is kept
     MAX_STEPS = 3  # the step limit came first
     BAD_CURVATURE = 4  # conjugate gradients met a direction in which the operator is not positive definite
+    INFEASIBLE = 5  # it is proven that nothing meets the constraints of a program
+    UNBOUNDED = 6  # it is proven that the objective of a program falls for ever
 
 
 class NonConvergenceWarning(RuntimeWarning):
@@ -104,7 +106,9 @@ class Solution:
         return host_flags(good)[0][1]
 
     def replace_failed(self, value: Any, other: Any = torch.nan) -> Any:
-        """`value`, a tree like the unknown, with `other` (a number or such a tree) where a system has diverged.
+        """`value`, a tree like the unknown, with `other` (a number or such a tree) where a system has no solution.
+
+        That is: it has diverged, or its program is infeasible or unbounded.
 
         >>> Solution(None, torch.tensor([0, 2]), torch.zeros(2), torch.zeros(2), 1).replace_failed(torch.ones(2, 2))
         tensor([[1., 1.],
@@ -112,7 +116,8 @@ class Solution:
         """
         if self.all_converged:
             return value
-        failed = self.status.eq(Status.DIVERGED)  # for ==, `torch.compile` takes the enum to differ from any tensor
+        # for ==, `torch.compile` takes the enum to differ from any tensor
+        failed = self.status.eq(Status.DIVERGED) | self.status.ge(Status.INFEASIBLE)
         leaves = tensor_leaves(value)
         others = tensor_leaves(other) or [other] * len(leaves)
         rows = [failed.reshape(failed.shape + (1,) * (leaf.dim() - failed.dim())) for leaf in leaves]

@@ -1,0 +1,107 @@
+"""The factorisation of a step of the interior-point method, which the derivatives of the solution use again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from .scaling import ScaledProgram
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factor:
+    """H = P + rho I + C' W C by Cholesky: the regularised optimality system, reduced to x.
+
+    Attributes:
+        scaled: the program.
+        lower: the factor, (programs, n, n), or (1, n, n) where all programs share it.
+        weights: W, (programs, k, 1) or (1, k, 1).
+        failed: where H was not positive definite in floating point, (programs,) or (1,).
+    """
+
+    scaled: ScaledProgram
+    lower: Tensor
+    weights: Tensor
+    failed: Tensor
+
+    @classmethod
+    def of(cls, scaled: ScaledProgram, regularised: Tensor, weights: Tensor) -> Factor:
+        """Factorise; `regularised` is P + rho I."""
+        C = scaled.C[:1] if scaled.shared else scaled.C
+        H = torch.baddbmm(regularised, C.mT * weights.mT, C)
+        lower, info = torch.linalg.cholesky_ex(H)
+        return cls(scaled, lower, weights, info > 0)
+
+    def solve(self, right: Tensor) -> Tensor:
+        """H^-1 of each column, (programs, n, 1)."""
+        if self.scaled.shared:
+            return torch.cholesky_solve(right.permute(2, 1, 0), self.lower).permute(2, 1, 0)
+        return torch.cholesky_solve(right, self.lower)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ActiveSet:
+    """The Jacobian of `kkt.stationarity` at a solution, t_i being `ratios`:
+
+        M = [P + sum_a G_i'G_i / t_i   A'   G_a']
+            [A                         0    0   ]    a: the active inequalities
+            [G_a                       0   -t   ]    -t_i on the diagonal for those that are not active
+
+    Attributes:
+        factor: that of the last step, by which systems with M are nearly solved.
+        active: of the inequalities, (programs, m, 1), 1 or 0.
+    """
+
+    factor: Factor
+    active: Tensor
+
+    @property
+    def ratios(self) -> Tensor:
+        """The t_i, (programs, m)."""
+        return self.factor.scaled.ratios
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Nearly M^-1 of each row, (programs, n + k); once refined.
+
+        It differs from the exact inverse by the regularisation, by the penalty W in place of infinity on the active
+        rows, and by round-off.
+        """
+        scaled, p = self.factor.scaled, self.factor.scaled.equalities
+        n = scaled.q.shape[1]
+        right = right.unsqueeze(-1)
+        r, c = right[:, :n], right[:, n:] / scaled.norms
+        if not self.active.shape[1]:
+            x, y = self._refined(r, c, self.factor.weights)
+            return torch.cat([x, y / scaled.norms], dim=1).squeeze(-1)
+        weights = self.factor.weights
+        weights = torch.cat([weights[:, :p].expand(r.shape[0], -1, -1), weights[:, p:] * self.active], dim=1)
+        x, y = self._refined(r, c, weights)
+        y = torch.cat([y[:, :p], y[:, p:] - scaled.curvature * c[:, p:]], dim=1)
+        return torch.cat([x, y / scaled.norms], dim=1).squeeze(-1)
+
+    def _refined(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """x, y with P x + C'y = r and C x = c in the rows that have weight, y = 0 in the others."""
+        scaled = self.factor.scaled
+        x, y = self._penalised(r, c, weights)
+        off = torch.baddbmm(c, scaled.C, x, alpha=-1)
+        more = self._penalised(
+            torch.baddbmm(torch.baddbmm(r, scaled.P, x, alpha=-1), scaled.C.mT, y, alpha=-1), off, weights
+        )
+        return x + more[0], y + more[1]
+
+    def _penalised(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        C = self.factor.scaled.C
+        x = self.factor.solve(torch.baddbmm(r, C.mT, weights * c))
+        return x, weights * torch.baddbmm(c, C, x, beta=-1)
+
+    def matrix(self, rows: Tensor) -> Tensor:
+        """M of some programs, (rows, n + k, n + k), in the units of the user."""
+        scaled, p = self.factor.scaled, self.factor.scaled.equalities
+        C = (scaled.C * scaled.norms)[rows]
+        ratios, active = self.ratios[rows], self.active[rows].squeeze(-1)
+        held = torch.cat([torch.ones_like(C[:, :p, 0]), active], dim=1).unsqueeze(-1) * C
+        corner = scaled.P[rows] + held[:, p:].mT @ (C[:, p:] / ratios.unsqueeze(-1))
+        own = torch.diag_embed(torch.cat([torch.zeros_like(C[:, :p, 0]), (active - 1) * ratios], dim=1))
+        return torch.cat([torch.cat([corner, held.mT], dim=2), torch.cat([held, own], dim=2)], dim=1)

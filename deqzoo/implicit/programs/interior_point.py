@@ -1,0 +1,273 @@
+"""Quadratic programs by a primal-dual interior-point method, a batch at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..linear_solvers.base import default_tolerance
+from ..modes import host_flags
+from ..solution import Solution, Status
+from .factor import ActiveSet, Factor
+from .program import PrimalDual, QuadraticProgram
+from .scaling import ScaledProgram, largest
+
+_BACK = 0.995  # of the way to the boundary
+_REGULARISATION = 0.45  # power of eps: 9e-8 in float64, 8e-4 in float32
+_PROOF = 0.4  # power of eps: how nearly the conditions of a proof are met, 5e-7 in float64, 2e-3 in float32
+_SLOW = 3  # steps without a better iterate, after which more is done for a proof that there is none
+_MORE = 100.0  # times the regularisation where a factorisation has failed
+
+
+@dataclasses.dataclass(frozen=True)
+class InteriorPoint:
+    """Mehrotra's predictor-corrector method with primal and dual regularisation, called on a `QuadraticProgram`.
+
+    Each step solves the linearised optimality conditions
+
+        (P + rho I) dx + C'dy              = -(Px + q + C'y)
+        C dx + ds - delta dy               = -(Cx + s - d)
+        z ds + s dz                        = sigma mu - s z        for the inequalities; ds = 0 for the equalities
+
+    twice by one Cholesky factorisation of H = P + rho I + C' W C, W = 1 / (s / z + delta), which is positive definite
+    whatever P and C are: P may be singular or zero, and constraints may repeat. As rho and delta stand on the left side
+    alone, they change the way (as the proximal point method, whose centre is the present iterate, does), and not
+    the solution. So each step corrects the round-off and the regularisation of the one before.
+
+    With the rows of C scaled to norm 1 a program has converged when
+
+        |Px + q + C'y| <= tol dual,    |Cx + s - d|_i <= tol primal_i,    s_i z_i <= tol primal_i dual
+
+    with dual = max(|Px|, |q|, |C'y|) and primal_i = max(|x|, |d_i|) in the maximum norm. It is INFEASIBLE when y proves
+    that Cx + s = d has no solution (C'y is nearly 0, d'y < 0, z >= 0), and UNBOUNDED when x is a direction in which
+    the objective falls for ever.
+
+    Args:
+        tol: None: eps^(3/4) of the dtype (float64 2e-12, float32 6e-6).
+        max_steps: steps at most.
+        patience: steps without a better iterate after which a program has stalled.
+
+    Sources: Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", 1992; Friedlander, Orban, "A
+    Primal-Dual Regularized Interior-Point Method for Convex Quadratic Programs", 2012; Schwan et al., "PIQP: A Proximal
+    Interior-Point Quadratic Programming Solver", 2023.
+    """
+
+    tol: float | None = None
+    max_steps: int = 60
+    patience: int = 15
+
+    def __post_init__(self) -> None:
+        if self.tol is not None and not self.tol >= 0:
+            raise ValueError(f"tol must be a number >= 0, got {self.tol}")
+        if self.max_steps < 0 or self.patience < 1:
+            raise ValueError("max_steps must be at least 0 and patience at least 1")
+
+    def __call__(self, program: QuadraticProgram, start: PrimalDual | None = None) -> tuple[Solution, ActiveSet]:
+        """Solve each program, from `start` where one is given: a solution of a program nearby, (programs, ...).
+
+        Returns the solution, whose `value` is a `PrimalDual`, and what its derivatives need.
+        """
+        tol = default_tolerance(program.q.dtype) if self.tol is None else self.tol
+        return _Solve(ScaledProgram.of(program), tol, self.patience).run(start, self.max_steps)
+
+
+class _Solve:
+    """One solve of a batch. Vectors are columns, (programs, n, 1), in the scaled program.
+
+    Attributes:
+        point: the iterate: x, the multipliers y of all rows, and the slacks s of the inequalities, one under the other.
+        best, residual: the best iterate, and what the stop rule compares with the tolerance there.
+    """
+
+    def __init__(self, scaled: ScaledProgram, tol: float, patience: int) -> None:
+        self.scaled, self.tol, self.patience = scaled, tol, patience
+        self.n, self.p, self.k = scaled.q.shape[1], scaled.equalities, scaled.C.shape[1]
+        self.sizes = (self.n, self.p, self.k - self.p, self.k - self.p)
+        self.Ct = scaled.C.mT
+        self.fixed_primal = torch.maximum(scaled.minus_d.abs(), scaled.least_primal)
+        eps = torch.finfo(scaled.q.dtype).eps
+        self.proof, self.reach = eps**_PROOF, scaled.least_primal / eps**0.25
+        self._regularise(eps**_REGULARISATION * torch.ones_like(scaled.curvature))
+
+    def run(self, start: PrimalDual | None, max_steps: int) -> tuple[Solution, ActiveSet]:
+        """Step until no program is active."""
+        self._begin()
+        if start is not None:
+            self._warm(start)
+        self.best = self.point
+        self.residual = torch.full_like(self.point[:, 0, 0], torch.inf)
+        self.active = self.scaled.finite & (self.residual > 0)  # take on the batch axes of a vmap
+        self.status = torch.where(self.active, Status.MAX_STEPS, Status.DIVERGED)
+        self.since = self.steps = torch.zeros_like(self.status)
+        for step in range(max_steps + 1):
+            self._evaluate()
+            if not self._judge() or step == max_steps:
+                break
+            self._step()
+        reached = self.residual <= self.tol
+        self.status = torch.where(reached & self.scaled.finite, Status.CONVERGED, self.status)
+        x, y, z, s = self.best.split(self.sizes, dim=1)
+        value = self.scaled.restore(x, torch.cat([y, z], dim=1), s)
+        active = ActiveSet(self.factor, (z > s * self.scaled.curvature).to(z.dtype))
+        return Solution(value, self.status, self.residual, self.steps, step + 1), active
+
+    def _regularise(self, relative: Tensor) -> None:
+        """Set rho and delta, and with them P + rho I."""
+        scaled = self.scaled
+        self.relative, self.delta = relative, relative / scaled.curvature
+        rho = relative * scaled.curvature
+        P = scaled.P[:1] if scaled.shared else scaled.P
+        self.regularised = P + rho * torch.eye(self.n, dtype=P.dtype, device=P.device)
+
+    def _factorise(self, ratio: Tensor) -> None:
+        """Factorise with the slacks over the multipliers, (programs, m, 1)."""
+        of_equalities = (1 / self.delta).expand(-1, self.p, 1)
+        weights = of_equalities if self.scaled.shared else 1 / (ratio + self.delta)
+        if self.p and not self.scaled.shared:
+            weights = torch.cat([of_equalities, weights], dim=1)
+        self.weights = weights
+        self.factor = Factor.of(self.scaled, self.regularised, weights)
+
+    def _begin(self) -> None:
+        """Start where a penalty on the constraints is least; slacks and multipliers are made positive."""
+        scaled, (_, p, m, _) = self.scaled, self.sizes
+        self._factorise((1 / scaled.curvature).expand(scaled.q.shape[0], m, 1))
+        x, y = self._direction(scaled.q, scaled.minus_d)
+        if m:
+            z = y[:, p:]
+            s = -z / scaled.curvature
+            unit = torch.maximum(largest(s), scaled.least_primal)
+            y = torch.cat([y[:, :p], _positive(z, scaled.curvature * unit), _positive(s, unit)], dim=1)
+        self.point = torch.cat([-x, y], dim=1)
+
+    def _warm(self, start: PrimalDual) -> None:
+        """Take over the start where it is finite, as far from the boundary as it is from a solution."""
+        cold, (_, p, m, _) = self.point, self.sizes
+        x, y = self.scaled.take(start)
+        s = -torch.baddbmm(self.scaled.minus_d, self.scaled.C, x)[:, p:]
+        self.point = torch.cat([x, y, s], dim=1)
+        if m:
+            self._evaluate()
+            primal, z = self.primal[:, p:], self.z
+            unpaired = torch.minimum(s / primal, z / self.dual)
+            missing = torch.cat([self.off[:, :p], s.clamp(max=0)], dim=1) / self.primal
+            error = largest(torch.cat([self.slope / self.dual, missing, unpaired], dim=1)).clamp(self.tol**0.5, 1.0)
+            s, z = torch.maximum(s, error * primal), torch.maximum(z, error * self.dual)
+            self.point = torch.cat([x, y[:, :p], z, s], dim=1)
+        sound = torch.isfinite(largest(self.point))
+        self.point = torch.where(sound, self.point, cold)
+
+    def _evaluate(self) -> None:
+        """What the iterate makes of the conditions, and the sizes of their terms."""
+        scaled = self.scaled
+        self.x, self.y, self.s = self.point.split((self.n, self.k, self.sizes[2]), dim=1)
+        self.z = self.y[:, self.p :]
+        gradient = torch.baddbmm(scaled.q, scaled.P, self.x)
+        self.slope = torch.baddbmm(gradient, self.Ct, self.y)
+        self.off = torch.baddbmm(scaled.minus_d, scaled.C, self.x)
+        self.primal = torch.maximum(self.fixed_primal, largest(self.x))
+        self.dual = torch.maximum(scaled.least_dual, largest(gradient))
+
+    def _judge(self) -> bool:
+        """Judge the iterate and keep it if it is the best; whether any program is active."""
+        errors = [self.slope / self.dual, self.off / self.primal]
+        if self.sizes[2]:
+            missing = self.off[:, self.p :] + self.s
+            missing = torch.cat([self.off[:, : self.p], missing], dim=1) if self.p else missing
+            self.product = self.s * self.z
+            errors[1:] = [missing / self.primal, self.product / (self.primal[:, self.p :] * self.dual)]
+        residual = largest(torch.cat(errors, dim=1)).reshape(self.residual.shape)
+        improved = residual < self.residual
+        self.best = torch.where(improved.reshape(-1, 1, 1), self.point, self.best)
+        self.residual = torch.where(improved, residual, self.residual)
+        self.since = (self.since + 1) * ~improved
+        self.active = self.active & (self.residual > self.tol)
+        slow = self.active & ((self.since >= _SLOW) | self.factor.failed)
+        (going, _), (is_slow, _) = host_flags(self.active, slow)
+        if is_slow:
+            self._give_up()
+            going = host_flags(self.active)[0][0]
+        self.steps = self.steps + self.active
+        return going
+
+    def _give_up(self) -> None:
+        """End programs that are proven to have no solution, that have stalled, or are lost; regularise others more."""
+        status = torch.where(self.since >= self.patience, Status.STALLED, Status.MAX_STEPS)
+        lost = ~torch.isfinite(largest(self.point)).reshape(status.shape)
+        status = torch.where(lost, Status.DIVERGED, status)
+        status = torch.where(self._is_unbounded(), Status.UNBOUNDED, status)
+        status = torch.where(self._is_infeasible(), Status.INFEASIBLE, status)
+        self.status = torch.where(self.active, status, self.status)
+        self.active = self.active & (status == Status.MAX_STEPS)
+        failed = self.factor.failed.reshape(-1, 1, 1)
+        self._regularise(torch.where(failed, _MORE * self.relative, self.relative))
+
+    def _is_infeasible(self) -> Tensor:
+        """Where the multipliers prove that nothing meets the constraints, (programs,).
+
+        With C'y = 0, z >= 0, every point that meets them has d'y = (Cx + s)'y >= 0. So d'y < 0 and a C'y that is nearly
+        0 prove that such points are far out, at least. Where equalities contradict each other it is the change of y
+        that comes near to a proof.
+        """
+        reach = torch.maximum(largest(self.scaled.minus_d), torch.maximum(largest(self.x), self.scaled.least_primal))
+        found, change = torch.zeros_like(reach, dtype=torch.bool), self.growth[:, self.n : self.n + self.k]
+        for y in (self.y, torch.cat([change[:, : self.p], change[:, self.p :].clamp(min=0)], dim=1)):
+            certain = (self.scaled.minus_d * y).sum(dim=1, keepdim=True) * self.proof
+            found = found | ((certain > 0) & (largest(torch.bmm(self.Ct, y)) * reach <= certain))
+        return found.reshape(self.status.shape)
+
+    def _is_unbounded(self) -> Tensor:
+        """Where x, or its change, proves that the objective falls for ever, (programs,).
+
+        That is: Px = 0, Ax = 0, Gx <= 0, nearly, and q'x < 0: a least point, if any, or its multipliers are far out.
+        """
+        scaled = self.scaled
+        found = torch.zeros_like(scaled.least_dual, dtype=torch.bool)
+        for x in (self.x, self.growth[:, : self.n]):
+            fall = -(scaled.q * x).sum(dim=1, keepdim=True) * self.proof
+            Cx = torch.bmm(scaled.C, x)
+            leaves = largest(torch.cat([Cx[:, : self.p], Cx[:, self.p :].clamp(min=0)], dim=1))
+            flat = largest(torch.bmm(scaled.P, x)) * self.reach <= fall
+            found = found | ((fall > 0) & flat & (leaves * self.dual <= fall))
+        return found.reshape(self.status.shape)
+
+    def _step(self) -> None:
+        """Predictor, corrector, and a step of one length for all."""
+        s, z, p = self.s, self.z, self.p
+        ratio = s / z
+        self._factorise(ratio)
+        x, y = self._direction(self.slope, self.off)
+        if not self.sizes[2]:
+            self._move(x, [y], 1.0)
+            return
+        part = y[:, p:] / z  # of z; of s it is -(1 + part)
+        length = 1 / (0.5 + largest(part + 0.5)).clamp(min=1)  # the larger of 1 + part and -part
+        second = s * part * (1 + part)  # minus the product of both changes, over z
+        mu, product = self.product.mean(dim=1, keepdim=True), (second * z).mean(dim=1, keepdim=True)
+        left = 1 - length - length**2 * product / mu  # of mu, by the predictor
+        correction = second + mu * left**3 / z
+        off = self.off[:, p:] + correction
+        x, y = self._direction(self.slope, torch.cat([self.off[:, :p], off], dim=1) if p else off)
+        to_z = y[:, p:]
+        to_s = torch.addcmul(correction - s, ratio, to_z, value=-1)
+        least = torch.minimum(to_s / s, to_z / z).amin(dim=1, keepdim=True)
+        self._move(x, [y, to_s], _BACK / (-least).clamp(min=_BACK))
+
+    def _direction(self, slope: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+        """-dx and dy of the linearised conditions."""
+        x = self.factor.solve(torch.baddbmm(slope, self.Ct, self.weights * off))
+        return x, self.weights * torch.baddbmm(off, self.scaled.C, x, alpha=-1)
+
+    def _move(self, minus_x: Tensor, others: list[Tensor], length: Tensor | float) -> None:
+        """Take the step, where the program is active and could be factorised."""
+        moves = (self.active & ~self.factor.failed).reshape(-1, 1, 1)
+        self.growth = torch.cat([-minus_x, *others], dim=1)
+        self.point = torch.where(moves, self.point + length * self.growth, self.point)
+
+
+def _positive(columns: Tensor, unit: Tensor) -> Tensor:
+    """Shifted so that all entries are at least `unit`, where one is not positive."""
+    below = -columns.amin(dim=1, keepdim=True)
+    return torch.where(below >= 0, columns + below + unit, columns)
