@@ -157,5 +157,6 @@ def test_an_empty_batch_has_not_failed():
 
 def test_the_codes_are_fixed():
     """They are stored in logs."""
-    assert [s.value for s in Status] == [0, 1, 2, 3, 4]
-    assert [s.name for s in Status] == ["CONVERGED", "STALLED", "DIVERGED", "MAX_STEPS", "BAD_CURVATURE"]
+    names = ["CONVERGED", "STALLED", "DIVERGED", "MAX_STEPS", "BAD_CURVATURE", "INFEASIBLE", "UNBOUNDED"]
+    assert [s.value for s in Status] == list(range(7))
+    assert [s.name for s in Status] == names
