@@ -17,8 +17,10 @@ Reading order
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
-    minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion
     constraints/            projections and proximal operators; Simplex, Box, L1, ...: sets and penalties as objects
+    minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion;
+                            with a set or penalty: ProximalGradient, MirrorDescent, ProjectedNewton
+    conditions.py           optimality conditions, for any solver: stationarity, KKT, projected and proximal gradient
     problem.py              what is solved, and the condition of its solution
     traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
@@ -36,6 +38,7 @@ Reading order
 A solver knows nothing of autodiff, and the bridge nothing of what is inside a solver.
 """
 
+from . import conditions
 from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit, OneStep, Phantom, Unrolled
 from .api import SOLVERS, argmin, fixed_point, make_solver, root
 from .bridge import ImplicitFunction
@@ -87,7 +90,19 @@ from .linear_solvers import (
     Neumann,
     NormalCG,
 )
-from .minimizers import LBFGS, MINIMIZERS, GradientDescent, Minimizer, NewtonCG, TrustRegion
+from .minimizers import (
+    CONSTRAINED_MINIMIZERS,
+    LBFGS,
+    MINIMIZERS,
+    ConstrainedMinimizer,
+    GradientDescent,
+    Minimizer,
+    MirrorDescent,
+    NewtonCG,
+    ProjectedNewton,
+    ProximalGradient,
+    TrustRegion,
+)
 from .ode import (
     ODE_ADJOINTS,
     ODE_SOLVERS,
@@ -123,6 +138,7 @@ from .spectral import spectral_radius
 
 __all__ = [
     "CG",
+    "CONSTRAINED_MINIMIZERS",
     "EQUATION_ADJOINTS",
     "GMRES",
     "L1",
@@ -143,6 +159,7 @@ __all__ = [
     "Bosh3",
     "Box",
     "Broyden",
+    "ConstrainedMinimizer",
     "Constraint",
     "Damped",
     "Dense",
@@ -175,6 +192,7 @@ __all__ = [
     "LinearSolver",
     "Midpoint",
     "Minimizer",
+    "MirrorDescent",
     "MonotoneMap",
     "Neumann",
     "Newton",
@@ -193,6 +211,8 @@ __all__ = [
     "Phantom",
     "Picard",
     "PrimalDual",
+    "ProjectedNewton",
+    "ProximalGradient",
     "Rodas5P",
     "SecondOrderCone",
     "SemidefiniteCone",
@@ -206,6 +226,7 @@ __all__ = [
     "Tsit5",
     "Unrolled",
     "argmin",
+    "conditions",
     "curvature",
     "extreme_eigenvalues",
     "fixed_point",

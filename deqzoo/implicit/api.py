@@ -10,10 +10,19 @@ import torch
 
 from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit
 from .by_name import instance, make, renamed
+from .conditions import mirror_descent, proximal_gradient, stationarity
 from .fixed_point_solvers import FIXED_POINT_SOLVERS, SPLITTINGS, Anderson, FixedPointSolver
 from .linear_solvers import CG, GMRES, LINEAR_SOLVERS, LinearSolver
-from .minimizers import LBFGS, MINIMIZERS, Minimizer
-from .minimizers import gradient as gradient_of
+from .minimizers import (
+    CONSTRAINED_MINIMIZERS,
+    LBFGS,
+    MINIMIZERS,
+    ConstrainedMinimizer,
+    Minimizer,
+    MirrorDescent,
+    ProximalGradient,
+)
+from .minimizers.constrained import one_of
 from .modes import eager, in_transform, needs_derivative
 from .problem import Problem, returned
 from .pytree import Ravel, tensor_leaves, with_keywords
@@ -221,7 +230,9 @@ def argmin(
     objective: Callable[..., Any],
     y0: Any,
     *args: Any,
-    solver: Minimizer | str | Callable[..., Any] | None = None,
+    constraint: Any = None,
+    penalty: Any = None,
+    solver: Minimizer | ConstrainedMinimizer | str | Callable[..., Any] | None = None,
     adjoint: EquationAdjoint | str | None = None,
     has_aux: bool = False,
     batch_dims: int = 0,
@@ -234,14 +245,24 @@ def argmin(
 
         dy/dargs = -H^-1 d(grad)/dargs,    H the Hessian in y, grad the gradient in y
 
+    On a set, or with a penalty h on top of the objective, the minimiser is that of both, and the derivative that of
+
+        y = prox(y - grad(y)),    prox the projection onto the set, or the proximal operator of h,
+
+    which is that along the face of the set, or with the zeros of y fixed, where y lies.
+
     Args:
         objective: `objective(y, *args)`, a scalar; with `batch_dims=1` one value per system, shape (systems,).
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
+        constraint: a convex set such as `Simplex()`, which each tensor of y lies in; or a pytree of sets like y (None:
+            free). Tensors among its parameters get gradients. y0 is projected onto it.
+        penalty: likewise a convex penalty such as `L1(strength)`, which need not be smooth.
         solver: `LBFGS()` by default; `TrustRegion`, `NewtonCG`, `GradientDescent`, or the name of one; or any callable
-            `solver(objective, y0, *args) -> y`, SciPy inside allowed.
+            `solver(objective, y0, *args) -> y`, SciPy inside allowed. With a constraint or penalty
+            `ProximalGradient()` by default; `ProjectedNewton` between bounds, `MirrorDescent` on the simplex.
         adjoint: `Implicit()` by default, by the linear solver `CG()`: H is positive definite at a regular minimum, and
             CG reports where it is not. `Implicit(MINRES())` and `Implicit(Dense())` also take an indefinite H,
-            `Implicit(Damped(CG(), damping))` makes it definite.
+            `Implicit(Damped(CG(), damping))` makes it definite. With a constraint or penalty it is by `GMRES()`.
         has_aux: `objective` returns (value, aux); argmin then returns (y, aux) or (y, aux, solution), with the aux of
             one more evaluation at y, which has derivatives.
 
@@ -251,20 +272,22 @@ def argmin(
     >>> mean = argmin(lambda y, x: ((y - x) ** 2).sum(), torch.zeros((), dtype=torch.float64), x)
     >>> torch.autograd.grad(mean, x)[0]
     tensor([0.5000, 0.5000], dtype=torch.float64)
+
+    The nearest point of the simplex:
+
+    >>> from deqzoo.implicit import Simplex
+    >>> argmin(lambda y, x: ((y - x) ** 2).sum(), torch.zeros(2).double(), x, constraint=Simplex()).detach()
+    tensor([0., 1.], dtype=torch.float64)
     """
     adjoint = _of_linear_solver(kwargs, adjoint)
     both, args = named(objective, args, kwargs, argmin)
-    objective = (lambda *given: both(*given)[0]) if has_aux else both
-    problem = Problem(
-        name="argmin",
-        f=objective,
+    problem = _minimum(
+        (lambda *given: both(*given)[0]) if has_aux else both,
+        one_of(constraint, penalty),
+        instance("solver", {**MINIMIZERS, **CONSTRAINED_MINIMIZERS}, solver),
         y0=y0,
         args=args,
-        solver=LBFGS() if solver is None else instance("solver", MINIMIZERS, solver),
-        conditions=lambda y, *args: gradient_of(objective, y, *args, batch_dims=batch_dims)[0],
-        linear_solver=CG(),
         batch_dims=batch_dims,
-        tags=("symmetric", "positive_definite"),
         preconditioner=preconditioner,
         on_failure=on_failure,
     )
@@ -274,13 +297,33 @@ def argmin(
     return found if len(found) > 1 else y
 
 
+def _minimum(objective: Callable[..., Any], part: Any, solver: Any, **options: Any) -> Problem:
+    """The problem of `argmin`, with a set or penalty `part` or none, and by the solver that is given or the default."""
+    batch_dims = options["batch_dims"]
+    if part is None:
+        solver = LBFGS() if solver is None else solver
+        conditions = stationarity(objective, batch_dims=batch_dims)
+        options["tags"] = ("symmetric", "positive_definite")
+        return Problem("argmin", objective, solver=solver, conditions=conditions, linear_solver=CG(), **options)
+    solver = ProximalGradient() if solver is None else solver
+    conditions = proximal_gradient(objective, part, batch_dims=batch_dims)
+    if isinstance(solver, MirrorDescent):
+        conditions = mirror_descent(objective, part, batch_dims=batch_dims)
+    given = {"constraint": part}  # solvers take both alike
+    return Problem(
+        "argmin", objective, solver=solver, conditions=conditions, linear_solver=GMRES(), options=given, **options
+    )
+
+
 def make_solver(name: str, **options: Any) -> Any:
     """A solver by name: fixed-point and root solvers, minimisers, linear solvers. An error lists what is valid.
 
     >>> make_solver("picard", tol=1e-3, damping=0.5).damping
     0.5
     """
-    return make("solver", {**SOLVERS, **SPLITTINGS, **MINIMIZERS, **LINEAR_SOLVERS}, name, options)
+    return make(
+        "solver", {**SOLVERS, **SPLITTINGS, **MINIMIZERS, **CONSTRAINED_MINIMIZERS, **LINEAR_SOLVERS}, name, options
+    )
 
 
 def named(

@@ -13,7 +13,7 @@ from .black_box import as_tensors, call_black_box
 from .bridge import ImplicitFunction
 from .fixed_point_solvers import FixedPointSolver
 from .linear_solvers import LinearSolver
-from .minimizers import MINIMIZERS, Minimizer
+from .minimizers import CONSTRAINED_MINIMIZERS, MINIMIZERS, ConstrainedMinimizer, Minimizer
 from .modes import no_derivatives
 from .precision import finite_inputs
 from .pytree import Ravel, map_tensors
@@ -31,6 +31,7 @@ class Problem:
         conditions: `conditions(y, *args)`, zero at the solution: z - f(z), f, or the objective's gradient.
         linear_solver: of systems with the condition's Jacobian, if the adjoint names none.
         tags: what is known of that Jacobian.
+        options: of the call of the solver beside those, such as the constraint of a minimiser.
     """
 
     name: Literal["fixed_point", "root", "argmin"]
@@ -45,6 +46,7 @@ class Problem:
     tags: Sequence[str] = ()
     preconditioner: Callable[..., Any] | None = None
     on_failure: OnFailure = "warn"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def solve(self) -> Solution:
         """The solution, off the tape; it warns or raises where a system has failed."""
@@ -54,7 +56,7 @@ class Problem:
         """By the solver of deqzoo that the problem has, on `f`, which may be wrapped; `options` go to the solver."""
         if self.compact:
             options["compact"] = True
-        root = self.name != "fixed_point"
+        root, options = self.name != "fixed_point", {**self.options, **options}
         solution: Solution = self.solver(f, self.y0, *self.args, batch_dims=self.batch_dims, root=root, **options)
         return solution
 
@@ -88,12 +90,19 @@ class Problem:
         """Whether the solver is any callable; an error where it is none, or not for this problem."""
         solver = self.solver
         if isinstance(solver, FixedPointSolver):
-            if isinstance(solver, Minimizer) != (self.name == "argmin"):
+            if isinstance(solver, Minimizer | ConstrainedMinimizer) != (self.name == "argmin"):
                 mend = "minimises: pass it to argmin"
                 if self.name == "argmin":
-                    mend = f"does not minimise; valid: {', '.join(sorted(MINIMIZERS))}, or any callable"
-                raise TypeError(f"{type(solver).__name__} {mend}")
-            return False
+                    valid = sorted({**MINIMIZERS, **CONSTRAINED_MINIMIZERS})
+                    mend = f"does not minimise; valid: {', '.join(valid)}, or any callable"
+            elif isinstance(solver, Minimizer) and self.options:
+                mend = (
+                    f"takes no constraint and no penalty; valid: {', '.join(sorted(CONSTRAINED_MINIMIZERS))}, or any "
+                    "callable"
+                )
+            else:
+                return False
+            raise TypeError(f"{type(solver).__name__} {mend}")
         if not callable(solver) or isinstance(solver, type | LinearSolver):
             raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
         if self.compact:

@@ -1,9 +1,9 @@
 """Euclidean projections P(y) = argmin ||x - y|| over x in a convex set, in closed form or by a finite method.
 
 Vectors lie along the last axis, matrices along the last two; all axes before them are a batch. Parameters of a set are
-numbers or tensors that broadcast against y, so that one number per vector has the shape (..., 1), and they get gradients
-too. Where a projection is smooth it has derivatives of any order; on the boundary between two of its pieces it has those
-of one of them. A NaN in y makes its projection NaN.
+numbers or tensors that broadcast against y, so that one number per vector has the shape (..., 1), and they get
+gradients too. Where a projection is smooth it has derivatives of any order; on the boundary between two of its pieces
+it has those of one of them. A NaN in y makes its projection NaN.
 """
 
 from __future__ import annotations
