@@ -25,7 +25,7 @@ Reading order
     traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
-    programs/               quadratic_program, linear_program, by an interior-point method
+    programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
@@ -131,7 +131,17 @@ from .ode import (
     odeint_event,
 )
 from .operator import LinearOperator
-from .programs import InteriorPoint, PrimalDual, linear_program, quadratic_program
+from .programs import (
+    Clarabel,
+    Cones,
+    ConeSolution,
+    InteriorPoint,
+    PrimalDual,
+    cone_program,
+    from_cvxpy,
+    linear_program,
+    quadratic_program,
+)
 from .root_solvers import Newton, NewtonKrylov
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
@@ -159,6 +169,9 @@ __all__ = [
     "Bosh3",
     "Box",
     "Broyden",
+    "Clarabel",
+    "ConeSolution",
+    "Cones",
     "ConstrainedMinimizer",
     "Constraint",
     "Damped",
@@ -227,9 +240,11 @@ __all__ = [
     "Unrolled",
     "argmin",
     "conditions",
+    "cone_program",
     "curvature",
     "extreme_eigenvalues",
     "fixed_point",
+    "from_cvxpy",
     "gauss_newton",
     "hessian",
     "linear_program",

@@ -1,0 +1,82 @@
+"""Problems of CVXPY as torch functions: the same solutions, and derivatives against finite differences."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+cvxpy = pytest.importorskip("cvxpy", reason="needs pip install 'deqzoo[convex]'")
+pytest.importorskip("clarabel", reason="needs pip install 'deqzoo[convex]'")
+
+from deqzoo.implicit import from_cvxpy, projections  # noqa: E402
+
+F64 = torch.float64
+ACCURATE = {"solver": "CLARABEL", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+
+
+def everything():
+    """Second-order, semidefinite and exponential cones, a matrix parameter and a symmetric variable."""
+    x, X = cvxpy.Variable(3), cvxpy.Variable((2, 2), symmetric=True)
+    F, a, t = cvxpy.Parameter((2, 3)), cvxpy.Parameter(3), cvxpy.Parameter(nonneg=True)
+    cost = cvxpy.norm(F @ x - 1) + t * cvxpy.sum_squares(x) + cvxpy.sum_squares(x - a) + cvxpy.exp(x[0])
+    cost += X[0, 0] + 2 * X[1, 1] + 0.4 * X[0, 1]
+    constraints = [x <= 1.5, cvxpy.sum(x) == 1, X >> 0.1 * torch.eye(2).numpy(), X[0, 1] == x[2]]
+    problem = cvxpy.Problem(cvxpy.Minimize(cost), constraints)
+    values = [torch.randn(4, 2, 3, dtype=F64), 0.3 * torch.randn(3, dtype=F64), torch.rand(4, dtype=F64) + 0.5]
+    return problem, [F, a, t], [x, X], values
+
+
+def test_it_solves_as_cvxpy_does():
+    problem, parameters, variables, values = everything()
+    found = from_cvxpy(problem, parameters, variables)(*values, on_failure="raise")
+    assert [tuple(v.shape) for v in found] == [(4, 3), (4, 2, 2)]
+    for i in range(4):
+        for parameter, value in zip(parameters, (values[0][i], values[1], values[2][i]), strict=True):
+            parameter.value = value.numpy()
+        problem.solve(**ACCURATE)
+        for ours, theirs in zip(found, variables, strict=True):
+            torch.testing.assert_close(ours[i], torch.as_tensor(theirs.value), rtol=0, atol=1e-6)
+
+
+def test_gradients_are_those_of_finite_differences():
+    problem, parameters, variables, (F, a, t) = everything()
+    function = from_cvxpy(problem, parameters, variables)
+    leaves = [v.clone().requires_grad_() for v in (F[0], a, t[0])]
+    assert gradcheck(lambda *given: function(*given, on_failure="raise"), leaves, atol=1e-4)  # the solver leaves 1e-10
+
+
+def test_the_projection_on_the_simplex():
+    x, a = cvxpy.Variable(4), cvxpy.Parameter(4)
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - a)), [cvxpy.sum(x) == 1, x >= 0])
+    point = torch.randn(5, 4, dtype=F64)
+    (nearest,) = from_cvxpy(problem, [a], [x])(point)
+    torch.testing.assert_close(nearest, projections.simplex(point), rtol=0, atol=1e-8)
+
+
+def test_what_is_not_supported_is_told():
+    x, X, P = cvxpy.Variable(2), cvxpy.Variable((2, 2), diag=True), cvxpy.Parameter((2, 2), PSD=True)
+    diagonal = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(X - 1)))
+    with pytest.raises(NotImplementedError, match="attribute"):
+        from_cvxpy(diagonal, [], [X])
+    with pytest.raises(ValueError, match="take a plain Parameter"):
+        from_cvxpy(cvxpy.Problem(cvxpy.Minimize(cvxpy.norm(P @ x - 1))), [P], [x])
+    power = cvxpy.Problem(cvxpy.Minimize(x[0]), [cvxpy.PowCone3D(x[0], 1, x[1], 0.3), x[1] == 1])
+    with pytest.raises(NotImplementedError, match="power cone"):
+        from_cvxpy(power, [], [x])
+
+
+def test_bad_input_is_told():
+    x, a, b = cvxpy.Variable(2), cvxpy.Parameter(2), cvxpy.Parameter(2)
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - a)))
+    with pytest.raises(TypeError, match=r"cvxpy\.Problem"):
+        from_cvxpy("problem", [a], [x])
+    with pytest.raises(ValueError, match="parameters must be those of the problem"):
+        from_cvxpy(problem, [b], [x])
+    with pytest.raises(ValueError, match="variables must be among"):
+        from_cvxpy(problem, [a], [cvxpy.Variable(2)])
+    with pytest.raises(ValueError, match="DPP"):
+        from_cvxpy(cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x + a * (b @ b)))), [a, b], [x])
+    function = from_cvxpy(problem, [a], [x])
+    with pytest.raises(ValueError, match="1 parameters, got 2"):
+        function(torch.zeros(2), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"must have shape \(..., 2\)"):
+        function(torch.zeros(3))
