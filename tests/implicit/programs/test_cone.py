@@ -183,6 +183,7 @@ def test_gradients_are_those_of_diffcp():
         )
         zeros = torch.zeros(cones.rows).numpy()
         of_A, of_b, of_c = adjoint(weights.numpy(), zeros, zeros)
+        ours = ours[0], ours[1] * (A != 0), ours[2]  # it has no gradient of the entries that are not stored
         for mine, theirs in zip(ours, (of_c, of_A.toarray(), of_b), strict=True):
             size = max(1.0, abs(theirs).max())
             # diffcp's own solution may be off by 1e-6, which its derivative inherits (ours: the next test)
