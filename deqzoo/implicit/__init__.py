@@ -26,6 +26,8 @@ Reading order
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
     programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
+    programs/               quadratic_program, linear_program, by an interior-point method
+    transport.py            sinkhorn: entropic optimal transport, balanced or not
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
@@ -145,6 +147,7 @@ from .programs import (
 from .root_solvers import Newton, NewtonKrylov
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
+from .transport import Transport, sinkhorn
 
 __all__ = [
     "CG",
@@ -234,6 +237,7 @@ __all__ = [
     "Status",
     "TorchDiffEq",
     "TotalVariation",
+    "Transport",
     "TransportPolytope",
     "TrustRegion",
     "Tsit5",
@@ -258,6 +262,7 @@ __all__ = [
     "proximal",
     "quadratic_program",
     "root",
+    "sinkhorn",
     "spectral_radius",
 ]
 
