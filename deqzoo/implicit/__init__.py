@@ -13,7 +13,7 @@ Reading order
     bridge.py               all implicit autodiff: how a gradient comes about
     lifting.py              how the tensors that a condition reads are found
     operator.py             products with a Jacobian and its transpose
-    linear_solvers/         GMRES, CG, MINRES, NormalCG, BiCGSTAB, Neumann, Dense; Damped
+    linear_solvers/         GMRES, CG, MINRES, LSMR, NormalCG, BiCGSTAB, Neumann, Dense; Damped
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov
@@ -25,6 +25,7 @@ Reading order
     traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
+    least_squares/          least_squares: LevenbergMarquardt, Dogleg, GaussNewton; robust losses
     programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
     programs/               quadratic_program, linear_program, by an interior-point method
     transport.py            sinkhorn: entropic optimal transport, balanced or not
@@ -80,10 +81,25 @@ from .fixed_point_solvers import (
     PeacemanRachford,
     Picard,
 )
+from .least_squares import (
+    LEAST_SQUARES_SOLVERS,
+    LOSSES,
+    Cauchy,
+    Dogleg,
+    GaussNewton,
+    Huber,
+    LeastSquaresSolver,
+    LevenbergMarquardt,
+    Loss,
+    SoftL1,
+    Square,
+    least_squares,
+)
 from .linear_solvers import (
     CG,
     GMRES,
     LINEAR_SOLVERS,
+    LSMR,
     MINRES,
     BiCGSTAB,
     Damped,
@@ -156,7 +172,10 @@ __all__ = [
     "GMRES",
     "L1",
     "LBFGS",
+    "LEAST_SQUARES_SOLVERS",
     "LINEAR_SOLVERS",
+    "LOSSES",
+    "LSMR",
     "MINIMIZERS",
     "MINRES",
     "ODE_ADJOINTS",
@@ -172,6 +191,7 @@ __all__ = [
     "Bosh3",
     "Box",
     "Broyden",
+    "Cauchy",
     "Clarabel",
     "ConeSolution",
     "Cones",
@@ -182,6 +202,7 @@ __all__ = [
     "DenseSolution",
     "Direct",
     "Discrete",
+    "Dogleg",
     "Dopri5",
     "Dopri8",
     "ElasticNet",
@@ -190,10 +211,12 @@ __all__ = [
     "Extremes",
     "FixedPointSolver",
     "ForwardBackward",
+    "GaussNewton",
     "GradientDescent",
     "GroupLasso",
     "HalfSpace",
     "Heun",
+    "Huber",
     "Hyperplane",
     "Implicit",
     "ImplicitFunction",
@@ -204,8 +227,11 @@ __all__ = [
     "L2Ball",
     "L2Norm",
     "LInfBall",
+    "LeastSquaresSolver",
+    "LevenbergMarquardt",
     "LinearOperator",
     "LinearSolver",
+    "Loss",
     "Midpoint",
     "Minimizer",
     "MirrorDescent",
@@ -233,7 +259,9 @@ __all__ = [
     "SecondOrderCone",
     "SemidefiniteCone",
     "Simplex",
+    "SoftL1",
     "Solution",
+    "Square",
     "Status",
     "TorchDiffEq",
     "TotalVariation",
@@ -251,6 +279,7 @@ __all__ = [
     "from_cvxpy",
     "gauss_newton",
     "hessian",
+    "least_squares",
     "linear_program",
     "make_adjoint",
     "make_ode_solver",

@@ -1,7 +1,7 @@
 """Solvers of A x = b on lazy operators.
 
 `GMRES` for any A, `BiCGSTAB` and `NormalCG` for any A in less memory, `CG` and `MINRES` for symmetric A, by tag,
-`Neumann` truncated, `Dense` exact; `Damped` solves with A + damping I by one of these.
+`LSMR` for singular A, `Neumann` truncated, `Dense` exact; `Damped` solves with A + damping I by one of these.
 """
 
 from .base import LinearSolver
@@ -10,6 +10,7 @@ from .cg import CG
 from .damped import Damped
 from .dense import Dense
 from .gmres import GMRES
+from .lsmr import LSMR
 from .minres import MINRES
 from .neumann import Neumann
 from .normal_cg import NormalCG
@@ -19,6 +20,7 @@ LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "cg": CG,
     "dense": Dense,
     "gmres": GMRES,
+    "lsmr": LSMR,
     "minres": MINRES,
     "neumann": Neumann,
     "normal_cg": NormalCG,
@@ -28,6 +30,7 @@ __all__ = [
     "CG",
     "GMRES",
     "LINEAR_SOLVERS",
+    "LSMR",
     "MINRES",
     "BiCGSTAB",
     "Damped",

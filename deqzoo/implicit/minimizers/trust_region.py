@@ -34,10 +34,12 @@ class TrustRegion(Minimizer):
 
     def descent(self, g: Function, values: list[Tensor]) -> Descent:
         """As `Minimizer.descent`."""
-        return _TrustRegion(values, g)
+        return TrustRegionSearch(values, g)
 
 
-class _TrustRegion(Descent):
+class TrustRegionSearch(Descent):
+    """The memory of one solve, with the model's matrix written out."""
+
     radius: Tensor
 
     def __init__(self, values: list[Tensor], function: Function) -> None:
@@ -49,7 +51,7 @@ class _TrustRegion(Descent):
         """As `Descent.next_trial`."""
         if host_flags(self.accepted)[0][0]:
             self._model()
-        step = minimise_quadratic(self.scaled, -self.g / self.scaling, self.radius)
+        step = self.step_within(-self.g / self.scaling)
         self.length = row_norm(step)
         curved = (self.scaled @ step.unsqueeze(2)).squeeze(2)
         self.predicted = (dot(self.g / self.scaling, step) - dot(step, curved) / 2).squeeze(1)
@@ -57,9 +59,7 @@ class _TrustRegion(Descent):
 
     def _model(self) -> None:
         """Write H out, in scaled unknowns."""
-        n = self.point.shape[1]
-        hessian = jacobian(lambda x: -self.function(x), self.point, tags=("symmetric",)).to_dense(self.point)
-        self.products += n
+        hessian = self.hessian()
         hessian = (hessian + hessian.mT) / 2
         self.scaling = _scales(hessian)
         self.scaled = hessian / (self.scaling.unsqueeze(1) * self.scaling.unsqueeze(2))
@@ -67,6 +67,15 @@ class _TrustRegion(Descent):
             self.modelled = True
             extent = row_norm(self.scaling * self.point)
             self.radius = torch.where(extent > 0, extent, row_norm(self.g / self.scaling))
+
+    def step_within(self, slope: Tensor) -> Tensor:
+        """A step within the radius that brings the model down, in scaled unknowns; `slope` is the gradient there."""
+        return minimise_quadratic(self.scaled, slope, self.radius)
+
+    def hessian(self) -> Tensor:
+        """H at the accepted point, (systems, n, n)."""
+        self.products += self.point.shape[1]
+        return jacobian(lambda x: -self.function(x), self.point, tags=("symmetric",)).to_dense(self.point)
 
     def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
         """As `Descent.judge`: by the ratio of the fall to the predicted one; by the gradient where both are noise."""
