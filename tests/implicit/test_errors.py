@@ -62,7 +62,7 @@ def test_unknown_option_of_a_gradient(name):
 def test_unknown_gradient_and_unknown_linear_solver():
     with pytest.raises(ValueError, match=r"unknown adjoint 'implict'; did you mean 'implicit'"):
         make_adjoint("implict")
-    with pytest.raises(ValueError, match=r"unknown linear solver 'gmress'.*cg, dense, gmres, minres, neumann"):
+    with pytest.raises(ValueError, match=r"unknown linear solver 'gmress'.*cg, dense, gmres, lsmr, minres, neumann"):
         make_adjoint("implicit", linear_solver="gmress")
 
 
