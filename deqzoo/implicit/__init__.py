@@ -29,6 +29,7 @@ Reading order
     programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
     programs/               quadratic_program, linear_program, by an interior-point method
     transport.py            sinkhorn: entropic optimal transport, balanced or not
+    soft_sorting.py         soft_sort, soft_rank: projections onto the permutahedron
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
@@ -161,6 +162,7 @@ from .programs import (
     quadratic_program,
 )
 from .root_solvers import Newton, NewtonKrylov
+from .soft_sorting import soft_rank, soft_sort
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
 from .transport import Transport, sinkhorn
@@ -292,6 +294,8 @@ __all__ = [
     "quadratic_program",
     "root",
     "sinkhorn",
+    "soft_rank",
+    "soft_sort",
     "spectral_radius",
 ]
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .chain import block_means, boundary_slopes, find_blocks
 from .parameters import Parameter, ordered, parameter
 from .projections import semidefinite_cone
+from .total_variation import total_variation
+
+__all__ = ["elastic_net", "group_lasso", "l1", "l2", "nuclear_norm", "total_variation"]
 
 _NEGATIVE = "the strength of a penalty must not be negative"
 
@@ -91,19 +93,3 @@ def nuclear_norm(y: Tensor, strength: Parameter = 1.0) -> Tensor:
     both = torch.cat([torch.cat([zeros[0], y], dim=-1), torch.cat([y.mT, zeros[1]], dim=-1)], dim=-2)
     identity = torch.eye(m + n, dtype=y.dtype, device=y.device)
     return 2 * semidefinite_cone(both - parameter(strength, y) * identity)[..., :m, m:]
-
-
-def total_variation(y: Tensor, strength: Parameter = 1.0) -> Tensor:
-    """Of strength sum |x_{i+1} - x_i|, along the last axis: exact, by the blocks on which x is constant (see `chain`).
-
-    >>> total_variation(torch.tensor([0.0, 0.5, 4.0, 4.0]), 0.5)
-    tensor([0.5000, 0.5000, 3.7500, 3.7500])
-    """
-    ordered(0.0, strength, _NEGATIVE)
-    strength = parameter(strength, y)
-    frozen, tie = y.detach(), strength.detach()
-    labels, cuts = find_blocks(
-        lambda t: t - frozen, lambda labels, extra: block_means(frozen - extra, labels), frozen, tie, tie
-    )
-    strength = strength + torch.zeros_like(y)
-    return block_means(y - boundary_slopes(cuts, strength, strength), labels)
