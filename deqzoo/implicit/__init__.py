@@ -16,7 +16,7 @@ Reading order
     linear_solvers/         GMRES, CG, MINRES, LSMR, NormalCG, BiCGSTAB, Neumann, Dense; Damped
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
-    root_solvers/           Newton, NewtonKrylov
+    root_solvers/           Newton, NewtonKrylov; Bisection, Chandrupatla for one unknown
     constraints/            projections and proximal operators; Simplex, Box, L1, ...: sets and penalties as objects
     minimizers/             GradientDescent, LBFGS, NewtonCG, TrustRegion;
                             with a set or penalty: ProximalGradient, MirrorDescent, ProjectedNewton
@@ -161,7 +161,7 @@ from .programs import (
     linear_program,
     quadratic_program,
 )
-from .root_solvers import Newton, NewtonKrylov
+from .root_solvers import Bisection, BracketingSolver, Chandrupatla, Newton, NewtonKrylov
 from .soft_sorting import soft_rank, soft_sort
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
@@ -190,10 +190,13 @@ __all__ = [
     "Anderson",
     "Backsolve",
     "BiCGSTAB",
+    "Bisection",
     "Bosh3",
     "Box",
+    "BracketingSolver",
     "Broyden",
     "Cauchy",
+    "Chandrupatla",
     "Clarabel",
     "ConeSolution",
     "Cones",

@@ -150,7 +150,8 @@ def root(
         f: `f(y, *args)`, of the structure and shapes of y.
         y0: start, a tensor or a pytree of tensors; no gradient flows to it.
         solver: `Newton()` by default; `NewtonKrylov`, `Broyden`, `Anderson`, `Picard` (the last three take the Jacobian
-            for near I), or the name of one; or any callable `solver(f, y0, *args) -> y`, NumPy inside allowed.
+            for near I), or the name of one; `Bisection` and `Chandrupatla` for one unknown between two ends; or any
+            callable `solver(f, y0, *args) -> y`, NumPy inside allowed.
         adjoint: `Implicit()` by default; its linear solver is `GMRES()` unless it names one.
         tags: what is known of df/dy: "symmetric", "positive_definite".
 
