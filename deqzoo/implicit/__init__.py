@@ -27,9 +27,9 @@ Reading order
     api.py                  fixed_point, root, argmin
     least_squares/          least_squares: LevenbergMarquardt, Dogleg, GaussNewton; robust losses
     programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
-    programs/               quadratic_program, linear_program, by an interior-point method
     transport.py            sinkhorn: entropic optimal transport, balanced or not
     soft_sorting.py         soft_sort, soft_rank: projections onto the permutahedron
+    perturbed.py            Perturbed: any argmax (combinatorial.py has some) averaged over noise; Fenchel-Young losses
     ode/                    ordinary differential equations: odeint, its solvers and adjoints
     spectral.py             the spectral radius of a Jacobian
     curvature.py            Hessians and Gauss-Newton matrices as products, their extreme eigenvalues
@@ -47,6 +47,7 @@ from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit, One
 from .api import SOLVERS, argmin, fixed_point, make_solver, root
 from .bridge import ImplicitFunction
 from .call_site import warn_once
+from .combinatorial import best_assignment, best_choice, best_grid_path, best_ranking
 from .constraints import (
     L1,
     AffineSet,
@@ -150,6 +151,7 @@ from .ode import (
     odeint_event,
 )
 from .operator import LinearOperator
+from .perturbed import Perturbed
 from .programs import (
     Clarabel,
     Cones,
@@ -255,6 +257,7 @@ __all__ = [
     "OneStep",
     "PeacemanRachford",
     "Penalty",
+    "Perturbed",
     "Phantom",
     "Picard",
     "PrimalDual",
@@ -276,6 +279,10 @@ __all__ = [
     "Tsit5",
     "Unrolled",
     "argmin",
+    "best_assignment",
+    "best_choice",
+    "best_grid_path",
+    "best_ranking",
     "conditions",
     "cone_program",
     "curvature",
