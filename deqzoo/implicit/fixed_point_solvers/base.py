@@ -287,13 +287,13 @@ def _terms(evaluate: Evaluate, z: Tensor, g: Tensor, tol: float) -> Tensor:
     return size
 
 
-def probe(evaluate: Evaluate, z: Tensor, g: Tensor, size: Tensor | None = None) -> Tensor:
-    """The size of the terms that make up each component of g, (systems, unknowns), by a step of sqrt(eps) `size`.
+def probe(evaluate: Evaluate, z: Tensor, g: Tensor, along: Tensor | None = None) -> Tensor:
+    """The size of the terms that make up each component of g, (systems, unknowns), by a step of sqrt(eps) `along`.
 
-    None: of the size of z.
+    None: along `spread(z)`.
     """
     step = torch.finfo(evaluate.precision).eps ** 0.5
-    along = spread(z if size is None else size)
+    along = spread(z) if along is None else along
     return ((evaluate(z + step * along)[0] - g) / step).abs().nan_to_num(posinf=0.0)
 
 

@@ -48,6 +48,7 @@ class NewtonKrylov(SearchingSolver):
 
 class _Krylov(NewtonMethod):
     operator: LinearOperator | None = None
+    turn = 0  # of the directions along which the terms are measured
 
     def __init__(self, evaluate: Evaluate, linear_solver: GMRES) -> None:
         super().__init__(evaluate)
@@ -68,13 +69,16 @@ class _Krylov(NewtonMethod):
             self.terms = torch.maximum(self._sizes_of_terms(self.operator), self.terms / 2)
 
     def _sizes_of_terms(self, operator: LinearOperator) -> Tensor:
-        """About sum_j |J_ij| size_j for each i, by differences, or in half precision by two products."""
-        size = self.size
+        """About sum_j |J_ij| size_j for each i, by differences, or in half precision by two products.
+
+        The terms of a row may cancel along one direction: two are taken, by differences in turn.
+        """
+        along = spread(self.size), self.size
         if self.evaluate.precision.itemsize > 2:
-            return probe(self.evaluate, self.point, self.g, size)
+            self.turn = 1 - self.turn
+            return probe(self.evaluate, self.point, self.g, along[1 - self.turn])
         self.products += 2
-        seen = [operator.mv(v).abs().nan_to_num(posinf=0.0) for v in (spread(size), size)]
-        return torch.maximum(*seen)
+        return torch.maximum(*(operator.mv(v).abs().nan_to_num(posinf=0.0) for v in along))
 
     def step_within(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         assert self.operator is not None
