@@ -28,7 +28,13 @@ from deqzoo.paths import names, zoo_path
 
 DEFAULT_ENTRY = "deq_digits"
 # Settings of a model that have other names now; the old ones go with the next minor release.
-RENAMED = {"gradient": "adjoint", "gradient_options": "adjoint_options"}
+RENAMED = {
+    "gradient": "adjoint",
+    "gradient_options": "adjoint_options",
+    "least_shown": "min_observed_fraction",
+    "mirror": "flip_equivariant",
+    "shares": "observed_fractions",
+}
 
 
 class Mode(Enum):

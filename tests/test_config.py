@@ -138,3 +138,8 @@ def test_a_setting_that_was_renamed_is_taken_with_a_warning():
             {"kind": "deq_classifier", "gradient": "phantom", "gradient_options": {"steps": 3}}, "a recipe of before"
         )
     assert (settings.adjoint, settings.adjoint_options) == ("phantom", {"steps": 3})
+    with pytest.warns(FutureWarning, match=r"model\.mirror is called model\.flip_equivariant now"):
+        assert config.model_config({"kind": "contractive_classifier", "mirror": True}, "a recipe").flip_equivariant
+    with pytest.warns(FutureWarning, match=r"model\.(shares is called .*observed_fr|least_shown is called .*min_obs)"):
+        settings = config.model_config({"kind": "latent_ode", "shares": [0.5], "least_shown": 0.1}, "a recipe")
+    assert (settings.observed_fractions, settings.min_observed_fraction) == ([0.5], 0.1)

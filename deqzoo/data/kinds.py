@@ -5,7 +5,7 @@ outside of this package, before a configuration is read:
 ``DATA_KINDS["mine"] = DataKind("my_package.config:MyConfig", "my_package.data:MyData")``.
 """
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from deqzoo.errors import ConfigError
@@ -47,18 +47,13 @@ def data_settings_of(kind: str) -> Any:
     >>> data_settings_of("points").__name__
     'PointDataConfig'
     """
-    return _found(DATA_KINDS[kind].settings)
+    return resolve_name(DATA_KINDS[kind].settings)
 
 
 def make_data(settings: Any, seed: int) -> Any:
     """The data module of typed ``data`` settings; what cannot be is a `ConfigError`."""
     options = {key: value for key, value in vars(settings).items() if key not in ("kind", "name")}
     try:
-        return _found(DATA_KINDS[settings.kind].module)(settings.name, seed=seed, **options)
+        return resolve_name(DATA_KINDS[settings.kind].module)(settings.name, seed=seed, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _found(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)

@@ -4,8 +4,8 @@ A kind is a folder, or some files in one, and a line here. Others may be registe
 ``KINDS["mine"] = KindPlace("my_package.config:MyConfig", "my_package.kind:KIND")`` before a configuration is read.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from deqzoo.models.common.kind import Kind
@@ -56,7 +56,7 @@ def settings_of(name: str) -> type:
     >>> settings_of("flow").__name__
     'FlowConfig'
     """
-    return _found(KINDS[name].settings)
+    return resolve_name(KINDS[name].settings)
 
 
 def kind_of(name: str) -> "Kind":
@@ -65,10 +65,5 @@ def kind_of(name: str) -> "Kind":
     >>> kind_of("deq_classifier").metric
     'accuracy'
     """
-    kind: Kind = _found(KINDS[name].kind)
+    kind: Kind = resolve_name(KINDS[name].kind)
     return kind
-
-
-def _found(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)

@@ -48,8 +48,8 @@ class GMRES(LinearSolver):
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""
-        if torch.compiler.is_compiling() and self.max_steps is not None:
-            return _one_cycle(operator, b, tol, self.max_steps)
+        if torch.compiler.is_compiling() and self.max_steps is not None and self.all_steps:
+            return _one_cycle(operator, b, tol, min(self.max_steps, b.shape[1]))
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
         return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, self.restart, *given), bounded=True)
 
@@ -83,8 +83,8 @@ def _cycle(operator: LinearOperator, restart: int, r: Tensor, active: Tensor, ta
 def _one_cycle(operator: LinearOperator, b: Tensor, tol: float, limit: int) -> Solution:
     """All products of one cycle from x = 0, for `torch.compile`."""
     start = begin(operator, b, None)
-    arnoldi = Arnoldi(start.r, min(limit, b.shape[1]))
-    for _ in range(min(limit, b.shape[1])):
+    arnoldi = Arnoldi(start.r, limit)
+    for _ in range(limit):
         arnoldi.extend(operator.mv(arnoldi.newest))
     weights, residual = _small_least_squares(arnoldi.h, arnoldi.start_norm)
     status = torch.where(residual <= tol * start.size, Status.CONVERGED, Status.MAX_STEPS)
