@@ -93,6 +93,7 @@ class RunConfig:
     resume: str | None = None  # last, or a run's folder: go on with a run that was cut off
     threads: int | None = None  # of the CPU; null: as many as torch chooses (a small network is fastest on one)
     save_every_n_steps: int = 100  # last.ckpt is written this often, and after every epoch
+    stages: list[str] = field(default_factory=list)  # what is trained first, in turn: words of a command line each
     overrides: list[str] = field(default_factory=list)  # the words of the command line, for the record
     model: Any = None
     data: Any = None
@@ -262,6 +263,7 @@ def _recipe(name: str) -> DictConfig:
             "defaults": [{"override /data": data_name}, "_self_"],
             "entry": name,
             "threads": settings.pop("threads", None),
+            "stages": settings.pop("stages", []),
             "model": model_config(settings, where),
             "data": data,
             "trainer": trainer,
@@ -294,7 +296,8 @@ def _run_folder(entry: str, resume: str | None) -> str:
         path = Path(resume)
         return str(path.parent if path.is_file() else path)
     runs = Path("outputs", entry)
-    cut_off = [path.parent for path in runs.glob("*/last.ckpt") if not path.with_name("metrics.json").exists()]
+    begun = {path.relative_to(runs).parts[0] for path in runs.glob("**/last.ckpt")}  # of a run or of its stages
+    cut_off = [runs / name for name in begun if not (runs / name / "metrics.json").exists()]
     if not cut_off:
         raise ConfigError(f"resume=last: no unfinished run with a last.ckpt lies in {runs}/; start one anew.")
     return str(max(cut_off, key=lambda folder: folder.name))

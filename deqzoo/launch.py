@@ -40,6 +40,7 @@ Settings (NAME=VALUE)
   seed=0                   of weights, data order, augmentation and dropout
   mode=fit                 fit (train, test, export) or test
   ckpt=pretrained          or a path: the weights to test, or to start training from
+  stages=[]                skip what the recipe trains first (its `stages`)
   resume=last              or a run's folder: continue there, to the same result
   logger=csv               csv, or wandb beside it (WANDB_MODE=offline works)
   threads=1                of the CPU

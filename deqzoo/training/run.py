@@ -28,9 +28,11 @@ from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
 from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
 from deqzoo.training.report import report
-from deqzoo.training.weights import earlier_training, initial_weights
+from deqzoo.training.stages import stage_config
+from deqzoo.training.weights import earlier_training, initial_weights, of_training
 from deqzoo.zoo import export
 from deqzoo.zoo.baseline import find_baseline
+from deqzoo.zoo.folder import METRICS
 from deqzoo.zoo.loading import round_weights
 
 
@@ -78,10 +80,12 @@ class Run:
         return cls(config, folder)
 
     def fit(self) -> None:
-        """Train, or go on with training from ``last.ckpt``."""
+        """Train, the recipe's stages first, or go on with training from ``last.ckpt``."""
         if self.settings.mode is not Mode.fit:
             return
         self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
+        if self.settings.stages and self.settings.ckpt is None:
+            self._train_stages()
         callbacks: list[Callback] = [
             LastCheckpoint(self.checkpoint, self.settings.save_every_n_steps),
             SeedSteps(self.settings.seed),
@@ -90,7 +94,7 @@ class Run:
         ]
         with quiet_lightning():
             trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
-            resumed = str(self.checkpoint) if self.settings.resume else None
+            resumed = str(self.checkpoint) if self.checkpoint.is_file() else None
             try:
                 trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
             except NonFiniteError as error:
@@ -102,6 +106,40 @@ class Run:
         if validated := _of_stage("val", trainer.callback_metrics):  # else training had been done already
             self.metrics["val"] = validated
         self.metrics["steps"] = trainer.global_step
+
+    def _train_stages(self) -> None:
+        """Train what the recipe trains first, each stage from the weights of the one before, in ``stage_1`` and so on.
+
+        A stage's ``metrics.json`` marks it as finished: a resumed run goes on with the stage that has none.
+        """
+        ckpt = ""
+        for number, stage in enumerate(self.settings.stages, 1):
+            folder = self.folder / f"stage_{number}"
+            if (folder / METRICS).is_file():
+                metrics = json.loads((folder / METRICS).read_text())
+            else:
+                config = stage_config(self.settings.entry, stage, self.settings.overrides)
+                config.ckpt = ckpt or None
+                config.resume = str(folder) if (folder / "last.ckpt").is_file() else None
+                part = Run(config, folder)
+                part.fit()
+                metrics = part.metrics | part._training() | self.metrics  # of the stage before
+                part._write(METRICS, json.dumps(metrics, indent=2) + "\n")
+            ckpt = str(folder / "last.ckpt")
+            self.metrics["started_from"] = of_training(metrics)
+        if not self.checkpoint.is_file():
+            initial_weights(self.module, ckpt, self.settings.entry)
+
+    def _training(self) -> dict[str, Any]:
+        """How the network was trained, but for the steps, which `fit` counts."""
+        return {
+            "seed": self.settings.seed,
+            "command": self._command(),
+            "overrides": self.settings.overrides,
+            "time": round(self.timer.time_elapsed("train"), 1),
+            "hardware": hardware(self.device),
+            "precision": str(precision(self.settings.trainer)),
+        }
 
     def test(self) -> None:
         """Measure on the test set, in float32 as `deqzoo.load` runs it, unless mode=test asks for another.
@@ -121,17 +159,12 @@ class Run:
             "entry": self.settings.entry,
             "data": self.settings.data.name,
             "test": test | {"n": round(test["n"])},
-            "seed": self.settings.seed,
-            "command": self._command(),
-            "overrides": self.settings.overrides,
-            "time": round(self.timer.time_elapsed("train"), 1),
-            "hardware": hardware(self.device),
-            "precision": str(precision(self.settings.trainer)),
+            **self._training(),
             "parameters": sum(p.numel() for p in self.module.network.parameters()),
             "versions": versions(),
         }
         if self.settings.mode is Mode.test:
-            self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+            self._write(METRICS, json.dumps(self.metrics, indent=2) + "\n")
 
     @rank_zero_only
     def check(self) -> None:
@@ -151,7 +184,7 @@ class Run:
             inputs = self.kind.example(self.data.info, next(trained.test_batches()))
         recorded = {key: value for key, value in self.metrics.items() if key != "overrides"}
         export(self.module, self.folder / "export", recorded, inputs=inputs)
-        self._write("metrics.json", json.dumps(self.metrics, indent=2) + "\n")
+        self._write(METRICS, json.dumps(self.metrics, indent=2) + "\n")
 
     @rank_zero_only
     def report(self) -> None:
@@ -227,13 +260,13 @@ def _checked(config: DictConfig, folder: Path) -> RunConfig:
     for entry in filter(None, [getattr(model, "baseline", None), *getattr(model, "baselines", [])]):
         if entry not in names("models") and not Path(entry).is_dir():
             raise ConfigError(f"the baseline {entry!r} is no entry and no checkpoint folder.")
-    used = [name for name in ("last.ckpt", "metrics.json") if (folder / name).exists()]
+    used = [name for name in ("last.ckpt", METRICS, "stage_1") if (folder / name).exists()]
     if settings.mode is Mode.fit and settings.resume is None and used:
         raise ConfigError(
             f"{folder} holds a run already ({', '.join(used)}): go on with it by `resume={folder}`, or give "
             "another hydra.run.dir."
         )
-    if settings.resume is not None and not (folder / "last.ckpt").is_file():
+    if settings.resume is not None and next(folder.rglob("last.ckpt"), None) is None:
         raise ConfigError(f"{folder} has no last.ckpt to go on from: start the run anew.")
     return settings
 

@@ -35,6 +35,11 @@ def earlier_training(ckpt: str, entry: str) -> dict[str, Any] | None:
         metrics = json.loads((find_checkpoint(_checkpoint(ckpt, entry)) / METRICS).read_text())
     except (CheckpointError, OSError):
         return None
+    return of_training(metrics)
+
+
+def of_training(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's metrics, how it was trained."""
     return {key: metrics[key] for key in ("command", "steps", "time", "hardware", "started_from") if key in metrics}
 
 
