@@ -88,18 +88,19 @@ def test_a_run_killed_in_a_stage_goes_on_there(staged, tmp_path, monkeypatch):
     assert_equal_weights(resumed, staged)
 
 
-def test_a_stage_may_be_another_entry_and_given_weights_skip_all_stages(staged, tmp_path):
-    # Its model is its own recipe's: of the command line it takes the trainer and the seed alone.
-    words = [*SHORT, "seed=5", "model.lr=2e-2"]
-    small = shlex.join(word for word in SMALL if not word.startswith("trainer."))
-    trained = run(tmp_path / "a", *words, stages(f"model=deq_digits {small}"))
-    first = json.loads((tmp_path / "a" / "stage_1" / "metrics.json").read_text())
-    assert first["command"] == f"python train.py model=deq_digits {small} {' '.join(SHORT[-2:])} seed=5"
-    by_hand = run(tmp_path / "b", *SHORT, "seed=5")
-    assert_equal_weights(
-        run(tmp_path / "c", *words, f"ckpt={by_hand.checkpoint}", stages("data.batch_size=0")), trained
-    )
-    assert not (tmp_path / "c" / "stage_1").exists()
+def test_a_stage_may_be_another_entry(tmp_path):
+    words = [*SHORT, "data=digits", "model.body=equilibrium", "seed=5"]
+    first = run(tmp_path / "1", "model=deq_cifar_small", *words)
+    by_hand = run(tmp_path / "2", "model=explicit_cifar_small", *words, f"ckpt={first.checkpoint}")
+    staged = run(tmp_path / "3", "model=explicit_cifar_small", *words, stages("model=deq_cifar_small"))
+    assert_equal_weights(staged, by_hand)
+    assert staged.metrics["started_from"]["command"] == first.metrics["command"]
+
+
+def test_given_weights_skip_the_stages(staged, tmp_path):
+    started = run(tmp_path, *SHORT, f"ckpt={staged.checkpoint}", stages("trainer.max_epochs=0"))
+    assert not (tmp_path / "stage_1").exists()
+    assert started.metrics["started_from"] is None  # of a file alone nothing is known
 
 
 def test_a_stage_with_a_wrong_setting_says_so(tmp_path):

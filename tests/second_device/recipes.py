@@ -66,6 +66,7 @@ SMALL = {
     "few_shot": [
         *(
             "model=imaml_omniglot_5w1s",
+            "stages=[]",
             "model.width=4",
             "data.batch_size=2",
             "data.eval_batch_size=3",
