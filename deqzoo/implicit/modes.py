@@ -160,6 +160,27 @@ def host_flags(*masks: Tensor) -> list[tuple[bool, bool]]:
     return list(zip(flags[::2], flags[1::2], strict=True))
 
 
+class Looks:
+    """When the host looks whether a loop may end: after every `every` steps.
+
+    Args:
+        every: None: after each step on the CPU, elsewhere after every sixth. There a look waits until the device has
+            done all that it was given, which costs about as much as a step of a small problem.
+        device: that of the loop.
+    """
+
+    def __init__(self, every: int | None, device: torch.device) -> None:
+        self.every = (1 if device.type == "cpu" else 6) if every is None else every
+
+    def after(self, step: int) -> bool:
+        """Whether it looks after step number `step`, of which the first is 0."""
+        return (step + 1) % self.every == 0
+
+    def go_on(self, step: int, active: Tensor) -> bool:
+        """Whether any entry of the mask is true; where it does not look, it takes them to be."""
+        return not self.after(step) or host_flags(active)[0][0]
+
+
 def host_counts(*masks: Tensor) -> list[int]:
     """The number of true entries of each boolean mask of one size, in one device-to-host copy; not for transforms."""
     counts: list[int] = torch.stack(masks).sum(dim=1).tolist()

@@ -29,15 +29,15 @@ from tests.texts import write_text
 
 # Waits of a training step, by recipe of `SMALL`. Where a solver decides how often it looks, there is room for two more.
 WAITS = {
-    "deq_classifier": 11,
-    "contractive_classifier": 24,
-    "mdeq_classifier": 8,
-    "mondeq_classifier": 15,
+    "deq_classifier": 3,
+    "contractive_classifier": 5,
+    "mdeq_classifier": 2,
+    "mondeq_classifier": 5,
     "conv_classifier": 1,
     "residual_classifier": 1,
-    "implicit_graph": 54,
+    "implicit_graph": 11,
     "graph_convolution": 2,
-    "language_model": 11,
+    "language_model": 3,
     "ode_classifier": 4,
     "ode_point_classifier": 4,
     "latent_ode": 7,
@@ -46,9 +46,9 @@ WAITS = {
     "flow": 3,
     "flow by matching": 1,
     "image_flow": 3,
-    "meta_regression": 20,
-    "few_shot": 17,
-    "data_cleaning": 76,
+    "meta_regression": 11,
+    "few_shot": 9,
+    "data_cleaning": 32,
 }
 CLASSES, PER_CLASS = 20, 20  # of each part of an imitated set of episodes
 COUNTED = 3  # the step whose waits are counted: the first ones send tables, and make what is kept

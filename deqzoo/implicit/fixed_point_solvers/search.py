@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance, row_norm
-from ..modes import host_flags, in_transform
+from ..modes import Looks, host_flags, in_transform
 from ..rows import select
 from ..solution import Solution, Status
 from .base import Evaluate, FixedPointSolver, Function, Method
@@ -108,12 +108,12 @@ class SearchingSolver(FixedPointSolver):
         if finite is not None:
             method.active = method.active & finite
         judge = _Judge(self, tol, method)
-        kept = []
+        kept, looks = [], Looks(self.check_every, z.device)
         for step in range(self.max_steps + 1):
             if step in self.keep:
                 kept.append(method.point)
             last = step == self.max_steps
-            host = last or step % self.check_every == 0
+            host = last or looks.after(step)
             judge.assess(step, method)
             any_active, all_active = judge.read(method) if host else (True, False)
             if last or not any_active:

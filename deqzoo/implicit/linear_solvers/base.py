@@ -31,9 +31,12 @@ class LinearSolver:
     Args:
         tol: relative residual at which a system has converged; None: eps^(3/4) of the precision of
             b or, where that is lower, of the operator's products (float64 2e-12, float32 6e-6, bfloat16 3e-2).
+        check_every: the host reads whether all systems are done after every N steps; None: after each one on the CPU,
+            elsewhere after every sixth. A system that is done stays as it is; only `nfe` grows.
     """
 
     tol: float | None = None
+    check_every: int | None = dataclasses.field(default=None, kw_only=True)
     fewest_steps = 0
     all_steps = False  # whether `torch.compile` can take a solve: then it does all steps, and reads nothing on the host
     truncated = False  # a solver that stops on purpose before its tolerance does not count as a failure
@@ -41,6 +44,8 @@ class LinearSolver:
     def __post_init__(self) -> None:
         if self.tol is not None and not self.tol >= 0:
             raise ValueError(f"tol must be a number >= 0, got {self.tol}")
+        if self.check_every is not None and self.check_every < 1:
+            raise ValueError(f"check_every must be at least 1, got {self.check_every}")
         limit = getattr(self, "max_steps", None)
         if limit is not None and limit < self.fewest_steps:
             raise ValueError(f"max_steps must be at least {self.fewest_steps}, got {limit}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks
 from ..operator import LinearOperator
 from ..solution import Solution
 from .base import LinearSolver, dot, drowned, row_norm, safe_divide
@@ -39,10 +40,10 @@ class BiCGSTAB(LinearSolver):
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`; each system is frozen when it is done."""
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
-        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, *given))
+        return refine(operator, b, x0, tol, limit, partial(_cycle, operator), self.check_every)
 
 
-def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int, looks: Looks) -> Cycle:
     """The recurrence from residual r to its end or breakdown; its best iterate."""
     precondition = operator.preconditioner or (lambda v: v)
     shadow, p = r, r
@@ -52,7 +53,7 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
     taken = torch.zeros_like(target, dtype=torch.long)
     norm_of_a, products = torch.zeros_like(target), 0
     tiny = torch.finfo(r.dtype).eps
-    while products + 2 <= limit and host_flags(active)[0][0]:
+    while products + 2 <= limit:
         direction = precondition(p)
         image = operator.mv(direction)
         shade = dot(shadow, image)
@@ -79,4 +80,6 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         p = torch.where(moving, r + safe_divide(rho, last) * safe_divide(alpha, omega) * (p - omega * image), p)
         broken = (omega == 0) | (rho.abs() <= tiny * dot(shadow, shadow).sqrt() * norm.unsqueeze(1))
         active = active & (norm > target) & ~broken.squeeze(1) & torch.isfinite(norm)
+        if not looks.go_on(products // 2 - 1, active):
+            break
     return Cycle(best, taken, products)

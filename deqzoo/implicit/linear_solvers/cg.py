@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..modes import host_flags, in_transform
+from ..modes import Looks, in_transform
 from ..operator import LinearOperator
 from ..solution import Solution
 from .base import ROUND_OFF, LinearSolver, dot, least_on_line, row_norm, safe_divide
@@ -50,10 +51,10 @@ class CG(LinearSolver):
         limit = self.max_steps if self.max_steps is not None else max(100, 10 * b.shape[1])
         if len(b) == 1 and b.device.type == "cpu" and not in_transform():
             return solve_one(operator, b, x0, tol, limit)
-        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, *given), bounded=True)
+        return refine(operator, b, x0, tol, limit, partial(_cycle, operator), self.check_every, bounded=True)
 
 
-def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int, looks: Looks) -> Cycle:
     """The recurrence from residual r, to the best on the line from its best iterate to its last."""
     precondition = operator.preconditioner or (lambda v: v)
     eps = torch.finfo(r.dtype).eps
@@ -81,7 +82,7 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         least = torch.where(better.squeeze(1), norm, least)
         steps = steps + active
         active = active & (norm > target)
-        if products >= limit or not host_flags(active)[0][0]:
+        if products >= limit or not looks.go_on(products - 1, active):
             break
         s = precondition(r)
         rho, last = dot(r, s), rho

@@ -21,7 +21,7 @@ class Damped(LinearSolver):
     status are those of the damped system. The bias is damping / (eigenvalue + damping) in each eigendirection.
 
     Args:
-        tol: of `solver`, where it has none of its own.
+        tol, check_every: of `solver`, where it has none of its own.
         solver: `CG()` by default.
         damping: at least 0; no smaller than minus the least eigenvalue, if CG is to work.
 
@@ -49,5 +49,7 @@ class Damped(LinearSolver):
 
     def solve(self, operator: LinearOperator, b: Tensor, x0: Tensor | None, tol: float) -> Solution:
         """As `LinearSolver.solve`."""
-        tol = tol if self.solver.tol is None else self.solver.tol
-        return self.solver.solve(operator.damped(self.damping), b, x0, tol)
+        tol, solver = tol if self.solver.tol is None else self.solver.tol, self.solver
+        if solver.check_every is None:
+            solver = dataclasses.replace(solver, check_every=self.check_every)
+        return solver.solve(operator.damped(self.damping), b, x0, tol)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .arnoldi import Arnoldi
@@ -51,10 +52,13 @@ class GMRES(LinearSolver):
         if torch.compiler.is_compiling() and self.max_steps is not None and self.all_steps:
             return _one_cycle(operator, b, tol, min(self.max_steps, b.shape[1]))
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
-        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, self.restart, *given), bounded=True)
+        cycle = partial(_cycle, operator, self.restart)
+        return refine(operator, b, x0, tol, limit, cycle, self.check_every, bounded=True)
 
 
-def _cycle(operator: LinearOperator, restart: int, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+def _cycle(
+    operator: LinearOperator, restart: int, r: Tensor, active: Tensor, target: Tensor, limit: int, looks: Looks
+) -> Cycle:
     """One Arnoldi cycle from residual r: of its corrections, that of the least residual, round-off included."""
     precondition = operator.preconditioner or (lambda v: v)
     length = min(restart, limit, r.shape[1])
@@ -75,7 +79,7 @@ def _cycle(operator: LinearOperator, restart: int, r: Tensor, active: Tensor, ta
         bound = torch.where(better, attained, bound)
         steps = steps + active
         active = active & (residual > target) & (new > 0) & (noise < beta)  # new = 0: the Krylov space is exhausted
-        if not host_flags(active)[0][0]:
+        if not looks.go_on(products - 1, active):
             break
     return Cycle(precondition(arnoldi.combine(weights)), steps, products, bound=bound)
 

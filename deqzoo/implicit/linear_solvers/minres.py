@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks, host_flags
 from ..operator import LinearOperator
 from ..solution import Solution
 from .base import LinearSolver, dot, drowned, row_norm, safe_divide
@@ -44,16 +45,17 @@ class MINRES(LinearSolver):
                 'MINRES needs an operator tagged "symmetric"; pass tags=("symmetric",) if it is, else use GMRES()'
             )
         limit = self.max_steps if self.max_steps is not None else max(100, 10 * b.shape[1])
-        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, *given))
+        return refine(operator, b, x0, tol, limit, partial(_cycle, operator), self.check_every)
 
 
-def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int) -> Cycle:
+def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int, looks: Looks) -> Cycle:
     lanczos = _Lanczos(operator, r)
     x, steps, products = torch.zeros_like(r), torch.zeros_like(target, dtype=torch.long), 0
     enough = torch.finfo(r.dtype).eps * lanczos.left.squeeze(1)
     active = active & ~lanczos.indefinite
     norm, norm_of_a = row_norm(r), torch.zeros_like(target)
-    while products < limit and host_flags(active)[0][0]:
+    going = host_flags(active)[0][0]
+    while going and products < limit:
         length, w, image = lanczos.step()
         products += 1
         size = row_norm(w)
@@ -63,8 +65,9 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         r = torch.where(active.unsqueeze(1), r - length * image, r)
         steps = steps + active
         norm = row_norm(r)
-        going = (norm > target) & (lanczos.left.squeeze(1).abs() > enough)
-        active = active & going & ~lanczos.exhausted & ~lanczos.indefinite
+        unfinished = (norm > target) & (lanczos.left.squeeze(1).abs() > enough)
+        active = active & unfinished & ~lanczos.exhausted & ~lanczos.indefinite
+        going = looks.go_on(products - 1, active)
     return Cycle(x, steps, products, lanczos.indefinite)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks, host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .base import LinearSolver, begin, dot, row_norm, safe_divide
@@ -65,15 +65,18 @@ class Neumann(LinearSolver):
         term = self.damping * precondition(residual)
         steps, nfe = torch.zeros_like(start.norm, dtype=torch.long), 0
         done = torch.zeros_like(start.norm, dtype=torch.bool)
-        for _ in range(self.k):
+        looks, all_done = Looks(self.check_every, b.device), False
+        for step in range(self.k):
             x = x + term
             residual = start.b - operator.mv(x)
             steps, nfe = steps + ~done, nfe + 1
             term = self.damping * precondition(residual)
             if self.tol is not None:
                 done = row_norm(residual) <= tol * start.size
-                some, all_of_them = (True, False) if torch.compiler.is_compiling() else host_flags(done)[0]
-                if all_of_them:
+                some = True
+                if not torch.compiler.is_compiling() and looks.after(step):
+                    some, all_done = host_flags(done)[0]
+                if all_done:
                     break
                 if some:
                     term = term.masked_fill(done.unsqueeze(1), 0.0)
@@ -92,4 +95,4 @@ class Neumann(LinearSolver):
         relative = safe_divide(torch.where(grown, least, norm), start.size)
         status = torch.where(reached, Status.CONVERGED, torch.where(grown, Status.STALLED, Status.MAX_STEPS))
         status = torch.where(finite, status, Status.DIVERGED)
-        return Solution(x, status, relative, steps, nfe=nfe + start.nfe)
+        return Solution(x, status, relative, steps, nfe=nfe + start.nfe, all_converged=all_done or None)

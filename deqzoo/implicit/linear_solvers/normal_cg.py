@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks
 from ..operator import LinearOperator
 from ..solution import Solution
 from .base import ROUND_OFF, LinearSolver, dot, drowned, row_norm, safe_divide
@@ -39,11 +40,17 @@ class NormalCG(LinearSolver):
         """As `LinearSolver.solve`; each system is frozen when it is done."""
         limit = self.max_steps if self.max_steps is not None else max(200, 20 * b.shape[1])
         transposed = operator.T
-        return refine(operator, b, x0, tol, limit, lambda *given: _cycle(operator, transposed, *given))
+        return refine(operator, b, x0, tol, limit, partial(_cycle, operator, transposed), self.check_every)
 
 
 def _cycle(
-    operator: LinearOperator, transposed: LinearOperator, r: Tensor, active: Tensor, target: Tensor, limit: int
+    operator: LinearOperator,
+    transposed: LinearOperator,
+    r: Tensor,
+    active: Tensor,
+    target: Tensor,
+    limit: int,
+    looks: Looks,
 ) -> Cycle:
     precondition = operator.preconditioner or (lambda v: v)
     precondition_back = transposed.preconditioner or (lambda v: v)
@@ -51,7 +58,7 @@ def _cycle(
     p, gamma = torch.zeros_like(r), torch.zeros_like(target).unsqueeze(1)
     norm = row_norm(r)
     norm_of_a = preconditioned = torch.zeros_like(target)  # the norms of A and of A M^-1, from below
-    while products + 2 <= limit and host_flags(active)[0][0]:
+    while products + 2 <= limit:
         z = precondition_back(transposed.mv(r))
         gamma, last = dot(z, z), gamma
         p = z + safe_divide(gamma, last) * p
@@ -73,4 +80,6 @@ def _cycle(
         steps = steps + active
         norm = row_norm(r)
         active = active & (norm > target) & (square > 0).squeeze(1)
+        if not looks.go_on(products // 2 - 1, active):
+            break
     return Cycle(x, steps, products)

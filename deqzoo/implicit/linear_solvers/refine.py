@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..modes import host_flags
+from ..modes import Looks, host_flags
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .base import ROUND_OFF, begin, read_progress, row_norm, safe_divide
@@ -39,10 +39,11 @@ def refine(
     x0: Tensor | None,
     tol: float,
     limit: int,
-    cycle: Callable[[Tensor, Tensor, Tensor, int], Cycle],
+    cycle: Callable[[Tensor, Tensor, Tensor, int, Looks], Cycle],
+    check_every: int | None,
     bounded: bool = False,
 ) -> Solution:
-    """Solve A x = b by cycles, `cycle(r, active, target, products allowed)`, each from the true residual r = b - A x.
+    """Solve A x = b by cycles, `cycle(r, active, target, products allowed, looks)`, each from the true residual.
 
     A recurrence updates its residual by itself, and in finite precision that drifts away from b - A x. So each
     cycle ends with one product that tells the truth, which is what is reported. A cycle that does not lower it is
@@ -59,9 +60,11 @@ def refine(
     active, lost = norm > target, ~torch.isfinite(norm)
     bad = unproven = torch.zeros_like(active)
     norm_of_a = torch.zeros_like(norm)
-    going, sound = read_progress(active, norm <= target)
+    looks = Looks(check_every, b.device)
+    # From zero there is work to do but for b = 0, which a cycle leaves at zero.
+    going, sound = (True, False) if x0 is None and looks.every > 1 else read_progress(active, norm <= target)
     while going and nfe + spare < limit:
-        done = cycle(r, active, target, limit - nfe - spare)
+        done = cycle(r, active, target, limit - nfe - spare, looks)
         bad = bad if done.bad is None else bad | done.bad
         if not done.products:  # the preconditioner is bad everywhere
             active = active & ~bad

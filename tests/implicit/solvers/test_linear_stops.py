@@ -1,10 +1,12 @@
 """Where linear solvers stop: as soon as nothing more can be gained, and at the first direction of no curvature."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from deqzoo.implicit import CG, GMRES, LinearOperator, Status
-from tests.implicit.solvers.helpers import F64, Recorded, assert_close, randn, symmetric_matrix
+from deqzoo.implicit import CG, GMRES, MINRES, BiCGSTAB, Damped, LinearOperator, Neumann, NormalCG, Status
+from tests.implicit.solvers.helpers import F64, HostReads, Recorded, assert_close, randn, symmetric_matrix
 
 POSITIVE = ["positive_definite"]
 
@@ -100,3 +102,44 @@ def test_cg_takes_no_step_where_the_first_direction_has_no_curvature(systems):
     assert not solution.value.any()
     assert solution.steps.tolist() == [0] * systems
     assert operator.mv.calls == 2  # the direction, and the true residual
+
+
+# --- How often the host looks ---
+
+SOLVERS = {
+    "gmres": (GMRES(tol=1e-9), ()),
+    "cg": (CG(tol=1e-9), POSITIVE),
+    "minres": (MINRES(tol=1e-9), ["symmetric"]),
+    "normal_cg": (NormalCG(tol=1e-9), ()),
+    "bicgstab": (BiCGSTAB(tol=1e-9), ()),
+    "neumann": (Neumann(tol=1e-9, k=100), ()),
+    "damped": (Damped(tol=1e-9, damping=1e-3), POSITIVE),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("check_every", [2, 5, 1000])
+def test_looking_rarely_changes_the_host_reads_and_not_the_result(name, check_every):
+    solver, tags = SOLVERS[name]
+    matrix = symmetric_matrix(torch.linspace(0.6, 1.4, 12, dtype=F64))
+    b = randn(3, 12, seed=4)
+    b[0] *= 1e-30
+    b[1] = 0.0
+    results, reads = [], []
+    for every in (1, check_every):
+        with HostReads() as count:
+            results.append(dataclasses.replace(solver, check_every=every)(LinearOperator.from_matrix(matrix, tags), b))
+        reads.append(count.count)
+    often, rarely = results
+    assert often.converged.all()
+    assert torch.equal(rarely.value, often.value)
+    assert torch.equal(rarely.status, often.status)
+    assert torch.equal(rarely.residual, often.residual)
+    assert torch.equal(rarely.steps, often.steps)
+    assert rarely.nfe >= often.nfe
+    assert reads[1] < reads[0]
+
+
+def test_check_every_is_checked():
+    with pytest.raises(ValueError, match="check_every must be at least 1, got 0"):
+        GMRES(check_every=0)
