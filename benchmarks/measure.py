@@ -138,12 +138,15 @@ def time_on(device: torch.device) -> Callable[[Callable[[], Any]], float]:
 
 
 def interleaved(
-    calls: Mapping[Any, Callable[[], Any]], rounds: int, seconds: Callable[[Callable[[], Any]], float] = cpu_time
+    calls: Mapping[Any, Callable[[], Any]], rounds: int, seconds: Callable[[Callable[[], Any]], float] | None = None
 ) -> dict[Any, list[float]]:
     """Seconds of each call in each round; a round runs each call once, so that a slow spell of the machine hits all.
 
+    `seconds` times a call; None: as `time_on` does on the device where tensors are made by default.
+
     Every other round goes backwards through them, so that none always runs with the caches as the same other left them.
     """
+    seconds = seconds or time_on(torch.get_default_device())
     times: dict[Any, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         for name in list(calls)[:: -1 if number % 2 else 1]:

@@ -6,7 +6,6 @@ network and steps for both. And the bytes that autograd keeps between forward an
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import warnings
@@ -183,9 +182,7 @@ def checks(times: list[TimeRow], held: list[BytesRow], device: torch.device) -> 
 
 def main() -> int:
     """Run, print, and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cpu", choices=list(AT_MOST), help="where the meta-gradients are computed")
-    options = started(__doc__, parser)
+    options = started(__doc__)
     device = torch.device(options.device)
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = open_console()

@@ -25,12 +25,18 @@ class Check:
 
 
 def started(doc: str, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """The options that every script has (`json`, `quick`) and those of `parser`; one thread, steady memory."""
+    """The options that every script has (`json`, `quick`, `device`) and those of `parser`; one thread, steady memory.
+
+    Tensors are made on the device, if not told otherwise.
+    """
     parser = parser or argparse.ArgumentParser()
     parser.description = doc.splitlines()[0]
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, checks and environment to FILE")
     parser.add_argument("--quick", action="store_true", help="a smoke run: small problems, one round")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...: where the problems are")
     options = parser.parse_args()
+    if options.device != "cpu":
+        torch.set_default_device(options.device)
     torch.set_num_threads(1)
     keep_freed_memory()
     return options

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import cnf, fixed_point, implicit_gradient, ode, report
+from benchmarks import cnf, fixed_point, gpu, implicit_gradient, ode, report
 from benchmarks.measure import CountCalls, HostReads, PeakBytes, SavedBytes, in_a_row, interleaved, median_ratio
 from benchmarks.problems import classifier_problem, ridge_problem, solver_problems
 
@@ -274,3 +274,16 @@ def test_the_promises_of_the_flows_ask_for_the_peers_accuracy():
     assert [check.kept for check in cnf.checks([ours, peer])] == [True]
     assert [check.kept for check in cnf.checks([dataclasses.replace(ours, over_peer=0.7), peer])] == [False]
     assert [check.kept for check in cnf.checks([dataclasses.replace(ours, error=3e-2), peer])] == [False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["equilibrium", "neural ODE", "flow", "meta-learning", "language"])
+def test_each_way_of_a_training_step_runs(family, tmp_path, monkeypatch):
+    pytest.importorskip("torchdeq")
+    words = ["--quick", "--families", family, "--json", str(tmp_path / "gpu.json")]
+    monkeypatch.setattr(report, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+    assert gpu.main() == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["error"] for row in rows] == [""] * len(rows)
+    assert all(row["seconds"] > 0 and row["kernels"] > 0 for row in rows)

@@ -25,9 +25,14 @@ def stage_config(entry: str, stage: str, overrides: Iterable[str]) -> DictConfig
     if not any(word.startswith("model=") for word in words):
         words = [f"model={entry}", "stages=[]", *words]
     words += [word for word in overrides if not word.startswith(OF_THE_RUN)]
+    composed = composed_of(words)
+    composed.overrides = [word for word in words if not word.startswith("model=")]
+    return composed
+
+
+def composed_of(words: list[str]) -> DictConfig:
+    """The configuration that ``python train.py WORDS`` has."""
     config.register(words)
     inside = GlobalHydra.instance().is_initialized()  # in a run of train.py
     with contextlib.nullcontext() if inside else initialize(version_base="1.3", config_path=None):
-        composed = compose("run", words)
-    composed.overrides = [word for word in words if not word.startswith("model=")]
-    return composed
+        return compose("run", words)

@@ -162,6 +162,30 @@ def test_autocast_is_that_of_the_forward():
         assert torch.linalg.vector_norm(found - expected) < 0.02 * torch.linalg.vector_norm(expected)
 
 
+class TwoParts(nn.Module):
+    """A state of two tensors, each part driven by the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.v = nn.Linear(5, 2, dtype=F64), nn.Linear(2, 5, dtype=F64)
+
+    def forward(self, z, x):
+        return torch.tanh(0.3 * self.v(z[1]) + x), 0.3 * torch.tanh(self.w(z[0]))
+
+    def initial_state(self, x):
+        return torch.zeros_like(x), x.new_zeros(len(x), 2)
+
+
+def test_a_state_of_two_parts_is_one_graph():
+    cell, x = TwoParts(), torch.randn(4, 5, dtype=F64)
+    deq = DEQ(cell, solver=Picard(stop="never", max_steps=40), adjoint=Implicit(Neumann(k=40)))
+    found = []
+    for run in (torch.compile(deq, backend="aot_eager", fullgraph=True), deq):
+        z = run(x)
+        found.append((z, torch.autograd.grad(z[0].square().sum() + z[1].sum(), list(cell.parameters()))))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 def test_a_cell_that_draws_stays_out_of_the_graph_and_keeps_one_mask():
     x = torch.randn(4, 3, dtype=F64)
     deq = DEQ(Cell(dropout=0.5), solver=Picard(stop="never", max_steps=14), adjoint=Implicit(Neumann(k=5)))
@@ -202,7 +226,7 @@ def test_a_neural_ode_with_fixed_steps_is_one_graph(solver, adjoint):
     ode = NeuralODE(field, t=(0.5, 1.5), solver=solver, adjoint=adjoint)
     graphs: list = []
     found = []
-    for run in (ode, torch.compile(ode, backend=recording(graphs), fullgraph=True)):
+    for run in (torch.compile(ode, backend=recording(graphs), fullgraph=True), ode):  # nothing was cached by a call
         y = run(y0)
         found.append((y, torch.autograd.grad(y.square().sum(), [y0, *field.parameters()])))
         report = ode.solution
@@ -210,6 +234,23 @@ def test_a_neural_ode_with_fixed_steps_is_one_graph(solver, adjoint):
     torch.testing.assert_close(found[0], found[2], rtol=1e-10, atol=1e-12)
     assert found[1] == found[3]
     assert [kind for kind, _ in graphs] == ["forward", "backward"]
+
+
+class ImageField(nn.Conv2d):
+    def forward(self, t, y):
+        return torch.tanh(super().forward(y))
+
+
+def test_a_neural_ode_with_a_penalty_is_one_graph():
+    """Its state has two parts: the images, and the integral of the penalty."""
+    conv, y0 = ImageField(2, 2, 3, padding=1, dtype=F64), torch.randn(3, 2, 4, 4, dtype=F64)
+    ode = NeuralODE(conv, solver=RK4(step_size=0.5), penalties=["kinetic"])
+    found = []
+    for run in (torch.compile(ode, backend="aot_eager", fullgraph=True), ode):
+        y = run(y0)
+        loss = y.square().sum() + ode.path["kinetic"].sum()
+        found.append((y, ode.path["kinetic"], torch.autograd.grad(loss, list(conv.parameters()))))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("batch_dims", "shared"), [(0, False), (1, False), (1, True)])

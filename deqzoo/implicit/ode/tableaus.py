@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from fractions import Fraction
 
 Row = tuple[float, ...]
@@ -46,7 +45,7 @@ class Tableau:
         """Stages of a step without dense output."""
         return max(len(self.b), len(self.error))
 
-    @functools.cached_property
+    @property
     def implicit(self) -> bool:
         """Whether a stage stands in its own equation."""
         return any(map(self.diagonal, range(len(self.a))))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..modes import full_precision, in_transform, keep_autocast
-from ..pytree import Ravel
+from ..pytree import Ravel, map_tensors
 from ..solution import Solution, Status
 from .adjoints import Direct, Discrete
 from .controllers import ROUNDING
@@ -72,7 +72,8 @@ def solve_traced(
         finite = torch.isfinite(y.detach()).all(dim=1)
     status = ravel.per_system(torch.where(finite, int(Status.CONVERGED), int(Status.DIVERGED)))
     zeros = torch.zeros_like(status)
-    result = ravel.unflatten_many(torch.stack(values))
+    # Copies: a graph whose results are parts of one tensor is taken apart wrongly (torch 2.14, `split_with_sizes`).
+    result = map_tensors(torch.clone, ravel.unflatten_many(torch.stack(values)))
     steps = torch.full_like(status, calls // stages)
     return result, Solution(result, status, zeros.float(), steps, calls, rejected=zeros)
 
