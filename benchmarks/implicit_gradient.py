@@ -1,8 +1,8 @@
 """Implicit gradients beside the peers': `python -m benchmarks.implicit_gradient [--json FILE] [--quick]`.
 
 A DEQ's forward and backward pass against torchdeq (same map, tolerance and budget both ways), bytes kept for the
-backward pass after 10, 100 and 1,000 forward iterations, and the hypergradients of ``hypergradients.py`` against
-TorchOpt.
+backward pass after 10, 100 and 1,000 forward iterations, the hypergradients of ``hypergradients.py`` against TorchOpt,
+and the gradient of one small fixed point, eager and compiled, of ``small_problems.py`` against jaxopt.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from benchmarks.jaxopt_peer import jaxopt
 from benchmarks.measure import CountCalls, SavedBytes, interleaved, median_ratio
 from benchmarks.problems import Affine, Classifier, classifier_problem, seeded, symmetric_matrix
 from benchmarks.report import finished, open_console, print_checks, print_table, started, tell_missing
+from benchmarks.small_problems import SmallRow, print_small_table, small_checks, small_table
 from deqzoo.implicit import (
     GMRES,
     Anderson,
@@ -229,7 +230,12 @@ def saved_table(quick: bool) -> list[SavedRow]:
 
 
 def print_tables(
-    console: Console, deq: list[DeqRow], saved: list[SavedRow], ridge: list[RidgeRow], hyper: list[HyperRow]
+    console: Console,
+    deq: list[DeqRow],
+    saved: list[SavedRow],
+    ridge: list[RidgeRow],
+    hyper: list[HyperRow],
+    small: list[SmallRow],
 ) -> None:
     """All tables."""
 
@@ -260,6 +266,7 @@ def print_tables(
         [(r.library, r.method, *(f"{size / 1024:,.0f}" for size in r.bytes_after.values())) for r in saved],
     )
     print_hyper_tables(console, ridge, hyper)
+    print_small_table(console, small)
 
 
 def main() -> int:
@@ -270,12 +277,12 @@ def main() -> int:
     tell_missing(console, torchdeq=torchdeq, torchopt=torchopt, jaxopt=jaxopt)
     deq, saved = deq_table(options.quick), saved_table(options.quick)
     ridge, hyper = ridge_table(options.quick), hyper_table(options.quick)
-    print_tables(console, deq, saved, ridge, hyper)
-    checks = hyper_checks(hyper)
+    small = small_table(options.quick)
+    print_tables(console, deq, saved, ridge, hyper, small)
+    checks = hyper_checks(hyper) + small_checks(small)
     print_checks(console, checks)
-    return finished(
-        options, ["deqzoo", "torchdeq", "torchopt", "jaxopt"], checks, deq=deq, saved=saved, ridge=ridge, hyper=hyper
-    )
+    tables = {"deq": deq, "saved": saved, "ridge": ridge, "hyper": hyper, "small": small}
+    return finished(options, ["deqzoo", "torchdeq", "torchopt", "jaxopt"], checks, **tables)
 
 
 if __name__ == "__main__":

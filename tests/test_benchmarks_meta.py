@@ -1,9 +1,11 @@
 """The benchmarks of hypergradients and meta-gradients: their ways agree, and what they count is right."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from benchmarks import hypergradients, meta
+from benchmarks import hypergradients, meta, small_problems
 from benchmarks.problems import penalised_problems
 
 
@@ -47,3 +49,20 @@ def test_torchopt_finds_the_same_hypergradient():
     rows = hypergradients.hyper_table(quick=True)
     assert all(r.error < 1e-5 for r in rows)
     assert len(hypergradients.hyper_checks(rows)) == 3
+
+
+def test_gradients_of_small_fixed_points_are_right_in_each_way():
+    pytest.importorskip("jaxopt")
+    for unknowns in (5, 20):
+        W, x = small_problems.problem(unknowns)
+        exact = small_problems.exact_gradient(W, x)
+        ways = small_problems.our_ways(W, x) | small_problems.their_ways(W, x)
+        assert len(ways) == 5
+        for name, way in ways.items():
+            assert small_problems.relative_error(way(), exact) < 1e-4, name
+
+
+def test_the_promise_beside_jaxopt_is_judged_by_its_ratio():
+    ours = small_problems.SmallRow(50, "deqzoo", small_problems.COMPILED, 1.0, 6.5, 1e-6)
+    assert [check.kept for check in small_problems.small_checks([ours])] == [False]
+    assert small_problems.small_checks([dataclasses.replace(ours, over_peer=None)]) == []
