@@ -19,23 +19,38 @@ Point = tuple[Tensor, Tensor, Tensor]  # x, equality multipliers y, inequality m
 _REFINEMENTS = 3
 
 
-def stationarity(
-    point: Point, P: Tensor, q: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor, ratios: Tensor
-) -> Point:
+def stationarity(point: Point, rows: Tensor, q: Tensor, d: Tensor, ratios: Tensor) -> Point:
     """The gradient of the augmented Lagrangian in (x, y, z), which is zero at the solution alone:
 
         L = 1/2 x'Px + q'x + y'(Ax - b) + sum_i (max(t_i z_i + (Gx - h)_i, 0)^2 - (t_i z_i)^2) / (2 t_i)
 
     Its Jacobian is symmetric, and regular where the solution has a derivative: it sees an active inequality
-    (t_i z_i > s_i) as an equality, and of the others just that their multipliers are 0. `ratios` holds the t_i > 0.
+    (t_i z_i > s_i) as an equality, and of the others just that their multipliers are 0.
+
+    Args:
+        rows, d: P, A and G, one under the other, and b before h.
+        ratios: the t_i > 0.
 
     Source: Rockafellar, "The Multiplier Method of Hestenes and Powell Applied to Convex Programming", 1973.
     """
     x, y, z = point
-    scaled = ratios * z
-    excess = (scaled + times(G, x) - h).clamp(min=0)
-    slope = times(P, x) + q + times(G.mT, excess / ratios)
-    return slope + times(A.mT, y) if y.shape[-1] else slope, times(A, x) - b, excess - scaled
+    n, p = x.shape[-1], y.shape[-1]
+    image = times(rows, x)
+    off, scaled = image[..., n:] - d, ratios * z
+    excess = (scaled + off[..., p:]).clamp(min=0)
+    multipliers = torch.cat([y, excess / ratios], dim=-1)
+    slope = image[..., :n] + q + times(rows[..., n:, :].mT, multipliers)
+    return slope, off[..., :p], excess - scaled
+
+
+def stacked(arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, q, d) of `stationarity` for (P, q, A, b, G, h), on the tape; the gradient of P comes out symmetric."""
+    P, q, A, b, G, h = arguments
+    matrices = [t for t in ((P + P.mT) / 2, A, G) if t.shape[-2]]
+    leading = torch.broadcast_shapes(*(t.shape[:-2] for t in matrices))
+    ends = torch.broadcast_shapes(b.shape[:-1], h.shape[:-1])
+    rows = torch.cat([t.expand(*leading, *t.shape[-2:]) for t in matrices], dim=-2)
+    return rows, q, torch.cat([t.expand(*ends, t.shape[-1]) for t in (b, h)], dim=-1)
 
 
 @dataclasses.dataclass(frozen=True)

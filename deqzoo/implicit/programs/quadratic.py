@@ -13,7 +13,7 @@ from ..problem import report_to, returned
 from ..pytree import map_tensors
 from ..solution import OnFailure, Solution
 from .interior_point import InteriorPoint
-from .kkt import RefinedKKT, stationarity
+from .kkt import RefinedKKT, stacked, stationarity
 from .program import PrimalDual, QuadraticProgram, complete, times
 
 _ADVICE = "Check the constraints, raise max_steps, or loosen tol"
@@ -124,9 +124,9 @@ def quadratic_program(
         tags=("symmetric",),
         on_failure=on_failure,
     )
-    symmetric, others = (P + P.mT) / 2, arguments[1:]  # so that a step along its gradient keeps P symmetric
     ratios = active.ratios.reshape(*batch_shape, inequalities)
-    x, y, z = implicit.differentiable(tuple(found[:3]), symmetric, *others, ratios, report=report_to(solution))
+    data = *stacked(arguments), ratios
+    x, y, z = implicit.differentiable(tuple(found[:3]), *data, report=report_to(solution))
     G, h = arguments[4:]
     return _handed_out(PrimalDual(x, y, z, h - times(G, x)), solution, return_solution)
 
