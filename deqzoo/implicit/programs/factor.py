@@ -19,7 +19,7 @@ class Factor:
     Attributes:
         scaled: the program.
         lower: the factor, (programs, n, n), or (1, n, n) where all programs share it.
-        weights: W, (programs, k, 1) or (1, k, 1).
+        weights: W, (programs, 1, k) or (1, 1, k).
         failed: where H was not positive definite in floating point, (programs,) or (1,).
     """
 
@@ -32,15 +32,15 @@ class Factor:
     def of(cls, scaled: ScaledProgram, regularised: Tensor, weights: Tensor) -> Factor:
         """Factorise; `regularised` is P + rho I."""
         C = scaled.C[:1] if scaled.shared else scaled.C
-        H = torch.baddbmm(regularised, C.mT * weights.mT, C)
+        H = torch.baddbmm(regularised, C.mT * weights, C)
         lower, info = torch.linalg.cholesky_ex(H)
         return cls(scaled, lower, weights, info > 0)
 
     def solve(self, right: Tensor) -> Tensor:
-        """H^-1 of each column, (programs, n, 1)."""
+        """H^-1 of each row, (programs, 1, n)."""
         if self.scaled.shared:
-            return torch.cholesky_solve(right.permute(2, 1, 0), self.lower).permute(2, 1, 0)
-        return torch.cholesky_solve(right, self.lower)
+            return torch.cholesky_solve(right.permute(1, 2, 0), self.lower).permute(2, 0, 1)
+        return torch.cholesky_solve(right.mT, self.lower).mT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class ActiveSet:
 
     Attributes:
         factor: that of the last step, by which systems with M are nearly solved.
-        active: of the inequalities, (programs, m, 1), 1 or 0.
+        active: of the inequalities, (programs, 1, m), 1 or 0.
     """
 
     factor: Factor
@@ -71,39 +71,39 @@ class ActiveSet:
         rows, and by round-off.
         """
         scaled, p = self.factor.scaled, self.factor.scaled.equalities
-        n = scaled.q.shape[1]
-        right = right.unsqueeze(-1)
-        r, c = right[:, :n], right[:, n:] / scaled.norms
-        if not self.active.shape[1]:
+        n = scaled.q.shape[2]
+        right = right.unsqueeze(1)
+        r, c = right[..., :n], right[..., n:] / scaled.norms
+        if not self.active.shape[2]:
             x, y = self._refined(r, c, self.factor.weights)
-            return torch.cat([x, y / scaled.norms], dim=1).squeeze(-1)
+            return torch.cat([x, y / scaled.norms], dim=2).squeeze(1)
         weights = self.factor.weights
-        weights = torch.cat([weights[:, :p].expand(r.shape[0], -1, -1), weights[:, p:] * self.active], dim=1)
+        weights = torch.cat([weights[..., :p].expand(r.shape[0], -1, -1), weights[..., p:] * self.active], dim=2)
         x, y = self._refined(r, c, weights)
-        y = torch.cat([y[:, :p], y[:, p:] - scaled.curvature * c[:, p:]], dim=1)
-        return torch.cat([x, y / scaled.norms], dim=1).squeeze(-1)
+        y = torch.cat([y[..., :p], y[..., p:] - scaled.curvature * c[..., p:]], dim=2)
+        return torch.cat([x, y / scaled.norms], dim=2).squeeze(1)
 
     def _refined(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """x, y with P x + C'y = r and C x = c in the rows that have weight, y = 0 in the others."""
         P, C = self.factor.scaled.P, self.factor.scaled.C
         x, y = self._penalised(r, c, weights)
         for _ in range(_REFINEMENTS):
-            off = torch.baddbmm(c, C, x, alpha=-1)
-            slope = torch.baddbmm(torch.baddbmm(r, P, x, alpha=-1), C.mT, y, alpha=-1)
+            off = torch.baddbmm(c, x, C.mT, alpha=-1)
+            slope = torch.baddbmm(torch.baddbmm(r, x, P, alpha=-1), y, C, alpha=-1)
             more = self._penalised(slope, off, weights)
             x, y = x + more[0], y + more[1]
         return x, y
 
     def _penalised(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         C = self.factor.scaled.C
-        x = self.factor.solve(torch.baddbmm(r, C.mT, weights * c))
-        return x, weights * torch.baddbmm(c, C, x, beta=-1)
+        x = self.factor.solve(torch.baddbmm(r, weights * c, C))
+        return x, weights * torch.baddbmm(c, x, C.mT, beta=-1)
 
     def matrix(self, rows: Tensor) -> Tensor:
         """M of some programs, (rows, n + k, n + k), in the units of the user."""
         scaled, p = self.factor.scaled, self.factor.scaled.equalities
-        C = (scaled.C * scaled.norms)[rows]
-        ratios, active = self.ratios[rows], self.active[rows].squeeze(-1)
+        C = (scaled.C * scaled.norms.mT)[rows]
+        ratios, active = self.ratios[rows], self.active[rows].squeeze(1)
         held = torch.cat([torch.ones_like(C[:, :p, 0]), active], dim=1).unsqueeze(-1) * C
         corner = scaled.P[rows] + held[:, p:].mT @ (C[:, p:] / ratios.unsqueeze(-1))
         own = torch.diag_embed(torch.cat([torch.zeros_like(C[:, :p, 0]), (active - 1) * ratios], dim=1))

@@ -74,16 +74,16 @@ class InteriorPoint:
 
 
 class _Solve:
-    """One solve of a batch. Vectors are columns, (programs, n, 1), in the scaled program.
+    """One solve of a batch. Vectors are rows, (programs, 1, n), in the scaled program.
 
     Attributes:
-        point: the iterate: x, the multipliers y of all rows, and the slacks s of the inequalities, one under the other.
+        point: the iterate: x, the multipliers y of all rows, and the slacks s of the inequalities, side by side.
         best, residual: the best iterate, and what the stop rule compares with the tolerance there.
     """
 
     def __init__(self, scaled: ScaledProgram, tol: float, patience: int) -> None:
         self.scaled, self.tol, self.patience = scaled, tol, patience
-        self.n, self.p, self.k = scaled.q.shape[1], scaled.equalities, scaled.C.shape[1]
+        self.n, self.p, self.k = scaled.q.shape[2], scaled.equalities, scaled.C.shape[1]
         self.sizes = (self.n, self.p, self.k - self.p, self.k - self.p)
         self.Ct = scaled.C.mT
         self.fixed_primal = torch.maximum(scaled.minus_d.abs(), scaled.least_primal)
@@ -108,8 +108,8 @@ class _Solve:
             self._step()
         reached = self.residual <= self.tol
         self.status = torch.where(reached & self.scaled.finite, Status.CONVERGED, self.status)
-        x, y, z, s = self.best.split(self.sizes, dim=1)
-        value = self.scaled.restore(x, torch.cat([y, z], dim=1), s)
+        x, y, z, s = self.best.split(self.sizes, dim=2)
+        value = self.scaled.restore(x, torch.cat([y, z], dim=2), s)
         active = ActiveSet(self.factor, (z > s * self.scaled.curvature).to(z.dtype))
         return Solution(value, self.status, self.residual, self.steps, step + 1), active
 
@@ -122,63 +122,65 @@ class _Solve:
         self.regularised = P + rho * torch.eye(self.n, dtype=P.dtype, device=P.device)
 
     def _factorise(self, ratio: Tensor) -> None:
-        """Factorise with the slacks over the multipliers, (programs, m, 1)."""
-        of_equalities = (1 / self.delta).expand(-1, self.p, 1)
-        weights = of_equalities if self.scaled.shared else 1 / (ratio + self.delta)
+        """Factorise with the slacks over the multipliers, (programs, 1, m)."""
+        of_equalities = (1 / self.delta).expand(-1, 1, self.p)
+        weights = of_equalities if self.scaled.shared else (ratio + self.delta).reciprocal()
         if self.p and not self.scaled.shared:
-            weights = torch.cat([of_equalities, weights], dim=1)
+            weights = torch.cat([of_equalities, weights], dim=2)
         self.weights = weights
         self.factor = Factor.of(self.scaled, self.regularised, weights)
 
     def _begin(self) -> None:
         """Start where a penalty on the constraints is least; slacks and multipliers are made positive."""
         scaled, (_, p, m, _) = self.scaled, self.sizes
-        self._factorise((1 / scaled.curvature).expand(scaled.q.shape[0], m, 1))
+        self._factorise((1 / scaled.curvature).expand(scaled.q.shape[0], 1, m))
         x, y = self._direction(scaled.q, scaled.minus_d)
         if m:
-            z = y[:, p:]
+            z = y[..., p:]
             s = -z / scaled.curvature
             unit = torch.maximum(largest(s), scaled.least_primal)
-            y = torch.cat([y[:, :p], _positive(z, scaled.curvature * unit), _positive(s, unit)], dim=1)
-        self.point = torch.cat([-x, y], dim=1)
+            y = torch.cat([y[..., :p], _positive(z, scaled.curvature * unit), _positive(s, unit)], dim=2)
+        self.point = torch.cat([-x, y], dim=2)
 
     def _warm(self, start: PrimalDual) -> None:
         """Take over the start where it is finite, as far from the boundary as it is from a solution."""
         cold, (_, p, m, _) = self.point, self.sizes
         x, y = self.scaled.take(start)
-        s = -torch.baddbmm(self.scaled.minus_d, self.scaled.C, x)[:, p:]
-        self.point = torch.cat([x, y, s], dim=1)
+        s = -torch.baddbmm(self.scaled.minus_d, x, self.Ct)[..., p:]
+        self.point = torch.cat([x, y, s], dim=2)
         if m:
             self._evaluate()
-            primal, z = self.primal[:, p:], self.z
+            primal, z = self.primal[..., p:], self.z
             unpaired = torch.minimum(s / primal, z / self.dual)
-            missing = torch.cat([self.off[:, :p], s.clamp(max=0)], dim=1) / self.primal
-            error = largest(torch.cat([self.slope / self.dual, missing, unpaired], dim=1)).clamp(self.tol**0.5, 1.0)
+            missing = torch.cat([self.off[..., :p], s.clamp(max=0)], dim=2) / self.primal
+            error = largest(torch.cat([self.slope / self.dual, missing, unpaired], dim=2)).clamp(self.tol**0.5, 1.0)
             s, z = torch.maximum(s, error * primal), torch.maximum(z, error * self.dual)
-            self.point = torch.cat([x, y[:, :p], z, s], dim=1)
+            self.point = torch.cat([x, y[..., :p], z, s], dim=2)
         sound = torch.isfinite(largest(self.point))
         self.point = torch.where(sound, self.point, cold)
 
     def _evaluate(self) -> None:
         """What the iterate makes of the conditions, and the sizes of their terms."""
         scaled = self.scaled
-        self.x, self.y, self.s = self.point.split((self.n, self.k, self.sizes[2]), dim=1)
-        self.z = self.y[:, self.p :]
-        gradient = torch.baddbmm(scaled.q, scaled.P, self.x)
-        self.slope = torch.baddbmm(gradient, self.Ct, self.y)
-        self.off = torch.baddbmm(scaled.minus_d, scaled.C, self.x)
+        self.x, self.y, self.s = self.point.split((self.n, self.k, self.sizes[2]), dim=2)
+        self.z = self.y[..., self.p :]
+        gradient = torch.baddbmm(scaled.q, self.x, scaled.P)
+        self.slope = torch.baddbmm(gradient, self.y, scaled.C)
+        self.off = torch.baddbmm(scaled.minus_d, self.x, self.Ct)
         self.primal = torch.maximum(self.fixed_primal, largest(self.x))
         self.dual = torch.maximum(scaled.least_dual, largest(gradient))
 
     def _judge(self) -> bool:
         """Judge the iterate and keep it if it is the best; whether any program is active."""
-        errors = [self.slope / self.dual, self.off / self.primal]
-        if self.sizes[2]:
-            missing = self.off[:, self.p :] + self.s
-            missing = torch.cat([self.off[:, : self.p], missing], dim=1) if self.p else missing
+        errors = [self.slope / self.dual]
+        if not self.sizes[2]:
+            errors.append(self.off / self.primal)
+        else:
+            missing = self.off[..., self.p :] + self.s
+            missing = torch.cat([self.off[..., : self.p], missing], dim=2) if self.p else missing
             self.product = self.s * self.z
-            errors[1:] = [missing / self.primal, self.product / (self.primal[:, self.p :] * self.dual)]
-        residual = largest(torch.cat(errors, dim=1)).reshape(self.residual.shape)
+            errors += [missing / self.primal, self.product / (self.primal[..., self.p :] * self.dual)]
+        residual = largest(torch.cat(errors, dim=2)).reshape(self.residual.shape)
         improved = residual < self.residual
         self.best = torch.where(improved.reshape(-1, 1, 1), self.point, self.best)
         self.residual = torch.where(improved, residual, self.residual)
@@ -212,10 +214,10 @@ class _Solve:
         that comes near to a proof.
         """
         reach = torch.maximum(largest(self.scaled.minus_d), torch.maximum(largest(self.x), self.scaled.least_primal))
-        found, change = torch.zeros_like(reach, dtype=torch.bool), self.growth[:, self.n : self.n + self.k]
-        for y in (self.y, torch.cat([change[:, : self.p], change[:, self.p :].clamp(min=0)], dim=1)):
-            certain = (self.scaled.minus_d * y).sum(dim=1, keepdim=True) * self.proof
-            found = found | ((certain > 0) & (largest(torch.bmm(self.Ct, y)) * reach <= certain))
+        found, change = torch.zeros_like(reach, dtype=torch.bool), self.growth[..., self.n : self.n + self.k]
+        for y in (self.y, torch.cat([change[..., : self.p], change[..., self.p :].clamp(min=0)], dim=2)):
+            certain = (self.scaled.minus_d * y).sum(dim=2, keepdim=True) * self.proof
+            found = found | ((certain > 0) & (largest(torch.bmm(y, self.scaled.C)) * reach <= certain))
         return found.reshape(self.status.shape)
 
     def _is_unbounded(self) -> Tensor:
@@ -225,11 +227,11 @@ class _Solve:
         """
         scaled = self.scaled
         found = torch.zeros_like(scaled.least_dual, dtype=torch.bool)
-        for x in (self.x, self.growth[:, : self.n]):
-            fall = -(scaled.q * x).sum(dim=1, keepdim=True) * self.proof
-            Cx = torch.bmm(scaled.C, x)
-            leaves = largest(torch.cat([Cx[:, : self.p], Cx[:, self.p :].clamp(min=0)], dim=1))
-            flat = largest(torch.bmm(scaled.P, x)) * self.reach <= fall
+        for x in (self.x, self.growth[..., : self.n]):
+            fall = -(scaled.q * x).sum(dim=2, keepdim=True) * self.proof
+            Cx = torch.bmm(x, self.Ct)
+            leaves = largest(torch.cat([Cx[..., : self.p], Cx[..., self.p :].clamp(min=0)], dim=2))
+            flat = largest(torch.bmm(x, scaled.P)) * self.reach <= fall
             found = found | ((fall > 0) & flat & (leaves * self.dual <= fall))
         return found.reshape(self.status.shape)
 
@@ -242,32 +244,32 @@ class _Solve:
         if not self.sizes[2]:
             self._move(x, [y], 1.0)
             return
-        part = y[:, p:] / z  # of z; of s it is -(1 + part)
-        length = 1 / (0.5 + largest(part + 0.5)).clamp(min=1)  # the larger of 1 + part and -part
-        second = s * part * (1 + part)  # minus the product of both changes, over z
-        mu, product = self.product.mean(dim=1, keepdim=True), (second * z).mean(dim=1, keepdim=True)
+        part = y[..., p:] / z  # of z; of s it is -(1 + part)
+        length = (0.5 + largest(part + 0.5)).clamp(min=1).reciprocal()  # the larger of 1 + part and -part
+        second = s * torch.addcmul(part, part, part)  # minus the product of both changes, over z
+        mu, product = self.product.mean(dim=2, keepdim=True), (second * z).mean(dim=2, keepdim=True)
         left = 1 - length - length**2 * product / mu  # of mu, by the predictor
-        correction = second + mu * left**3 / z
-        off = self.off[:, p:] + correction
-        x, y = self._direction(self.slope, torch.cat([self.off[:, :p], off], dim=1) if p else off)
-        to_z = y[:, p:]
+        correction = torch.addcdiv(second, mu * left**3, z)
+        off = self.off[..., p:] + correction
+        x, y = self._direction(self.slope, torch.cat([self.off[..., :p], off], dim=2) if p else off)
+        to_z = y[..., p:]
         to_s = torch.addcmul(correction - s, ratio, to_z, value=-1)
-        least = torch.minimum(to_s / s, to_z / z).amin(dim=1, keepdim=True)
-        self._move(x, [y, to_s], _BACK / (-least).clamp(min=_BACK))
+        least = torch.minimum(to_s / s, to_z / z).amin(dim=2, keepdim=True)
+        self._move(x, [y, to_s], (least / -_BACK).clamp(min=1).reciprocal())
 
     def _direction(self, slope: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """-dx and dy of the linearised conditions."""
-        x = self.factor.solve(torch.baddbmm(slope, self.Ct, self.weights * off))
-        return x, self.weights * torch.baddbmm(off, self.scaled.C, x, alpha=-1)
+        x = self.factor.solve(torch.baddbmm(slope, self.weights * off, self.scaled.C))
+        return x, self.weights * torch.baddbmm(off, x, self.Ct, alpha=-1)
 
     def _move(self, minus_x: Tensor, others: list[Tensor], length: Tensor | float) -> None:
         """Take the step, where the program is active and could be factorised."""
         moves = (self.active & ~self.factor.failed).reshape(-1, 1, 1)
-        self.growth = torch.cat([-minus_x, *others], dim=1)
+        self.growth = torch.cat([-minus_x, *others], dim=2)
         self.point = torch.where(moves, self.point + length * self.growth, self.point)
 
 
-def _positive(columns: Tensor, unit: Tensor) -> Tensor:
+def _positive(rows: Tensor, unit: Tensor) -> Tensor:
     """Shifted so that all entries are at least `unit`, where one is not positive."""
-    below = -columns.amin(dim=1, keepdim=True)
-    return torch.where(below >= 0, columns + below + unit, columns)
+    below = -rows.amin(dim=2, keepdim=True)
+    return torch.where(below >= 0, rows + below + unit, rows)

@@ -13,13 +13,13 @@ from .program import PrimalDual, QuadraticProgram
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScaledProgram:
-    """The program in which row i of Cx + s = d is divided by its norm. Vectors are columns, (programs, n, 1).
+    """The program in which row i of Cx + s = d is divided by its norm. Vectors are rows, (programs, 1, n).
 
     Attributes:
         P, C: with the axis of the programs; a view of one matrix where all share it.
-        q, minus_d: columns.
+        q, minus_d: rows.
         equalities: number of equalities, which are the first rows of C.
-        norms: of the rows of C, (programs, k, 1) or (1, k, 1).
+        norms: of the rows of C, (programs, 1, k) or (1, 1, k).
         finite: which programs hold neither NaN nor Inf; the others are replaced by zeros. (programs,)
         shared: whether all programs have one factorisation.
         curvature: the size of P, or of q over that of x where that is larger; so it is of a multiplier over a slack,
@@ -47,14 +47,14 @@ class ScaledProgram:
             ValueError: where P is not symmetric or not positive semidefinite, to round-off.
         """
         P, C = (t if t.dim() == 3 else t.unsqueeze(0) for t in (program.P, program.C))
-        q, d = program.q.unsqueeze(-1), program.d.unsqueeze(-1)
-        norms = torch.linalg.vector_norm(C, dim=-1, keepdim=True)
+        q, d = program.q.unsqueeze(1), program.d.unsqueeze(1)
+        norms = torch.linalg.vector_norm(C, dim=-1).unsqueeze(1)
         of_P, of_q = largest(P), largest(q)
-        finite = torch.isfinite(of_P + of_q + largest(d) + norms.sum(dim=1, keepdim=True)).reshape(-1)
+        finite = torch.isfinite(of_P + of_q + largest(d) + norms.sum(dim=2, keepdim=True)).reshape(-1)
         if not _check(P, of_P, finite):
             P, q, C, d, norms, of_P, of_q = _without(~finite, P, q, C, d, norms, of_P, of_q)
         norms = _or_one(norms)
-        C, d = C / norms, d / norms
+        C, d = C / norms.mT, d / norms
         of_d = largest(d)
         of_x = torch.where(of_d > 0, of_d, _or_one(of_q / _or_one(of_P)))
         curvature = _or_one(torch.maximum(of_P, of_q / of_x))
@@ -69,25 +69,25 @@ class ScaledProgram:
     @property
     def ratios(self) -> Tensor:
         """Of each inequality, a slack over a multiplier in the units of the user, (programs, m)."""
-        ratios = self.norms[:, self.equalities :] ** 2 / self.curvature
-        return ratios.expand(self.q.shape[0], -1, -1).squeeze(-1)
+        ratios = self.norms[..., self.equalities :] ** 2 / self.curvature
+        return ratios.expand(self.q.shape[0], -1, -1).squeeze(1)
 
     def restore(self, x: Tensor, y: Tensor, s: Tensor) -> PrimalDual:
-        """A point of the scaled program as one of the user's, in rows."""
-        y, s, p = y / self.norms, s * self.norms[:, self.equalities :], self.equalities
-        return PrimalDual(*(t.squeeze(-1) for t in (x, y[:, :p], y[:, p:], s)))
+        """A point of the scaled program as one of the user's."""
+        y, s, p = y / self.norms, s * self.norms[..., self.equalities :], self.equalities
+        return PrimalDual(*(t.squeeze(1) for t in (x, y[..., :p], y[..., p:], s)))
 
     def take(self, point: PrimalDual) -> tuple[Tensor, Tensor]:
-        """The unknowns and multipliers of a point of the user's, in rows."""
+        """The unknowns and multipliers of a point of the user's."""
         y = torch.cat([point.equality_duals, point.inequality_duals], dim=1)
-        return point.x.unsqueeze(-1), y.unsqueeze(-1) * self.norms
+        return point.x.unsqueeze(1), y.unsqueeze(1) * self.norms
 
 
-def largest(columns: Tensor) -> Tensor:
+def largest(rows: Tensor) -> Tensor:
     """The largest absolute value of each program, (programs, 1, 1); 0 of none."""
-    if columns.shape[1]:
-        return torch.linalg.vector_norm(columns, torch.inf, dim=(1, 2), keepdim=True)
-    return columns.sum(dim=1, keepdim=True)
+    if rows.shape[2]:
+        return rows.abs().amax(dim=(1, 2), keepdim=True)  # a sixth of the time of a vector norm
+    return rows.sum(dim=2, keepdim=True)
 
 
 def _or_one(size: Tensor) -> Tensor:
