@@ -13,7 +13,7 @@ Reading order
     bridge.py               all implicit autodiff: how a gradient comes about
     lifting.py              how the tensors that a condition reads are found
     operator.py             products with a Jacobian and its transpose
-    linear_solvers/         GMRES, CG, MINRES, LSMR, NormalCG, BiCGSTAB, Neumann, Dense; Damped
+    linear_solvers/         GMRES, CG, MINRES, LSMR, NormalCG, BiCGSTAB, Neumann, Dense, SVD; Damped
     fixed_point_solvers/    base.py: the loop, the stop rule, freezing; Picard, Anderson, Broyden;
                             splitting.py: monotone problems; ForwardBackward, PeacemanRachford
     root_solvers/           Newton, NewtonKrylov; Bisection, Chandrupatla for one unknown
@@ -25,6 +25,8 @@ Reading order
     traced.py               the exact derivative in a graph of torch.compile
     adjoints.py             how the solution is differentiated: exactly, or at less cost
     api.py                  fixed_point, root, argmin
+    linear_solve.py         linear_solve, by a factorisation that derivatives use again
+    structured.py           matrices with solves of their own: Diagonal, Tridiagonal, BlockDiagonal, Kronecker ...
     least_squares/          least_squares: LevenbergMarquardt, Dogleg, GaussNewton; robust losses
     programs/               quadratic_program, linear_program, by an interior-point method; cone_program, from_cvxpy
     transport.py            sinkhorn: entropic optimal transport, balanced or not
@@ -97,12 +99,14 @@ from .least_squares import (
     Square,
     least_squares,
 )
+from .linear_solve import linear_solve
 from .linear_solvers import (
     CG,
     GMRES,
     LINEAR_SOLVERS,
     LSMR,
     MINRES,
+    SVD,
     BiCGSTAB,
     Damped,
     Dense,
@@ -167,6 +171,7 @@ from .root_solvers import Bisection, BracketingSolver, Chandrupatla, Newton, New
 from .soft_sorting import soft_rank, soft_sort
 from .solution import NonConvergenceError, NonConvergenceWarning, Solution, Status
 from .spectral import spectral_radius
+from .structured import BlockDiagonal, Diagonal, Kronecker, LowRankPlusDiagonal, StructuredMatrix, Tridiagonal
 from .transport import Transport, sinkhorn
 
 __all__ = [
@@ -187,12 +192,14 @@ __all__ = [
     "RK4",
     "SOLVERS",
     "SPLITTINGS",
+    "SVD",
     "Adjoint",
     "AffineSet",
     "Anderson",
     "Backsolve",
     "BiCGSTAB",
     "Bisection",
+    "BlockDiagonal",
     "Bosh3",
     "Box",
     "BracketingSolver",
@@ -207,6 +214,7 @@ __all__ = [
     "Damped",
     "Dense",
     "DenseSolution",
+    "Diagonal",
     "Direct",
     "Discrete",
     "Dogleg",
@@ -228,6 +236,7 @@ __all__ = [
     "Implicit",
     "ImplicitFunction",
     "InteriorPoint",
+    "Kronecker",
     "Kvaerno3",
     "Kvaerno5",
     "L1Ball",
@@ -239,6 +248,7 @@ __all__ = [
     "LinearOperator",
     "LinearSolver",
     "Loss",
+    "LowRankPlusDiagonal",
     "Midpoint",
     "Minimizer",
     "MirrorDescent",
@@ -271,10 +281,12 @@ __all__ = [
     "Solution",
     "Square",
     "Status",
+    "StructuredMatrix",
     "TorchDiffEq",
     "TotalVariation",
     "Transport",
     "TransportPolytope",
+    "Tridiagonal",
     "TrustRegion",
     "Tsit5",
     "Unrolled",
@@ -293,6 +305,7 @@ __all__ = [
     "hessian",
     "least_squares",
     "linear_program",
+    "linear_solve",
     "make_adjoint",
     "make_ode_solver",
     "make_solver",

@@ -1,7 +1,7 @@
 """Solvers of A x = b on lazy operators.
 
 `GMRES` for any A, `BiCGSTAB` and `NormalCG` for any A in less memory, `CG` and `MINRES` for symmetric A, by tag,
-`LSMR` for singular A, `Neumann` truncated, `Dense` exact; `Damped` solves with A + damping I by one of these.
+`LSMR` and `SVD` for singular A, `Neumann` truncated, `Dense` exact; `Damped` solves with A + damping I by one of these.
 """
 
 from .base import LinearSolver
@@ -14,6 +14,7 @@ from .lsmr import LSMR
 from .minres import MINRES
 from .neumann import Neumann
 from .normal_cg import NormalCG
+from .svd import SVD
 
 LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "bicgstab": BiCGSTAB,
@@ -24,6 +25,7 @@ LINEAR_SOLVERS: dict[str, type[LinearSolver]] = {
     "minres": MINRES,
     "neumann": Neumann,
     "normal_cg": NormalCG,
+    "svd": SVD,
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "LINEAR_SOLVERS",
     "LSMR",
     "MINRES",
+    "SVD",
     "BiCGSTAB",
     "Damped",
     "Dense",
