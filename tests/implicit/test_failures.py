@@ -336,7 +336,7 @@ def test_singular_linear_systems(name, consistent):
             assert torch.linalg.vector_norm(reached[i] - b[i]) <= 1e-3 * size
 
 
-@pytest.mark.parametrize("name", sorted(set(LINEAR_SOLVERS) - {"dense"}))
+@pytest.mark.parametrize("name", sorted(set(LINEAR_SOLVERS) - {"dense", "svd"}))
 def test_linear_systems_without_the_budget(name):
     A, b = matrices() + 5 * torch.diag(torch.arange(4.0, dtype=W.dtype)), draw(3, 4)
     if name == "neumann":
