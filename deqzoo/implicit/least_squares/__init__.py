@@ -1,5 +1,7 @@
-"""Nonlinear least squares: `function.py` has `least_squares`, `solvers.py` the methods, `losses.py` robust losses."""
+"""Nonlinear least squares: `function.py` has `least_squares`, `solvers.py` the methods, `losses.py` robust losses,
+`adjoint.py` the derivative by the matrix of Gauss and Newton."""
 
+from .adjoint import GaussNewtonStep
 from .function import least_squares
 from .losses import LOSSES, Cauchy, Huber, Loss, SoftL1, Square
 from .solvers import LEAST_SQUARES_SOLVERS, Dogleg, GaussNewton, LeastSquaresSolver, LevenbergMarquardt
@@ -10,6 +12,7 @@ __all__ = [
     "Cauchy",
     "Dogleg",
     "GaussNewton",
+    "GaussNewtonStep",
     "Huber",
     "LeastSquaresSolver",
     "LevenbergMarquardt",

@@ -20,9 +20,11 @@ from ..problem import Problem, returned
 from ..pytree import Ravel
 from ..root_solvers import Newton
 from ..solution import OnFailure, Solution
+from .adjoint import GaussNewtonStep
 from .losses import LOSSES, Loss, Square
-from .solvers import LEAST_SQUARES_SOLVERS, LeastSquaresSolver, LevenbergMarquardt, objective_of, residuals
+from .solvers import LEAST_SQUARES_SOLVERS, LeastSquaresSolver, LevenbergMarquardt, Model, objective_of, residuals
 
+ADJOINTS: dict[str, type[EquationAdjoint]] = {"implicit": Implicit, "gauss_newton_step": GaussNewtonStep}
 _DENSE = 200  # unknowns, up to which the Hessian is written out for derivatives
 
 
@@ -60,6 +62,7 @@ def least_squares(
             residual has its own.
         adjoint: `Implicit()` by default, by the linear solver `Dense()` up to 200 unknowns, else `CG()`. Where J has
             less than full rank, the solution is not unique: that of the linear system is the shortest, with a warning.
+            `GaussNewtonStep()`, which leaves second derivatives of r in y out, where there are enough residuals.
 
     Other arguments and the result are those of `fixed_point`. When a system has converged: see `Minimizer`.
 
@@ -95,9 +98,14 @@ def least_squares(
 
 @dataclasses.dataclass
 class _LeastSquaresProblem(Problem):
-    """A problem whose `f` is the residual."""
+    """A problem whose `f` is the residual; `model(*args)` is the model of Gauss and Newton."""
 
     loss: Loss = Square()  # noqa: RUF009  (frozen)
+
+    def model(self, *args: Any) -> Model:
+        """For `GaussNewtonStep`."""
+        ravel = Ravel(self.y0, self.batch_dims)
+        return Model(lambda z: residuals(self.f, ravel.unflatten(z), args, self.batch_dims), self.loss)
 
     def run_solver(self, f: Callable[..., Any], **options: Any) -> Solution:
         """As `Problem.run_solver`."""
@@ -132,9 +140,9 @@ def _least(
         loss=loss,
     )
     adjoint = options["adjoint"]
-    chosen = Implicit() if adjoint is None else instance("adjoint", {"implicit": Implicit}, adjoint)
+    chosen = Implicit() if adjoint is None else instance("adjoint", ADJOINTS, adjoint)
     if not isinstance(chosen, EquationAdjoint) or "argmin" not in chosen.problems:
-        raise TypeError(f"the adjoint of least_squares must be Implicit(...), got {chosen!r}")
+        raise TypeError(f"the adjoint of least_squares must be Implicit(...) or GaussNewtonStep(), got {chosen!r}")
     return returned(*chosen.apply(problem))
 
 

@@ -48,7 +48,7 @@ class LeastSquaresSolver(Minimizer):
     ) -> Solution:
         """Minimise the loss of f(z, *args) over z, from z0; no derivatives (see `least_squares`)."""
         loss, ravel = Square() if loss is None else loss, Ravel(z0, batch_dims)
-        model = _Model(lambda z: residuals(f, ravel.unflatten(z), args, batch_dims), loss)
+        model = Model(lambda z: residuals(f, ravel.unflatten(z), args, batch_dims), loss)
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(FixedPointSolver)}
         solver = _Modelled(**options, model=model, solver=self)
         return solver(objective_of(f, loss, batch_dims), z0, *args, batch_dims=batch_dims)
@@ -57,7 +57,7 @@ class LeastSquaresSolver(Minimizer):
         """A solver of least squares is called on a residual, not on an objective."""
         raise TypeError(f"{type(self).__name__} solves least squares: pass it to least_squares")
 
-    def search_by(self, model: _Model, g: Function, values: list[Tensor]) -> Descent:
+    def search_by(self, model: Model, g: Function, values: list[Tensor]) -> Descent:
         """The memory of one solve."""
         raise TypeError(f"{type(self).__name__} does not define search_by()")
 
@@ -75,7 +75,7 @@ class LevenbergMarquardt(LeastSquaresSolver):
     tensor([1.4142], dtype=torch.float64)
     """
 
-    def search_by(self, model: _Model, g: Function, values: list[Tensor]) -> Descent:
+    def search_by(self, model: Model, g: Function, values: list[Tensor]) -> Descent:
         """As `LeastSquaresSolver.search_by`."""
         return _LevenbergMarquardt(values, g, model)
 
@@ -93,7 +93,7 @@ class Dogleg(LeastSquaresSolver):
     tensor([1.4142], dtype=torch.float64)
     """
 
-    def search_by(self, model: _Model, g: Function, values: list[Tensor]) -> Descent:
+    def search_by(self, model: Model, g: Function, values: list[Tensor]) -> Descent:
         """As `LeastSquaresSolver.search_by`."""
         return _Dogleg(values, model)
 
@@ -106,7 +106,7 @@ class GaussNewton(LeastSquaresSolver):
     tensor([1.4142], dtype=torch.float64)
     """
 
-    def search_by(self, model: _Model, g: Function, values: list[Tensor]) -> Descent:
+    def search_by(self, model: Model, g: Function, values: list[Tensor]) -> Descent:
         """As `LeastSquaresSolver.search_by`."""
         return _Dogleg(values, model, bent=False)
 
@@ -135,7 +135,7 @@ def objective_of(f: Callable[..., Any], loss: Loss, batch_dims: int) -> Callable
     return objective
 
 
-class _Model:
+class Model:
     """The model of Gauss and Newton: J is that of the residual, its rows times the root of W."""
 
     def __init__(self, residual: Callable[[Tensor], Tensor], loss: Loss) -> None:
@@ -158,7 +158,7 @@ class _Model:
 
 @dataclasses.dataclass(frozen=True)
 class _Modelled(Minimizer):
-    model: _Model = None  # type: ignore[assignment]  # dataclass order wants a default
+    model: Model = None  # type: ignore[assignment]  # dataclass order wants a default
     solver: LeastSquaresSolver = None  # type: ignore[assignment]
 
     def descent(self, g: Function, values: list[Tensor]) -> Descent:
@@ -166,7 +166,7 @@ class _Modelled(Minimizer):
 
 
 class _LevenbergMarquardt(TrustRegionSearch):
-    def __init__(self, values: list[Tensor], function: Function, model: _Model) -> None:
+    def __init__(self, values: list[Tensor], function: Function, model: Model) -> None:
         super().__init__(values, function)
         self.model = model
 
@@ -181,7 +181,7 @@ class _Dogleg(Descent):
 
     radius: Tensor | None = None
 
-    def __init__(self, values: list[Tensor], model: _Model, bent: bool = True) -> None:
+    def __init__(self, values: list[Tensor], model: Model, bent: bool = True) -> None:
         super().__init__(values)
         self.model, self.bent = model, bent
 

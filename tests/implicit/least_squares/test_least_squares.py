@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares as scipy_least_squares
 from torch.autograd import gradcheck, gradgradcheck
 
-from deqzoo.implicit import Dogleg, Huber, Implicit, LevenbergMarquardt, NonConvergenceWarning, least_squares
+from deqzoo.implicit import (
+    Dogleg,
+    GaussNewtonStep,
+    Huber,
+    Implicit,
+    LevenbergMarquardt,
+    NonConvergenceWarning,
+    argmin,
+    least_squares,
+)
 
 F64 = torch.float64
 SOLVERS = ["levenberg_marquardt", "dogleg", "gauss_newton"]
@@ -102,6 +111,27 @@ def test_second_derivatives():
     assert gradgradcheck(lambda t: fit(x, t), t.requires_grad_())
 
 
+def test_the_derivative_by_the_matrix_of_gauss_and_newton():
+    """J'J in place of the Hessian: exact where the residual vanishes, and told apart where it does not."""
+    x, t = points(5, outlier=0.2)
+    fitted = decay(fit(x, t), x, torch.zeros_like(t))
+    for target, exact in ((fitted, True), (t, False)):
+        leaf = target.clone().requires_grad_()
+        y = fit(x, leaf, adjoint=GaussNewtonStep())
+        torch.testing.assert_close(y, fit(x, target), rtol=0, atol=1e-9)
+        found = torch.stack([torch.autograd.grad(entry, leaf, retain_graph=True)[0] for entry in y])
+        J = torch.func.jacrev(lambda y: decay(y, x, target))(y.detach())  # noqa: B023
+        torch.testing.assert_close(found, torch.linalg.pinv(J), rtol=1e-6, atol=1e-8)
+        true = torch.func.jacrev(lambda t: fit(x, t))(target)
+        assert torch.allclose(found, true, rtol=1e-4, atol=1e-6) == exact
+    batch = torch.func.vmap(torch.func.jacfwd(lambda t: fit(x, t, adjoint="gauss_newton_step")))(
+        torch.stack([t, fitted])
+    )
+    torch.testing.assert_close(batch[0], found, rtol=1e-6, atol=1e-8)
+    with pytest.raises(TypeError, match="an adjoint of least_squares, not of argmin"):
+        argmin(lambda y: y.square().sum(), torch.ones(2), adjoint=GaussNewtonStep())
+
+
 def test_under_torch_func():
     x, t = points(5, outlier=0.2)
     batch = torch.stack([t, t + 0.1])
@@ -147,7 +177,7 @@ def test_trees_go_in_and_captured_tensors_get_gradients():
 def test_many_unknowns_take_products_alone(monkeypatch):
     from deqzoo.implicit.least_squares import solvers
 
-    monkeypatch.setattr(solvers._Model, "jacobian", None)  # not to be written out
+    monkeypatch.setattr(solvers.Model, "jacobian", None)  # not to be written out
     chain = lambda y: torch.cat([10 * (y[1:] - y[:-1] ** 2), 1 - y[:-1]])  # noqa: E731
     start = torch.full((400,), 0.5, dtype=F64)
     y, solution = least_squares(chain, start, solver=Dogleg(), return_solution=True, on_failure="raise")
