@@ -117,7 +117,7 @@ def whole(module: Any, mode: str | None = None) -> None:
     for layer in solver_layers(module.network):
         if isinstance(layer, NeuralODE):
             layer.solver = RK4(step_size=0.5)
-        layer.compile(mode=mode)
+        layer.compile_training(mode=mode)
 
 
 def by_torchdiffeq(module: Any) -> None:

@@ -112,7 +112,7 @@ class DEQ(SolverLayer):
 
     @property
     def is_one_graph(self) -> bool:
-        """Whether `torch.compile` takes a call and its gradient as a graph each: steps and products are fixed."""
+        """As `SolverLayer.is_one_graph`: the solver has `stop="never"`, and the adjoint's products are fixed."""
         return getattr(self.solver, "stop", None) == "never" and self.adjoint.compiles
 
     def __getstate__(self) -> dict[str, Any]:

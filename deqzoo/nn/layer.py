@@ -27,6 +27,25 @@ class SolverLayer(nn.Module):
 
     solver: Any
     solution: Solution | None
+    _compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's; in training by what `compile_training` has made."""
+        if self._compiled is not None and self.training and torch.is_grad_enabled():
+            return self._compiled(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether `torch.compile` takes a call and its gradient as a graph each: it does a fixed number of steps."""
+        return False
+
+    def compile_training(self, **options: Any) -> None:
+        """Compile calls in training mode by `torch.compile`, with its options. All others run as before.
+
+        A call in eval mode, without gradients or under `inference_mode` would each be compiled anew.
+        """
+        self._compiled = torch.compile(super().__call__, **options)
 
     @property
     def function(self) -> Any:
@@ -34,8 +53,8 @@ class SolverLayer(nn.Module):
         return getattr(self, self.evaluated)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without the last solution, which may hang on a graph."""
-        return {**self.__dict__, "solution": None}
+        """For copies and pickles: without the last solution, which may hang on a graph, and what was compiled."""
+        return {**self.__dict__, "solution": None, "_compiled": None}
 
 
 def solver_layers(network: nn.Module) -> list[SolverLayer]:

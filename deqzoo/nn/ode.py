@@ -12,6 +12,7 @@ from torch.func import vjp
 from ..implicit import ODE_ADJOINTS, ODE_SOLVERS, ODEAdjoint, ODESolver, TorchDiffEq, Tsit5, odeint
 from ..implicit.by_name import instance
 from ..implicit.ode.solvers import is_explicit
+from ..implicit.ode.traced import is_traceable
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
 from .layer import SolverLayer, same_randomness, with_parameters
@@ -127,6 +128,11 @@ class NeuralODE(SolverLayer):
             self.path = {}
         self.solution.value = map_tensors(torch.Tensor.detach, self.solution.value)
         return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
+
+    @property
+    def is_one_graph(self) -> bool:
+        """As `SolverLayer.is_one_graph`: the solver has fixed steps."""
+        return is_traceable(self.interval, self.solver, self.adjoint)
 
     def _augmented(self, y0: Any) -> Any:
         if not self.augment:

@@ -15,7 +15,7 @@ from torch import nn
 
 from deqzoo import __version__
 from deqzoo.config import TrainerConfig
-from deqzoo.nn import DEQ, solver_layers
+from deqzoo.nn import solver_layers
 
 
 def uses_cuda(trainer: TrainerConfig) -> bool:
@@ -39,15 +39,17 @@ def precision(trainer: TrainerConfig) -> str | int:
 def speed_up(network: nn.Module, model: Any, trainer: TrainerConfig) -> None:
     """Compile the solver layers, where the recipe's kind has such a setting; ``null`` means: on CUDA.
 
-    A `DEQ` with a fixed number of steps and products (``stop: never``; ``neumann``, or ``gmres`` with ``max_steps``) is
-    compiled whole, forward and backward; of other layers, what the solver evaluates. In place: names in the state_dict
-    stay.
+    Layers with a fixed number of steps are compiled whole, forward and backward, in training: a `DEQ` with ``stop:
+    never`` and ``neumann``, or ``gmres`` with ``max_steps``; a `NeuralODE` with a ``step_size``. Of other layers, what
+    the solver evaluates. In place: names in the state_dict stay.
     """
     chosen = getattr(model, "compile", False)
     if uses_cuda(trainer) if chosen is None else chosen:
         for layer in solver_layers(network):
-            whole = isinstance(layer, DEQ) and layer.is_one_graph
-            (layer if whole else layer.function).compile()
+            if layer.is_one_graph:
+                layer.compile_training()
+            else:
+                layer.function.compile()
 
 
 def hardware(device: torch.device) -> str:

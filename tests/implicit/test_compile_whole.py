@@ -1,5 +1,6 @@
 """A solve with a fixed number of steps and its exact gradient are one graph forward and one backward."""
 
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from deqzoo.implicit import (
     odeint,
 )
 from deqzoo.models.equilibrium.contractive_network import contractive_net
-from deqzoo.nn import DEQ, NeuralODE
+from deqzoo.nn import DEQ, NeuralODE, SolverLayer
 from deqzoo.training.device import speed_up
 
 F64 = torch.float64
@@ -298,10 +299,32 @@ def test_all_steps_are_taken_by_the_linear_solvers_that_say_so():
         assert solver.all_steps == fixed, solver
 
 
-@pytest.mark.parametrize("stop", ["never", "rel"])
-def test_a_run_compiles_layers_of_fixed_steps_whole(stop, monkeypatch):
+FIXED = {
+    "deq": lambda: DEQ(Cell(), solver=Picard(stop="never", max_steps=3), adjoint=Implicit(Neumann(k=2))),
+    "ode": lambda: NeuralODE(Field(), solver=RK4(step_size=0.5)),
+}
+FREE = {"deq": lambda: DEQ(Cell(), solver=Picard(max_steps=3)), "ode": lambda: NeuralODE(Field(), solver=Tsit5())}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_run_compiles_layers_of_fixed_steps_whole(name, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
-    deq = DEQ(Cell(), solver=Picard(stop=stop, max_steps=3), adjoint=Implicit(Neumann(k=2)))
-    speed_up(nn.Sequential(deq), SimpleNamespace(compile=True), TrainerConfig())
-    assert compiled == (["DEQ"] if stop == "never" else ["Cell"])
+    monkeypatch.setattr(SolverLayer, "compile_training", lambda layer: compiled.append("whole"))
+    for make in (FIXED[name], FREE[name]):
+        speed_up(nn.Sequential(make()), SimpleNamespace(compile=True), TrainerConfig())
+    assert compiled == ["whole", {"deq": "Cell", "ode": "Field"}[name]]
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_calls_in_training_alone_are_compiled(name):
+    layer, x, graphs = FIXED[name](), torch.randn(4, 3, dtype=F64), []
+    expected = layer(x)
+    layer.compile_training(backend=recording(graphs), fullgraph=True)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-11, atol=1e-12)
+    assert [kind for kind, _ in graphs] == ["forward"]
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected.detach(), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(layer.eval()(x), expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(copy.deepcopy(layer).train()(x), expected, rtol=1e-11, atol=1e-12)  # and no copy
+    assert len(graphs) == 1

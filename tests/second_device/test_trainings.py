@@ -50,6 +50,7 @@ WAITS = {
     "few_shot": 9,
     "data_cleaning": 32,
 }
+QUICK = "contractive_classifier", "ode_point_classifier", "flow", "few_shot"  # the others: `.ci/run` has them run
 CLASSES, PER_CLASS = 20, 20  # of each part of an imitated set of episodes
 COUNTED = 3  # the step whose waits are counted: the first ones send tables, and make what is kept
 
@@ -119,7 +120,12 @@ def in_a_process_of_its_own(node) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("words", "name"), [(name, name) for name in SMALL], indirect=["words"], ids=SMALL)
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [pytest.param(name, name, marks=() if name in QUICK else pytest.mark.slow) for name in SMALL],
+    indirect=["words"],
+    ids=SMALL,
+)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_fit_validate_test_and_export(words, name, device, tmp_path, monkeypatch, request):
     if name in ("meta_regression", "few_shot") and in_a_process_of_its_own(request.node):

@@ -129,7 +129,7 @@ def odeint(
     if batch_dims not in (0, 1):
         raise ValueError(f"batch_dims must be 0 or 1, got {batch_dims}")
     each_time = batch_dims == 1 and not shared_steps
-    if not compact and is_traceable(t, solver, chosen):
+    if torch.compiler.is_compiling() and not compact and is_traceable(t, solver, chosen):
         result, solution = solve_traced(f, y0, t, args, solver, batch_dims, each_time)  # type: ignore[arg-type]
     else:
         how: dict[str, Any] = {"shared_steps": shared_steps, "compact": compact, "on_failure": on_failure}

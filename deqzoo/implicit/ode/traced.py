@@ -24,8 +24,7 @@ from .solvers import FixedStep
 def is_traceable(t: Any, solver: Any, adjoint: Any) -> bool:
     """Whether a graph can hold the solve: explicit steps of known number, between times that are numbers."""
     return (
-        torch.compiler.is_compiling()
-        and isinstance(solver, FixedStep)
+        isinstance(solver, FixedStep)
         and not solver.jump_times
         and (adjoint is None or isinstance(adjoint, Discrete | Direct))
         and not isinstance(t, Tensor)
