@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..api import named
 from ..by_name import instance
 from ..modes import eager, full_precision, host_flags, in_transform
 from ..pytree import Ravel, Tensors, map_tensors
-from ..solution import FAILURES, OnFailure
+from ..solution import FAILURES, OnFailure, Solution
 from .adjoints import ODE_ADJOINTS, Discrete, ODEAdjoint
 from .interpolants import Interpolants, Keep, Kept
 from .odeint import Solve, as_times
@@ -20,6 +20,28 @@ from .solvers import ODE_SOLVERS, Adaptive, ODESolver, Tsit5, jumps_of
 from .torchdiffeq_backend import TorchDiffEq
 
 _BEYOND = 16  # roundings of time by which a query may lie outside of the span
+
+
+@overload
+def odeint_dense(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Tensor | Sequence[float],
+    *args: Any,
+    return_solution: Literal[False] = False,
+    **options: Any,
+) -> DenseSolution: ...
+
+
+@overload
+def odeint_dense(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Tensor | Sequence[float],
+    *args: Any,
+    return_solution: Literal[True],
+    **options: Any,
+) -> tuple[DenseSolution, Solution]: ...
 
 
 @eager

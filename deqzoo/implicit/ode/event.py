@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -26,8 +26,34 @@ from .odeint import Solve, as_times
 from .solvers import ODE_SOLVERS, FixedStep, ODESolver, Tsit5, jumps_of
 from .tableaus import Tableau
 
+T = TypeVar("T")
+
 _ADVICE = "Wait longer for the event (t[1]); if the solve failed before it, raise max_steps or try another solver"
 _GRAZING = 30  # square roots of rounding, by which the event's slope must exceed 0, in units of its change in a look
+
+
+@overload
+def odeint_event(
+    f: Callable[..., Any],
+    y0: T,
+    t: Tensor | Sequence[float],
+    event: Callable[..., Tensor] | Sequence[Callable[..., Tensor]],
+    *args: Any,
+    return_solution: Literal[False] = False,
+    **options: Any,
+) -> tuple[Tensor, T]: ...
+
+
+@overload
+def odeint_event(
+    f: Callable[..., Any],
+    y0: T,
+    t: Tensor | Sequence[float],
+    event: Callable[..., Tensor] | Sequence[Callable[..., Tensor]],
+    *args: Any,
+    return_solution: Literal[True],
+    **options: Any,
+) -> tuple[Tensor, T, Solution]: ...
 
 
 @eager
