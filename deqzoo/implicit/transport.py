@@ -77,34 +77,44 @@ class _Entropic:
         mass = self.plan(f, g, cost, a, b).sum(dim=(-2, -1)) - a.sum(dim=-1) * b.sum(dim=-1)
         return gain - self.epsilon * mass
 
-    # The unknown of what follows is y = f + epsilon: f may be 0, where a relative tolerance has no measure.
+    # The unknown of what follows is y = (f + epsilon) w, with w the roots of the weights a: f may be 0, where a
+    # relative tolerance has no measure; and in y the dual problem is well scaled, however small some of the weights.
 
-    def shifted_round_trip(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """As `round_trip`."""
-        return self.round_trip(y - self.epsilon, cost, a, b) + self.epsilon
+    def unknown(self, f: Tensor, a: Tensor) -> Tensor:
+        """y of f."""
+        return (f + self.epsilon) * _roots(a)
+
+    def potential(self, y: Tensor, a: Tensor) -> Tensor:
+        """f of y."""
+        return y / _roots(a) - self.epsilon
+
+    def iteration(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Sinkhorn's iteration on y."""
+        return self.unknown(self.round_trip(self.potential(y, a), cost, a, b), a)
 
     def objective(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Minus the dual of f and its best g, over epsilon; convex, with a minimum at a . f = 0 where that is free."""
-        f = y - self.epsilon
+        f = self.potential(y, a)
         fall = -self.value(f, self.potentials(f, cost.mT, a), cost, a, b) / self.epsilon
         return fall if self.penalty is not None else fall + (_mean(f, a).squeeze(-1) / self.epsilon).square() / 2
 
     def conditions(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """D (f - T(f)) = 0, D the row sums of the plan, T the round trip: its Jacobian is symmetric and definite.
+        """D (f - T(f)) / w = 0, D the row sums of the plan, T the round trip: its Jacobian is symmetric and definite.
 
         That of f - T(f) is I - D^-1 S with a symmetric S; where f is free by a constant, D a . f / sum a, which is
         zero, makes it regular.
         """
-        f = y - self.epsilon
+        f = self.potential(y, a)
         residual = f - self.potentials(self.potentials(f, cost.mT, a), cost, b)
         if self.penalty is None:
             residual = residual - _mean(residual, a) + _mean(f, a)
-        return self.row_sums(f, cost, a, b) * residual
+        return self.row_sums(f, cost, a, b) * residual / _roots(a)
 
     def precondition(self, v: Tensor, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """D^-1 v."""
-        sums = self.row_sums(y - self.epsilon, cost, a, b)
-        return v / torch.maximum(sums, torch.finfo(v.dtype).eps * sums.amax(dim=-1, keepdim=True))
+        """w D^-1 w v."""
+        sums = self.row_sums(self.potential(y, a), cost, a, b)
+        least = torch.finfo(v.dtype).eps * sums.amax(dim=-1, keepdim=True)
+        return v * _roots(a).square() / torch.maximum(sums, least)
 
     def row_sums(self, f: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Of the plan, (..., m); constants to the derivatives, since they multiply zeros."""
@@ -174,8 +184,8 @@ def sinkhorn(
     minimises = isinstance(solver, Minimizer)
     problem = Problem(
         name="argmin" if minimises else "fixed_point",
-        f=entropic.objective if minimises else entropic.shifted_round_trip,
-        y0=start + epsilon,
+        f=entropic.objective if minimises else entropic.iteration,
+        y0=start,
         args=given,
         solver=solver,
         conditions=entropic.conditions,
@@ -185,22 +195,22 @@ def sinkhorn(
         preconditioner=entropic.precondition,
         on_failure=on_failure,
     )
-    shifted, solution = returned(*Implicit().apply(problem))
-    found = _assemble(entropic, shifted - epsilon, *given)
+    y, solution = returned(*Implicit().apply(problem))
+    found = _assemble(entropic, entropic.potential(y, given[1]), *given)
     transport = Transport(found.plan.mT, found.g, found.f, found.value) if turned else found
     return (transport, solution) if return_solution else transport
 
 
 def _start(entropic: _Entropic, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Potentials by one round trip for each of the values of epsilon, halved down from the range of the costs."""
+    """A start by one round trip for each of the values of epsilon, halved down from the range of the costs."""
     f = torch.zeros_like(cost[..., 0])
     if cost.numel() == 0:
-        return f
+        return entropic.unknown(f, a)
     span = cost.flatten(-2).amax(dim=-1) - cost.flatten(-2).amin(dim=-1)
     halvings = torch.log2(span / entropic.epsilon).ceil().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 60)
     for k in reversed(range(host_max(halvings.long()) + 1)):
         f = entropic.round_trip(f, cost, a, b, torch.where(halvings >= k, 2.0**k, 1.0).unsqueeze(-1))
-    return f
+    return entropic.unknown(f, a)
 
 
 def _assemble(entropic: _Entropic, f: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Transport:
@@ -217,6 +227,12 @@ def _assemble(entropic: _Entropic, f: Tensor, cost: Tensor, a: Tensor, b: Tensor
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Of each row, (..., 1)."""
     return (values * weights).sum(dim=-1, keepdim=True) / weights.sum(dim=-1, keepdim=True)
+
+
+def _roots(weights: Tensor) -> Tensor:
+    """The roots of the weights over their mean, constants to the derivatives; none is 0."""
+    weights = weights.detach()
+    return (weights / weights.mean(dim=-1, keepdim=True)).clamp(min=torch.finfo(weights.dtype).eps).sqrt()
 
 
 def _checked(
