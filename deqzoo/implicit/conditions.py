@@ -130,7 +130,9 @@ def kkt(
             value = objective(x, *args)
             for f, multiplier in zip(functions, multipliers, strict=True):
                 for one, u in zip(tensor_leaves(f(x, *args)), tensor_leaves(multiplier), strict=True):
-                    value = value + (one * u).reshape(*value.shape, -1).sum(dim=-1)
+                    terms = one * u
+                    rest = tuple(range(batch_dims, terms.dim()))
+                    value = value + (terms.sum(dim=rest) if rest else terms)
             return value
 
         residuals = [gradient(lagrangian, x, *args, batch_dims=batch_dims)[0]]

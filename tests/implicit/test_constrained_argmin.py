@@ -21,6 +21,7 @@ from deqzoo.implicit import (
     SecondOrderCone,
     SemidefiniteCone,
     Simplex,
+    Status,
     TotalVariation,
     argmin,
 )
@@ -222,6 +223,54 @@ def test_unconstrained_problems_are_as_before():
     assert torch.equal(argmin(f, torch.zeros(5).double(), Q), argmin(f, torch.zeros(5).double(), Q, constraint=None))
     accelerated = argmin(f, torch.zeros(5).double(), Q, solver="proximal_gradient")
     torch.testing.assert_close(accelerated, Q)
+
+
+def test_scalars_empty_unknowns_and_auxiliary_outputs():
+    zero = torch.zeros((), dtype=torch.float64)
+    assert argmin(lambda y: (y - 3) ** 2, zero, constraint=Box(upper=1.0)) == 1
+    torch.testing.assert_close(argmin(lambda y: (y - 3) ** 2, zero, penalty=L1(2.0)), zero + 2)
+    f = lambda y: (y**2).sum(1)  # noqa: E731
+    assert argmin(f, torch.zeros(0, 3), constraint=NonNegative(), batch_dims=1).shape == (0, 3)
+    assert argmin(f, torch.zeros(2, 0), constraint=NonNegative(), batch_dims=1).shape == (2, 0)
+    both = lambda y: ((y - Q).square().sum(), y.sum())  # noqa: E731
+    _, total = argmin(both, torch.zeros(5).double(), constraint=Simplex(2.0), has_aux=True)
+    torch.testing.assert_close(total, zero + 2)
+
+
+def test_inference_mode_and_autocast():
+    with torch.inference_mode():
+        y = argmin(lambda y: (y - Q).square().sum(), torch.zeros(5).double(), constraint=Simplex())
+    torch.testing.assert_close(y, Simplex().project(Q))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = argmin(
+            lambda y: (y @ X.T.float() - B.float()).square().sum(), torch.zeros(1, 5), constraint=NonNegative()
+        )
+    full = argmin(lambda y: (y @ X.T.float() - B.float()).square().sum(), torch.zeros(1, 5), constraint=NonNegative())
+    torch.testing.assert_close(half, full, rtol=0, atol=0.05)  # of bfloat16
+
+
+def test_objectives_that_are_not_finite():
+    zero = torch.zeros(2, dtype=torch.float64)
+    y, solution = argmin(
+        lambda y: y.sum() - y.log().sum(), zero, constraint=NonNegative(), on_failure="ignore", return_solution=True
+    )
+    assert solution.status == Status.DIVERGED
+    assert y.isnan().all()
+    # Where only a step is too long, the line search shortens it.
+    y = argmin(lambda y: y.sum() - y.log().sum(), zero + 0.01, constraint=Box(1e-3, None))
+    torch.testing.assert_close(y, zero + 1)
+
+
+def test_the_scale_of_the_objective_does_not_matter():
+    for scale in (1e-8, 1.0, 1e8):
+        y = argmin(
+            lambda y, s: s * ((y - Q).square().sum() + (y**4).sum()),
+            torch.zeros(5).double(),
+            scale,
+            constraint=L2Ball(),
+        )
+        known = argmin(lambda y: (y - Q).square().sum() + (y**4).sum(), torch.zeros(5).double(), constraint=L2Ball())
+        torch.testing.assert_close(y, known, rtol=0, atol=1e-10)
 
 
 def test_names_and_errors():

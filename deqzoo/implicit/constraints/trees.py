@@ -50,7 +50,7 @@ class Regulariser:
     def prox(self, z: Tensor, step: Tensor) -> Tensor:
         """argmin ||x - z||^2 / (2 step) + h(x), of z (systems, unknowns) and a step (systems, 1)."""
         batch = self.ravel.batch_shape
-        steps = [step.reshape(*batch, *[1] * (len(shape) - len(batch))) for shape in self.ravel.shapes]
+        steps = [step.reshape((*batch, *[1] * (len(shape) - len(batch)))) for shape in self.ravel.shapes]
         return self.ravel.flatten_leaves(self.prox_of_leaves(self.ravel.unflatten_leaves(z), steps))
 
     def prox_of_leaves(self, leaves: Sequence[Tensor], steps: Sequence[Parameter]) -> Tensors:
