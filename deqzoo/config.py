@@ -59,7 +59,7 @@ class TrainerConfig:
     max_steps: int = -1
     max_time: Any = None  # DAYS:HOURS:MINUTES:SECONDS of training, those before a resume included
     accelerator: str = "auto"
-    devices: Any = "auto"
+    devices: Any = "auto"  # auto: one; each further one is a process with a batch of its own
     strategy: str = "auto"
     num_nodes: int = 1
     precision: Any = "auto"  # auto: bf16-mixed where the device has bf16 matrix units, else 32-true
@@ -92,6 +92,7 @@ class RunConfig:
     ckpt: str | None = None  # pretrained, an entry, or a path: the weights to test, or to start training from
     resume: str | None = None  # last, or a run's folder: go on with a run that was cut off
     threads: int | None = None  # of the CPU; null: as many as torch chooses (a small network is fastest on one)
+    tf32: bool = False  # of GPUs: products of float32 rounded to ten bits, which few tolerances below 1e-3 allow
     save_every_n_steps: int = 100  # last.ckpt is written this often, and after every epoch
     stages: list[str] = field(default_factory=list)  # what is trained first, in turn: words of a command line each
     overrides: list[str] = field(default_factory=list)  # the words of the command line, for the record

@@ -44,6 +44,7 @@ Settings (NAME=VALUE)
   resume=last              or a run's folder: continue there, to the same result
   logger=csv               csv, or wandb beside it (WANDB_MODE=offline works)
   threads=1                of the CPU
+  tf32=true                faster products in float32 on a GPU, rounded to ten bits
   save_every_n_steps=100   how often last.ckpt is written
   hydra.run.dir=DIR        the run's folder; else outputs/ENTRY/DATE_TIME
 

@@ -36,6 +36,19 @@ def precision(trainer: TrainerConfig) -> str | int:
     return "bf16-mixed" if fast else "32-true"
 
 
+def devices(trainer: TrainerConfig) -> Any:
+    """Lightning's ``devices``; ``auto`` is one.
+
+    As Lightning has it, ``auto`` would be all GPUs, and so multiply the batch by their number without a word.
+    """
+    return 1 if trainer.devices == "auto" else trainer.devices
+
+
+def choose_tf32(allowed: bool) -> None:
+    """Whether a GPU may round products of float32 to TF32's ten bits; PyTorch lets it in convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 def speed_up(network: nn.Module, model: Any, trainer: TrainerConfig) -> None:
     """Compile the solver layers, where the recipe's kind has such a setting; ``null`` means: on CUDA.
 

@@ -25,7 +25,7 @@ from deqzoo.models.common.kind import Kind, Trained
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import names
 from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
-from deqzoo.training.device import hardware, precision, quiet_lightning, speed_up, versions
+from deqzoo.training.device import choose_tf32, devices, hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
 from deqzoo.training.report import report
 from deqzoo.training.stages import stage_config
@@ -51,6 +51,7 @@ class Run:
         self.checkpoint = folder / "last.ckpt"
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
+        choose_tf32(self.settings.tf32)
         self.kind = kind_of(self.settings.model.kind)
         self.data = make_data(self.settings.data, self.settings.seed)
         _check_that_data_fit(self.settings, self.kind, self.data)
@@ -210,7 +211,8 @@ class Run:
 
     def _trainer(self, loggers: Any, callbacks: list[Callback], precision: str | int) -> Trainer:
         # A Timer among the callbacks makes Lightning ignore its own max_time: ours has it.
-        chosen = to_plain(OmegaConf.structured(self.settings.trainer)) | {"precision": precision, "max_time": None}
+        chosen = to_plain(OmegaConf.structured(self.settings.trainer))
+        chosen |= {"precision": precision, "max_time": None, "devices": devices(self.settings.trainer)}
         return Trainer(
             **chosen,
             logger=loggers,
