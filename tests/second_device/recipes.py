@@ -3,7 +3,7 @@
 ALL = [
     *("trainer.accelerator=gpux", "trainer.strategy=gpux", "trainer.enable_progress_bar=False"),
     *("trainer.limit_train_batches=4", "trainer.max_epochs=1", "trainer.max_steps=-1", "trainer.log_every_n_steps=100"),
-    *("trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=null"),
+    *("trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=null", "stages=[]"),
 ]
 TWO_STEPS = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
 DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data.val_size=40"]
@@ -66,7 +66,6 @@ SMALL = {
     "few_shot": [
         *(
             "model=imaml_omniglot_5w1s",
-            "stages=[]",
             "model.width=4",
             "data.batch_size=2",
             "data.eval_batch_size=3",
