@@ -18,7 +18,7 @@ from deqzoo.training.device import quiet_lightning
 
 def recipe(entry: str) -> tuple[Any, Any, Any]:
     """The typed settings of an entry's model, data and trainer."""
-    words = [f"model={entry}", "stages=[]"]
+    words = [f"model={entry}"]
     config.register(words)
     with initialize(version_base="1.3", config_path=None):
         composed = compose("run", words)
