@@ -51,7 +51,7 @@ SIZES = [
 ]
 QUICK = [(4, 1), (4, 3)]
 CVXPY_UP_TO = 50, 64  # unknowns, batch
-TOL = 1e-9
+TOL = 1e-11  # relative; of qpth 1e-9, absolute
 ACCURATE = InteriorPoint(tol=1e-13)
 MOST, MOST_LARGE = 0.5, 0.8  # of the faster peer's time, up to 50 unknowns and above
 Arguments = tuple[Tensor, ...]
@@ -98,7 +98,7 @@ def ways(n: int, batch: int) -> dict[str, Callable[..., Tensor]]:
         "deqzoo": lambda F, *others: quadratic_program(F.mT @ F, *others, solver=InteriorPoint(tol=TOL)).x
     }
     if QPFunction is not None:
-        found["qpth"] = lambda F, q, A, b, G, h: QPFunction(verbose=-1, eps=TOL)(F.mT @ F, q, G, h, A, b)
+        found["qpth"] = lambda F, q, A, b, G, h: QPFunction(verbose=-1, eps=1e-9)(F.mT @ F, q, G, h, A, b)
     if CvxpyLayer is not None and n <= CVXPY_UP_TO[0] and batch <= CVXPY_UP_TO[1]:
         p = max(n // 5, 1)
         x, shapes = cvxpy.Variable(n), [(n, n), n, (p, n), p, (n, n), n]

@@ -15,7 +15,7 @@ from ..black_box import call_black_box
 from ..bridge import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
-from ..modes import eager, needs_derivative, no_derivatives
+from ..modes import eager, host_flags, needs_derivative, no_derivatives
 from ..operator import jacobian
 from ..problem import report_to, returned
 from ..pytree import map_tensors
@@ -26,7 +26,8 @@ from .layout import Sparse, Whole
 _ADVICE = "Check the constraints, raise max_steps, or loosen tol"
 _DENSE = 400  # unknowns and rows, up to which a Jacobian is written out
 _AIM = 1e-2
-_POLISHING = 2  # Newton steps after the solve
+_POLISHING = 2  # Newton steps after the solve, at most
+_EXACT = 1e3  # eps, relative: a residual that needs none
 _STATUSES = {
     "Solved": Status.CONVERGED,
     "AlmostSolved": Status.CONVERGED,
@@ -196,7 +197,7 @@ def _polished(
 
     An interior-point method stops at a small gap, of which x on a curved boundary may still be off by the root.
     """
-    n = x.shape[1]
+    (c, _, b), n = given, x.shape[1]
     point = torch.cat([x, v], dim=1)
     if not 0 < point.numel() <= _DENSE * len(point):
         return x, v
@@ -204,12 +205,16 @@ def _polished(
     def residual(point: Tensor) -> Tensor:
         return torch.cat(conditions((point[:, :n], point[:, n:]), *given), dim=1)
 
+    now = residual(point)
+    size = 1 + torch.cat([c, b], dim=1).abs().amax(dim=1)
     for _ in range(_POLISHING):
-        now = residual(point)
+        if host_flags(row_norm(now) <= _EXACT * torch.finfo(now.dtype).eps * size)[0][1]:
+            break
         step, info = torch.linalg.solve_ex(jacobian(residual, point).to_dense(point), now.unsqueeze(-1))
         nearer = point - step.squeeze(-1)
-        better = (info == 0) & (row_norm(residual(nearer)) < row_norm(now))
-        point = torch.where(better.unsqueeze(1), nearer, point)
+        then = residual(nearer)
+        better = ((info == 0) & (row_norm(then) < row_norm(now))).unsqueeze(1)
+        point, now = torch.where(better, nearer, point), torch.where(better, then, now)
     return point[:, :n], point[:, n:]
 
 
