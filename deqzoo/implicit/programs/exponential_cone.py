@@ -45,7 +45,7 @@ def exponential_cone(v: Tensor) -> Tensor:
     # Both are the height of the root's ray: for large rho the length is what cancellation has left.
     height = torch.where(rho > 0, t + (r - rho * s) * (-rho).exp() / scale, length * rho.clamp(max=0).exp())
     ray = torch.stack([length * rho, length, height], dim=-1)
-    of_face = torch.stack([v[..., 0].clamp(max=0), torch.zeros_like(x), v[..., 2].clamp(min=0)], dim=-1)
+    of_face = torch.stack([v[..., 0].clamp(max=0), v[..., 1].clamp(min=0), v[..., 2].clamp(min=0)], dim=-1)
     rest = torch.where(face.unsqueeze(-1), of_face, torch.zeros_like(v))
     return torch.where(between.unsqueeze(-1), ray, torch.where(inside.unsqueeze(-1), v, rest))
 

@@ -60,8 +60,8 @@ def disc():
 # --- projections ---
 
 
-@given(st.lists(st.floats(-10, 10), min_size=3, max_size=3))
-@settings(max_examples=200)
+@given(st.lists(st.integers(-1000, 1000).map(lambda k: k / 100), min_size=3, max_size=3))  # zeros, no underflow
+@settings(max_examples=150)
 def test_moreau_splits_a_vector_by_the_exponential_cone(v):
     v = torch.tensor(v, dtype=F64)
     p = exponential_cone(v)
@@ -100,7 +100,7 @@ def test_the_exponential_cone_far_out_and_at_its_faces():
 
 
 def test_derivatives_of_the_exponential_cone():
-    v = torch.randn(12, 3, dtype=F64, requires_grad=True)
+    v = torch.randn(6, 3, dtype=F64, requires_grad=True)
     assert gradcheck(exponential_cone, v, check_forward_ad=True)
     assert gradgradcheck(exponential_cone, v)
 
