@@ -11,11 +11,13 @@ from torch import Tensor
 from .adjoints import Implicit
 from .fixed_point_solvers import FixedPointSolver
 from .linear_solvers import CG, LinearSolver
-from .minimizers import LBFGS, Minimizer
-from .modes import eager, host_flags, host_max, no_derivatives
+from .linear_solvers.base import default_tolerance
+from .minimizers import Minimizer, NewtonCG, TrustRegion
+from .modes import eager, host_flags, host_max, no_derivatives, unwrap
 from .problem import Problem, returned
 from .solution import OnFailure, Solution
 
+_DENSE = 256  # unknowns, up to which the Hessian is written out
 _SUMS = 1e4  # eps: by which the masses of two marginals may differ
 
 
@@ -161,8 +163,9 @@ def sinkhorn(
         cost: C, (..., m, n).
         a, b: weights >= 0, (..., m) and (..., n), of the same sum unless there is a `marginal_penalty`; some may be 0.
         epsilon: above 0, a number or a tensor (). The smaller, the sharper the plan, and the longer the way.
-        solver: `LBFGS()` by default, of the dual problem with min(m, n) unknowns; `TrustRegion()` for few unknowns and
-            the smallest epsilon; or a fixed-point solver: `Picard` is Sinkhorn's own iteration.
+        solver: of the dual problem with min(m, n) unknowns, a minimiser: `TrustRegion()` by default for at most 256,
+            `NewtonCG()` for more. It has converged, too, when each marginal is met to `tol` times the mean weight
+            (geometric mean of the two). Or a fixed-point solver: `Picard` is Sinkhorn's own iteration.
         linear_solver: of the adjoint system, as many unknowns, symmetric and positive definite; `CG()` by default.
         on_failure, return_solution: see `fixed_point`. Each index of the leading axes is a system.
 
@@ -180,8 +183,11 @@ def sinkhorn(
     given = (cost.mT, b, a) if turned else (cost, a, b)
     with no_derivatives():
         start = _start(entropic, *(t.detach() for t in given))
-    solver = LBFGS() if solver is None else solver
+    if solver is None:
+        solver = TrustRegion() if start.shape[-1] <= _DENSE else NewtonCG()
     minimises = isinstance(solver, Minimizer)
+    if isinstance(solver, Minimizer) and not solver.atol and start.numel():
+        solver = dataclasses.replace(solver, atol=_absolute_tolerance(solver, epsilon, given[1]))
     problem = Problem(
         name="argmin" if minimises else "fixed_point",
         f=entropic.objective if minimises else entropic.iteration,
@@ -199,6 +205,15 @@ def sinkhorn(
     found = _assemble(entropic, entropic.potential(y, given[1]), *given)
     transport = Transport(found.plan.mT, found.g, found.f, found.value) if turned else found
     return (transport, solution) if return_solution else transport
+
+
+def _absolute_tolerance(solver: Minimizer, epsilon: float | Tensor, a: Tensor) -> float:
+    """Of the gradient (P 1 - a) / (epsilon w): `tol` times the mean weight over epsilon; of a batch the least.
+
+    Relative to the gradient at the start, which may be small already, a tolerance can lie below round-off.
+    """
+    tol = default_tolerance(a.dtype) if solver.tol is None else solver.tol
+    return float(unwrap(tol * a.mean(dim=-1) / epsilon).detach().min())
 
 
 def _start(entropic: _Entropic, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -203,3 +203,18 @@ def test_bad_input():
         sinkhorn(cost, a, b, epsilon=0)
     with pytest.raises(ValueError, match="marginal_penalty must be above 0, got -1"):
         sinkhorn(cost, a, b, marginal_penalty=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("epsilon", [0.1, 0.02])
+def test_costs_of_a_point_cloud_and_its_projection_converge(epsilon, dtype):
+    """The start is so good that a gradient relative to that at the start would lie below round-off."""
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.full((64,), 1 / 64, dtype=dtype)
+    cost = torch.cdist(x, x.clamp(max=0)).to(dtype)
+    transport, solution = sinkhorn(cost, weights, weights, epsilon=epsilon, return_solution=True)
+    assert solution.converged.all()
+    tol = torch.finfo(dtype).eps ** 0.75
+    for axis in (0, 1):
+        # The other marginal is exact but for the round-off of exp(C / epsilon).
+        assert (64 * transport.plan.sum(axis) - 1).abs().max() <= 200 * tol
