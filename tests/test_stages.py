@@ -88,6 +88,7 @@ def test_a_run_killed_in_a_stage_goes_on_there(staged, tmp_path, monkeypatch):
     assert_equal_weights(resumed, staged)
 
 
+@pytest.mark.slow
 def test_a_stage_may_be_another_entry(tmp_path):
     words = [*SHORT, "data=digits", "model.body=equilibrium", "seed=5"]
     first = run(tmp_path / "1", "model=deq_cifar_small", *words)

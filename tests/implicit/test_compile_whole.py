@@ -109,6 +109,7 @@ def test_a_training_step_of_a_deq_is_one_graph_forward_and_one_backward(solver, 
     assert sum("tanh.default" in name for name in called) <= solver.max_steps + 3  # one for the tape, one for products
 
 
+@pytest.mark.slow
 def test_captured_tensors_and_arguments_get_their_gradients():
     a = torch.tensor(0.4, dtype=F64, requires_grad=True)
     b = torch.tensor(0.3, dtype=F64, requires_grad=True)

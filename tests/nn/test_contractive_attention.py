@@ -147,6 +147,7 @@ def test_exact_gradient_is_that_of_the_unrolled_iteration(training):
         assert_close(mine, reference, 1e-8)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     cell, x = cell_of(), [part.requires_grad_() for part in input_of(batch=1)]
     deq = DEQ(cell, solver=Anderson(tol=1e-13, max_steps=200), adjoint=Implicit(GMRES(tol=1e-12)))

@@ -93,6 +93,7 @@ def test_tied_contractive_cells_contract():
         assert layer.certified
 
 
+@pytest.mark.slow
 def test_gradients_of_a_tied_contractive_network():
     network = contractive(widths=[2], size=(4, 4)).eval()
     names, values = zip(*network.named_parameters(), strict=True)

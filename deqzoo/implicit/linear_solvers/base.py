@@ -36,7 +36,7 @@ class LinearSolver:
     """
 
     tol: float | None = None
-    check_every: int | None = dataclasses.field(default=None, kw_only=True)
+    check_every: int | None = dataclasses.field(default=None, kw_only=True, repr=False)
     fewest_steps = 0
     all_steps = False  # whether `torch.compile` can take a solve: then it does all steps, and reads nothing on the host
     truncated = False  # a solver that stops on purpose before its tolerance does not count as a failure

@@ -295,6 +295,7 @@ def test_outputs_of_large_systems_within_steps_that_follow_a_forcing():
     torch.testing.assert_close(y, forced(rates, times.unsqueeze(1)), rtol=0, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_bumps_after_a_rest_are_seen_where_radau_sees_them():
     """y' = -y + bump(t) from rest, against quadrature."""
     seen = 0
