@@ -3,7 +3,8 @@
 projections.py, proximal.py     the functions: Euclidean projections, proximal operators
 sets.py, penalties.py           the same as objects with parameters, for `argmin`
 transport_polytope.py           a projection by a Newton method
-chain.py                        problems on a chain: total variation, isotonic regression
+total_variation.py              the proximal operator of total variation, exact
+blocks.py, trees.py             sums and means over blocks of neighbours; a set or penalty for each tensor of a pytree
 matrix_abs.py                   the absolute value of a symmetric matrix, differentiable where eigenvalues are equal
 parameters.py                   numbers or tensors
 """

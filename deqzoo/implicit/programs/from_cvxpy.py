@@ -134,7 +134,7 @@ class _Place:
     def __init__(self, program: Any, variable: Any) -> None:
         inner = next((v for v in program.variables if v.id == variable.id), None)
         if inner is None:
-            raise NotImplementedError(f"{variable.name()} has an attribute that from_cvxpy does not support")
+            raise ValueError(_attribute(variable))
         start = program.var_id_to_col[variable.id]
         self.entries = slice(start, start + inner.size)
         self.shape = tuple(variable.shape)
@@ -152,11 +152,18 @@ class _Place:
         return turned.permute((*range(leading), *reversed(range(leading, turned.dim()))))
 
 
+def _attribute(variable: Any) -> str:
+    return (
+        f"{variable.name()} has an attribute by which CVXPY takes other unknowns than its entries; of those from_cvxpy "
+        "knows symmetric and PSD alone: state the attribute as a constraint (for diag=True, cvxpy.diag of a vector)"
+    )
+
+
 def _completion(variable: Any, free: int) -> Tensor:
     """The matrix that makes all entries of a symmetric variable of those of its upper triangle, row by row."""
     n = variable.shape[0]
     if tuple(variable.shape) != (n, n) or free != n * (n + 1) // 2:
-        raise NotImplementedError(f"{variable.name()} has an attribute that from_cvxpy does not support")
+        raise ValueError(_attribute(variable))
     rows, columns = torch.triu_indices(n, n)
     matrix, order = torch.zeros(n, n, free, dtype=torch.float64), torch.arange(free)
     matrix[rows, columns, order] = matrix[columns, rows, order] = 1.0
@@ -165,8 +172,9 @@ def _completion(variable: Any, free: int) -> Tensor:
 
 def _cones(dims: Any) -> Cones:
     if dims.p3d or getattr(dims, "pnd", None):
-        raise NotImplementedError(
-            "the problem needs a power cone, which from_cvxpy does not have; use squares or norms"
+        raise ValueError(
+            "the problem needs a power cone, whose projection has no closed form to differentiate: write it with "
+            "squares, norms, or exp and log"
         )
     return Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp)
 
