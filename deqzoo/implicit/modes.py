@@ -164,8 +164,8 @@ class Looks:
     """When the host looks whether a loop may end: after every `every` steps.
 
     Args:
-        every: None: after each step on the CPU, elsewhere after every sixth. There a look waits until the device has
-            done all that it was given, which costs about as much as a step of a small problem.
+        every: None: after each step on the CPU, elsewhere after every sixth: there a look waits until the device has
+            done all that it was given.
         device: that of the loop.
     """
 
