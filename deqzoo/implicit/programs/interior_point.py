@@ -43,7 +43,7 @@ class InteriorPoint:
     with dual = max(|Px|, |q|, |C'y|) and primal_i = max(|x|, |d_i|) in the maximum norm. It is INFEASIBLE when y proves
     that Cx + s = d has no solution (C'y is nearly 0, d'y < 0, z >= 0), and UNBOUNDED when x is a direction in which
     the objective falls for ever. In float32 the condition of H, about the square of that of the problem, leaves few
-    digits: some programs end STALLED, short of the tolerance, which float64 solves.
+    digits. Some programs end STALLED, short of the tolerance, in float64 too.
 
     Args:
         tol: None: eps^(3/4) of the dtype (float64 2e-12, float32 6e-6).

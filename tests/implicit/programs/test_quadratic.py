@@ -59,7 +59,7 @@ def test_the_solution_meets_the_optimality_conditions(n, p, m, seed, dtype, batc
     assert optimality(arguments, point) <= (1e-10 if dtype == F64 else 2e-4) * scale**2  # products of two numbers
 
 
-@pytest.mark.xfail(strict=True, reason="the normal equations are out of digits: such a program needs float64 inside")
+@pytest.mark.xfail(strict=True, reason="the interior-point method stalls on it, in float64 too")
 def test_a_program_in_float32_whose_normal_equations_are_ill_conditioned():
     arguments = [t.float() for t in random_program((3,), 6, 2, 6, seed=6)]
     solution = quadratic_program(*arguments, on_failure="ignore", return_solution=True)[1]
