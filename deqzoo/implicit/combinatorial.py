@@ -65,7 +65,8 @@ def best_grid_path(scores: Tensor) -> Tensor:
         best = leaf[:, 0].cumsum(dim=1)
         for row in leaf.unbind(dim=1)[1:]:
             from_corner = torch.nn.functional.pad(best[:, :-1], (1, 0), value=-torch.inf)
-            entry = torch.maximum(best, from_corner)  # from the row above; then any way to the right
+            # From the row above, then any way to the right. Not `maximum`: its gradient at a tie is half of each path.
+            entry = torch.where(best >= from_corner, best, from_corner)
             sums = row.cumsum(dim=1)
             best = sums + (entry - sums + row).cummax(dim=1).values
         (path,) = torch.autograd.grad(best[:, -1].sum(), leaf)

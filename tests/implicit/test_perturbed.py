@@ -138,6 +138,18 @@ def test_grid_path_by_dijkstra(shape):
         assert (path * cost).sum().item() == pytest.approx(known, rel=1e-12)
 
 
+def test_grid_path_at_ties_is_one_path():
+    scores = torch.randint(-1, 2, (50, 5, 6), generator=torch.Generator().manual_seed(0)).double()
+    paths = best_grid_path(scores)
+    assert set(paths.unique().tolist()) == {0.0, 1.0}
+    for path in paths:
+        cells = path.nonzero()  # in the order of the path
+        steps = cells.diff(dim=0)
+        assert cells[0].tolist() == [0, 0]
+        assert cells[-1].tolist() == [4, 5]
+        assert ((steps >= 0) & (steps <= 1)).all()
+
+
 def test_grid_path_of_scores_of_both_signs():
     scores = draw(4, 3, 3)
     paths = best_grid_path(scores)
