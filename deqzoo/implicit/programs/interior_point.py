@@ -19,6 +19,10 @@ _REGULARISATION = 0.45  # power of eps: 9e-8 in float64, 8e-4 in float32
 _PROOF = 0.4  # power of eps: how nearly the conditions of a proof are met, 5e-7 in float64, 2e-3 in float32
 _SLOW = 3  # steps without a better iterate, after which more is done for a proof that there is none
 _MORE = 100.0  # times the regularisation where a factorisation has failed
+_FULL, _BLOCKED = 0.9, 0.1  # lengths of a step that is nearly a whole one, and of one that the boundary ends
+_LESS = 0.1  # times the regularisation where a nearly whole step leaves half of the residual, or more
+_CENTRED = 0.01  # of the tolerance: no product of slack and multiplier is aimed lower
+_SHORTEST = 0.2  # a step is not cut shorter in order not to raise the mean product: it has residuals to lower, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,12 @@ class InteriorPoint:
     twice by one Cholesky factorisation of H = P + rho I + C' W C, W = 1 / (s / z + delta), which is positive definite
     whatever P and C are: P may be singular or zero, and constraints may repeat. As rho and delta stand on the left side
     alone, they change the way (as the proximal point method, whose centre is the present iterate, does), and not
-    the solution. So each step corrects the round-off and the regularisation of the one before.
+    the solution. So each step corrects the round-off and the regularisation of the one before; where a whole step
+    leaves much of a residual, rho or delta is reduced.
+
+    Mehrotra's method alone can cycle (Cartis 2009). So the second-order correction counts in proportion to the length
+    of the predictor's step, no step is longer than the one with the least mean of s z (or a fifth of the way, while
+    there are residuals to lower), and where the boundary blocks the way s and z are moved away from it.
 
     With the rows of C scaled to norm 1 a program has converged when
 
@@ -43,7 +52,7 @@ class InteriorPoint:
     with dual = max(|Px|, |q|, |C'y|) and primal_i = max(|x|, |d_i|) in the maximum norm. It is INFEASIBLE when y proves
     that Cx + s = d has no solution (C'y is nearly 0, d'y < 0, z >= 0), and UNBOUNDED when x is a direction in which
     the objective falls for ever. In float32 the condition of H, about the square of that of the problem, leaves few
-    digits. Some programs end STALLED, short of the tolerance, in float64 too.
+    digits.
 
     Args:
         tol: None: eps^(3/4) of the dtype (float64 2e-12, float32 6e-6).
@@ -52,7 +61,8 @@ class InteriorPoint:
 
     Sources: Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", 1992; Friedlander, Orban, "A
     Primal-Dual Regularized Interior-Point Method for Convex Quadratic Programs", 2012; Schwan et al., "PIQP: A Proximal
-    Interior-Point Quadratic Programming Solver", 2023.
+    Interior-Point Quadratic Programming Solver", 2023; Cartis, "Some Disadvantages of a Mehrotra-Type Primal-Dual
+    Corrector Interior Point Algorithm for Linear Programming", 2009.
     """
 
     tol: float | None = None
@@ -88,9 +98,10 @@ class _Solve:
         self.sizes = (self.n, self.p, self.k - self.p, self.k - self.p)
         self.Ct = scaled.C.mT
         self.fixed_primal = torch.maximum(scaled.minus_d.abs(), scaled.least_primal)
-        eps = torch.finfo(scaled.q.dtype).eps
+        self.eps = eps = torch.finfo(scaled.q.dtype).eps
         self.proof, self.reach = eps**_PROOF, scaled.least_primal / eps**0.25
-        self._regularise(eps**_REGULARISATION * torch.ones_like(scaled.curvature))
+        start = eps**_REGULARISATION * torch.ones_like(scaled.curvature)
+        self._regularise(start, start)
 
     def run(self, start: PrimalDual | None, max_steps: int) -> tuple[Solution, ActiveSet]:
         """Step until no program is active."""
@@ -99,6 +110,8 @@ class _Solve:
             self._warm(start)
         self.best = self.point
         self.residual = torch.full_like(self.point[:, 0, 0], torch.inf)
+        self.before = self.residual
+        self.length: Tensor = torch.zeros_like(self.point[:, :1, :1])
         self.active = self.scaled.finite & (self.residual > 0)  # take on the batch axes of a vmap
         self.status = torch.where(self.active, Status.MAX_STEPS, Status.DIVERGED)
         self.since = self.steps = torch.zeros_like(self.status)
@@ -114,13 +127,26 @@ class _Solve:
         active = ActiveSet(self.factor, (z > s * self.scaled.curvature).to(z.dtype))
         return Solution(value, self.status, self.residual, self.steps, step + 1), active
 
-    def _regularise(self, relative: Tensor) -> None:
-        """Set rho and delta, and with them P + rho I."""
+    def _regularise(self, of_primal: Tensor, of_dual: Tensor) -> None:
+        """Set rho and delta, relative to the sizes of P and of a slack over a multiplier, and with them P + rho I."""
         scaled = self.scaled
-        self.relative, self.delta = relative, relative / scaled.curvature
-        rho = relative * scaled.curvature
+        self.relative = of_primal, of_dual
+        self.delta = of_dual / scaled.curvature
         P = scaled.P[:1] if scaled.shared else scaled.P
-        self.regularised = P + rho * torch.eye(self.n, dtype=P.dtype, device=P.device)
+        self.regularised = P + of_primal * scaled.curvature * torch.eye(self.n, dtype=P.dtype, device=P.device)
+
+    def _regularise_less(self, held: Tensor) -> None:
+        """Reduce what holds the residual up: rho where that of the slope is left, delta where that of the rows is.
+
+        A whole step with delta leaves delta / (delta + r^2) of the residual along a combination of the active rows of
+        norm r, which is nearly all where they are nearly dependent.
+        """
+        less = []
+        left = largest(self.slope / self.dual) > self.tol, largest(self._missing() / self.primal) > self.tol
+        for relative, error in zip(self.relative, left, strict=True):
+            where = (held & error).any(dim=0, keepdim=True) if self.scaled.shared else held & error
+            less.append(torch.where(where, (_LESS * relative).clamp(min=self.eps).minimum(relative), relative))
+        self._regularise(*less)
 
     def _factorise(self, ratio: Tensor) -> None:
         """Factorise with the slacks over the multipliers, (programs, 1, m)."""
@@ -151,14 +177,21 @@ class _Solve:
         self.point = torch.cat([x, y, s], dim=2)
         if m:
             self._evaluate()
-            primal, z = self.primal[..., p:], self.z
-            unpaired = torch.minimum(s / primal, z / self.dual)
-            missing = torch.cat([self.off[..., :p], s.clamp(max=0)], dim=2) / self.primal
-            error = largest(torch.cat([self.slope / self.dual, missing, unpaired], dim=2)).clamp(self.tol**0.5, 1.0)
-            s, z = torch.maximum(s, error * primal), torch.maximum(z, error * self.dual)
-            self.point = torch.cat([x, y[..., :p], z, s], dim=2)
+            self._centre(torch.ones_like(x[:, 0, 0], dtype=torch.bool))
         sound = torch.isfinite(largest(self.point))
         self.point = torch.where(sound, self.point, cold)
+
+    def _centre(self, where: Tensor) -> None:
+        """Take slacks and multipliers as far from the boundary as the point is from a solution, at least."""
+        p = self.p
+        primal = self.primal[..., p:]
+        unpaired = torch.minimum(self.s / primal, self.z / self.dual)
+        errors = [self.slope / self.dual, self._missing() / self.primal, unpaired]
+        error = largest(torch.cat(errors, dim=2)).clamp(self.tol**0.5, 1.0)
+        s, z = torch.maximum(self.s, error * primal), torch.maximum(self.z, error * self.dual)
+        centred = torch.cat([self.x, self.y[..., :p], z, s], dim=2)
+        self.point = torch.where(where.reshape(-1, 1, 1), centred, self.point)
+        self._evaluate()
 
     def _evaluate(self) -> None:
         """What the iterate makes of the conditions, and the sizes of their terms."""
@@ -173,14 +206,10 @@ class _Solve:
 
     def _judge(self) -> bool:
         """Judge the iterate and keep it if it is the best; whether any program is active."""
-        errors = [self.slope / self.dual]
-        if not self.sizes[2]:
-            errors.append(self.off / self.primal)
-        else:
-            missing = self.off[..., self.p :] + self.s
-            missing = torch.cat([self.off[..., : self.p], missing], dim=2) if self.p else missing
+        errors = [self.slope / self.dual, self._missing() / self.primal]
+        if self.sizes[2]:
             self.product = self.s * self.z
-            errors += [missing / self.primal, self.product / (self.primal[..., self.p :] * self.dual)]
+            errors.append(self.product / (self.primal[..., self.p :] * self.dual))
         residual = largest(torch.cat(errors, dim=2)).reshape(self.residual.shape)
         improved = residual < self.residual
         self.best = torch.where(improved.reshape(-1, 1, 1), self.point, self.best)
@@ -188,12 +217,23 @@ class _Solve:
         self.since = (self.since + 1) * ~improved
         self.active = self.active & (self.residual > self.tol)
         slow = self.active & ((self.since >= _SLOW) | self.factor.failed)
-        (going, _), (is_slow, _) = host_flags(self.active, slow)
+        held = self.active & (residual > 0.5 * self.before) & (self.length > _FULL).reshape(slow.shape)
+        self.before = residual
+        (going, _), (is_slow, _), (is_held, _) = host_flags(self.active, slow, held)
+        if is_held:
+            self._regularise_less(held.reshape(-1, 1, 1))
         if is_slow:
             self._give_up()
             going = host_flags(self.active)[0][0]
         self.steps = self.steps + self.active
         return going
+
+    def _missing(self) -> Tensor:
+        """Cx + s - d, with s = 0 in the equalities."""
+        if not self.sizes[2]:
+            return self.off
+        missing = self.off[..., self.p :] + self.s
+        return torch.cat([self.off[..., : self.p], missing], dim=2) if self.p else missing
 
     def _give_up(self) -> None:
         """End programs that are proven to have no solution, that have stalled, or are lost; regularise others more."""
@@ -205,7 +245,10 @@ class _Solve:
         self.status = torch.where(self.active, status, self.status)
         self.active = self.active & (status == Status.MAX_STEPS)
         failed = self.factor.failed.reshape(-1, 1, 1)
-        self._regularise(torch.where(failed, _MORE * self.relative, self.relative))
+        if self.sizes[2]:
+            blocked = self.active & (self.since >= _SLOW) & (self.length < _BLOCKED).reshape(status.shape)
+            self._centre(blocked)
+        self._regularise(*(torch.where(failed, _MORE * relative, relative) for relative in self.relative))
 
     def _is_infeasible(self) -> Tensor:
         """Where the multipliers prove that nothing meets the constraints, (programs,).
@@ -243,28 +286,34 @@ class _Solve:
         self._factorise(ratio)
         x, y = self._direction(self.slope, self.off)
         if not self.sizes[2]:
-            self._move(x, [y], 1.0)
+            self._move(x, [y], torch.ones_like(x[..., :1]))
             return
         part = y[..., p:] / z  # of z; of s it is -(1 + part)
         length = (0.5 + largest(part + 0.5)).clamp(min=1).reciprocal()  # the larger of 1 + part and -part
         second = s * torch.addcmul(part, part, part)  # minus the product of both changes, over z
         mu, product = self.product.mean(dim=2, keepdim=True), (second * z).mean(dim=2, keepdim=True)
         left = 1 - length - length**2 * product / mu  # of mu, by the predictor
-        correction = torch.addcdiv(second, mu * left**3, z)
+        least = _CENTRED * self.tol * self.primal[..., p:].amin(dim=2, keepdim=True) * self.dual
+        correction = torch.addcdiv(length * second, torch.maximum(mu * left**3, least), z)
         off = self.off[..., p:] + correction
         x, y = self._direction(self.slope, torch.cat([self.off[..., :p], off], dim=2) if p else off)
         to_z = y[..., p:]
         to_s = torch.addcmul(correction - s, ratio, to_z, value=-1)
-        least = torch.minimum(to_s / s, to_z / z).amin(dim=2, keepdim=True)
-        self._move(x, [y, to_s], (least / -_BACK).clamp(min=1).reciprocal())
+        nearest = torch.minimum(to_s / s, to_z / z).amin(dim=2, keepdim=True)
+        length = (nearest / -_BACK).clamp(min=1).reciprocal()
+        slope = (s * to_z + z * to_s).mean(dim=2, keepdim=True)  # mu(length) = mu + slope length + bend length^2
+        bend = (to_s * to_z).mean(dim=2, keepdim=True)
+        lowest = torch.where((slope < 0) & (bend > 0), slope / (-2 * bend), 1.0)
+        self._move(x, [y, to_s], torch.minimum(length, lowest.clamp(min=_SHORTEST)))
 
     def _direction(self, slope: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """-dx and dy of the linearised conditions."""
         x = self.factor.solve(torch.baddbmm(slope, self.weights * off, self.scaled.C))
         return x, self.weights * torch.baddbmm(off, x, self.Ct, alpha=-1)
 
-    def _move(self, minus_x: Tensor, others: list[Tensor], length: Tensor | float) -> None:
+    def _move(self, minus_x: Tensor, others: list[Tensor], length: Tensor) -> None:
         """Take the step, where the program is active and could be factorised."""
+        self.length = length
         moves = (self.active & ~self.factor.failed).reshape(-1, 1, 1)
         self.growth = torch.cat([-minus_x, *others], dim=2)
         self.point = torch.where(moves, self.point + length * self.growth, self.point)
