@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
@@ -29,7 +28,7 @@ from .modes import (
     in_transform,
     versions,
 )
-from .operator import reaches_leaf
+from .operator import is_unknown, reaches_leaf
 from .private_api import (
     AccumulateGrad,
     function_modes,
@@ -298,15 +297,10 @@ def ends_of_tape(values: Tensors, since: int) -> tuple[dict[int, Tensor], set[tu
         elif node_number(node) < since:
             edges.add(edge)
             continue  # not seen: other edges may lead to it
-        elif not _is_unknown(node):
+        elif not is_unknown(node):
             ahead += node.next_functions
         seen.add(node)
     return leaves, edges
-
-
-def _is_unknown(node: Any) -> bool:
-    """Whether a node of a tape stands for the unknown of an implicit function."""
-    return isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)
 
 
 def _read(body: Body, y: Tensors, args: Tensors) -> tuple[_Watch, dict[int, Tensor], Tensors]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from .modes import announce, in_transform
 from .private_api import vector_jacobian_products
@@ -153,7 +154,10 @@ def pullback_on_tape(value: Tensors, slot: Tensors, point: Tensors) -> Callable[
 
 
 def reaches_leaf(values: Sequence[Tensor], except_for: Container[int]) -> bool:
-    """True if the tape of `values` ends in a leaf other than those whose ids are given."""
+    """True if the tape of `values` ends in a leaf other than those whose ids are given.
+
+    The unknowns of implicit functions are no such leaves, be they inside `values` or around.
+    """
     nodes, seen = [value.grad_fn for value in values], set[Any]()
     while nodes:
         node = nodes.pop()
@@ -163,8 +167,14 @@ def reaches_leaf(values: Sequence[Tensor], except_for: Container[int]) -> bool:
         variable = getattr(node, "variable", None)
         if variable is not None and id(variable) not in except_for:
             return True
-        nodes.extend(following for following, _ in node.next_functions)
+        if not is_unknown(node):
+            nodes.extend(following for following, _ in node.next_functions)
     return False
+
+
+def is_unknown(node: Any) -> bool:
+    """Whether a node of a tape stands for the unknown of an implicit function, which is a leaf of its own."""
+    return isinstance(node, BackwardCFunction) and getattr(node, "ends_here", False)
 
 
 def transposed(linear: Callable[..., Tensor], like: Tensor) -> Callable[[Tensor], Tensor]:

@@ -197,3 +197,16 @@ def test_black_box_that_captures_a_traced_tensor_raises():
 
     with pytest.raises(RuntimeError, match="must be among its arguments"):
         vmap(function)(torch.tensor([0.7, 0.9], dtype=F64))
+
+
+@pytest.mark.parametrize("outer", [root, argmin])
+def test_constants_alone_give_a_constant(outer):
+    """The outer unknown, which the inner function depends on, must not pass for a tensor that needs a gradient."""
+
+    def function(y):
+        found = by_root(lambda: y) - 2
+        return found if outer is root else found.square().sum()
+
+    y = outer(function, ones())
+    torch.testing.assert_close(y, 8 * ones())
+    assert not y.requires_grad
