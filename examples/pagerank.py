@@ -99,7 +99,7 @@ def draw_picture(file: str) -> None:
     worth[PAGE] = torch.nan
     angle = 2 * torch.pi * torch.arange(PAGES) / PAGES
     x, y = angle.sin(), angle.cos()
-    figure = Figure((4.6, 3.6), layout="constrained")
+    figure = Figure((5.6, 3.8), layout="constrained")
     axes = figure.subplots()
     for i, j in W.nonzero().tolist():
         arrow = {"arrowstyle": "->", "color": "silver", "shrinkA": 8, "shrinkB": 8}
@@ -107,10 +107,10 @@ def draw_picture(file: str) -> None:
     axes.scatter(x, y, s=4000 * p.detach(), c="white", edgecolors="black")
     dots = axes.scatter(x, y, s=4000 * p.detach(), c=worth, cmap="viridis_r", edgecolors="black", zorder=3)
     for page in range(PAGES):
-        axes.annotate(str(page), (1.22 * x[page], 1.22 * y[page]), ha="center", va="center")
+        axes.annotate(str(page), (1.3 * x[page], 1.3 * y[page]), ha="center", va="center")
     figure.colorbar(dots, label=f"derivative of the rank of page {PAGE}\nin a link from there")
     axes.set(
-        title=f"size: PageRank; white: {PAGE}, and what links to it", aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4)
+        title=f"size: rank; white: {PAGE} and what links to it", aspect="equal", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5)
     )
     axes.set_axis_off()
     figure.savefig(file, dpi=100)

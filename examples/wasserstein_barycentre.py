@@ -88,7 +88,7 @@ def draw_picture(file: str) -> None:
     for share in torch.linspace(0, 1, 5, dtype=torch.float64):
         p = barycentre(torch.stack([1 - share, share]), q, cost).detach()
         axes.plot(torch.linspace(0, 1, BINS), p, color=(float(share), 0.2, 1 - float(share)), label=f"{share:.2f}")
-    axes.legend(title="weight of the second", loc="upper left")
+    figure.legend(title="weight of the second", loc="outside right upper")
     figure.savefig(file, dpi=100)
 
 
