@@ -48,11 +48,6 @@ def colour_map(colours: Tensor, z: Tensor, g: Tensor) -> Tensor:
     return torch.softmax((g - torch.cdist(colours, z) ** 2) / EPS, dim=1) @ z
 
 
-def relative(found: Tensor, known: Tensor) -> float:
-    """Norm of the difference over that of the known answer."""
-    return float((found - known).norm() / known.norm())
-
-
 def main() -> dict[str, float]:
     """Relative errors of the map, of the gradient of W, and of the colours' mean after the transport."""
     x, z = map(some_colours, pictures())
@@ -61,11 +56,12 @@ def main() -> dict[str, float]:
     (gradient,) = torch.autograd.grad(found.value, x)
     x = x.detach()
     moved = colour_map(x, z, found.g.detach())
-    return {
-        "map and plan": relative(moved, COLOURS * found.plan.detach() @ z),
-        "gradient of the cost": relative(gradient, 2 * (x - moved) / COLOURS),
-        "mean of the moved colours": relative(moved.mean(dim=0), z.mean(dim=0)),
+    pairs = {
+        "map and plan": (moved, COLOURS * found.plan.detach() @ z),
+        "gradient of the cost": (gradient, 2 * (x - moved) / COLOURS),
+        "mean of the moved colours": (moved.mean(dim=0), z.mean(dim=0)),
     }
+    return {name: float((found - known).norm() / known.norm()) for name, (found, known) in pairs.items()}
 
 
 def draw_picture(file: str) -> None:

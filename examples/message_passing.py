@@ -22,6 +22,7 @@ Run: python examples/message_passing.py [PICTURE.png]
 import sys
 
 import torch
+from sklearn.datasets import make_moons
 from torch import Tensor
 
 from deqzoo.implicit import Anderson, fixed_point
@@ -32,12 +33,9 @@ LABELLED, FURTHER = torch.arange(0, 6), torch.arange(6, 30)
 
 def draw_data() -> tuple[Tensor, Tensor]:
     """x, two half moons and a feature of noise, (NODES, 3), and the classes -1 and 1."""
-    generator = torch.Generator().manual_seed(0)
-    angle = torch.pi * torch.rand(NODES, generator=generator, dtype=torch.float64)
-    sign = torch.where(torch.arange(NODES) % 2 == 0, 1.0, -1.0).double()
-    x = torch.stack([sign * angle.cos() + (1 - sign) / 2, sign * (angle.sin() - 0.25), 0 * sign], dim=1)
-    scale = torch.tensor([0.1, 0.1, 1.0], dtype=torch.float64)
-    return x + scale * torch.randn(NODES, 3, generator=generator, dtype=torch.float64), sign
+    moons, classes = map(torch.from_numpy, make_moons(NODES, noise=0.1, random_state=0))
+    noise = torch.randn(NODES, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.cat([moons, noise], dim=1), 2.0 * classes.double() - 1
 
 
 def spread(a: Tensor, x: Tensor, y: Tensor) -> Tensor:

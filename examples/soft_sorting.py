@@ -36,11 +36,6 @@ def soft_top_k(theta: Tensor, k: int, strength: float) -> Tensor:
     return (scores - tau).clamp(0, 1)
 
 
-def relative(found: Tensor, known: Tensor) -> float:
-    """Norm of the difference over that of the known answer."""
-    return float((found - known).norm() / known.norm())
-
-
 def learn_an_order() -> float:
     """Gradient descent on 1 - Spearman's correlation of soft ranks; the correlation of the ranks at the end."""
     generator = torch.Generator().manual_seed(0)
@@ -69,13 +64,14 @@ def main() -> dict[str, float]:
     shared = torch.tensor([0.1, 0.0, 0.3, 0.0, 0.2], dtype=torch.float64)
     known_top = torch.where(block, (shared - 0.2) / STRENGTH + 1 / 3, torch.tensor([0, 1, 0, 0, 0]))
     print(f"Spearman's correlation of the learnt order: {learn_an_order():.4f}")
-    return {
-        "soft ranks": relative(ranks, known),
-        "derivative of soft ranks": relative(jacobian, slope),
-        "sorted values": relative(soft_sort(theta, 0.01), theta.sort().values),
-        "soft top-2": relative(top, known_top),
-        "derivative of the top-2": relative(torch.func.jacrev(lambda t: soft_top_k(t, 2, STRENGTH))(theta), slope),
+    pairs = {
+        "soft ranks": (ranks, known),
+        "derivative of soft ranks": (jacobian, slope),
+        "sorted values": (soft_sort(theta, 0.01), theta.sort().values),
+        "soft top-2": (top, known_top),
+        "derivative of the top-2": (torch.func.jacrev(lambda t: soft_top_k(t, 2, STRENGTH))(theta), slope),
     }
+    return {name: float((found - known).norm() / known.norm()) for name, (found, known) in pairs.items()}
 
 
 def draw_picture(file: str) -> None:

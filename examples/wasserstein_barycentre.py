@@ -55,11 +55,6 @@ def by_projections(weights: Tensor, q: Tensor, cost: Tensor) -> Tensor:
     return log_p.exp()
 
 
-def relative(found: Tensor, known: Tensor) -> float:
-    """Norm of the difference over that of the known answer."""
-    return float((found - known).norm() / known.norm())
-
-
 def main() -> dict[str, float]:
     """Relative errors of the barycentre and of the gradient of its mean in the weights."""
     q, cost = histograms()
@@ -72,10 +67,11 @@ def main() -> dict[str, float]:
     with torch.no_grad():  # a difference of fourth order
         means = [(by_projections(weights + k * step * direction, q, cost) * x).sum() for k in (-2, -1, 1, 2)]
     known = (means[0] - 8 * means[1] + 8 * means[2] - means[3]) / (12 * step)
-    return {
-        "barycentre": relative(p.detach(), by_projections(weights.detach(), q, cost)),
-        "derivative in the weights": relative(gradient @ direction, known),
+    pairs = {
+        "barycentre": (p.detach(), by_projections(weights.detach(), q, cost)),
+        "derivative in the weights": (gradient @ direction, known),
     }
+    return {name: float((found - known).norm() / known.norm()) for name, (found, known) in pairs.items()}
 
 
 def draw_picture(file: str) -> None:
