@@ -8,11 +8,14 @@
 A run that is stopped goes on where it was. The faults are put into a copy; the checkout is never touched. Each is run
 in a process of its own, forked from one that has the heavy imports behind it, so this needs Linux or macOS.
 
-The results are JSON: "seconds" that each file of tests takes without a fault, and per mutant the outcome:
+The results are JSON: per mutant the outcome,
 
-    killed      a test failed
+    killed      a test failed, which passes without the fault
     timeout     the tests did not end within the limit; without the fault they do, so this counts as noticed
     survived    all tests passed: a test is missing, or the fault makes no difference
+
+and what was run without a fault: the tests that "passed", and the "seconds" of the files of tests of which a mutant ran
+into the limit.
 
 Libraries exist (mutmut, Cosmic Ray), but none draws a sample by seed. mutmut runs all tests first and puts a function
 of its own between caller and callee, which tests of warnings and of `torch.compile` notice; Cosmic Ray runs
@@ -21,6 +24,7 @@ one command of tests for all modules.
 
 import argparse
 import fnmatch
+import gc
 import importlib
 import json
 import os
@@ -76,9 +80,9 @@ class Bench:
 
     def __init__(self, root: Path, config: dict[str, Any], results: Path) -> None:
         self.root, self.config, self.path = root, config, results
-        self.results: dict[str, Any] = {"seconds": {}, "mutants": {}}
+        self.results: dict[str, Any] = {"seconds": {}, "passed": [], "mutants": {}}
         if results.exists():
-            self.results = json.loads(results.read_text())
+            self.results |= json.loads(results.read_text())
         self.folder = tempfile.TemporaryDirectory()
         self.copy, self.log = Path(self.folder.name) / "copy", Path(self.folder.name) / "log"
         for path in sorted(path for pattern in config["copy"] for path in root.glob(pattern)):
@@ -89,19 +93,21 @@ class Bench:
             else:
                 shutil.copy(path, target)
         sys.dont_write_bytecode = True  # of a mutant, which the next one would read
-        for module in config["preload"]:
+        for module in (*config["preload"], *config.get("plugins", [])):
             importlib.import_module(module)
+        gc.freeze()  # pytest collects garbage at its end: of its own, then, and not of all that was loaded
 
     def judge(self, mutant: Mutant) -> str:
         """The outcome of a mutant, which is kept in the results."""
         tests = tests_of(mutant.file, self.config["tests"])
-        self._check_without_fault(tests)
         path = self.copy / mutant.file
         source = path.read_text()
         path.write_text(mutant.apply(source))
         outcome, seconds = self._run(tests)
         path.write_text(source)
-        killer = re.search(r"^(?:FAILED|ERROR) (\S+)", self.log.read_text(errors="replace"), re.MULTILINE)
+        killer = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", self.log.read_text(errors="replace"), re.MULTILINE)
+        if outcome == "timeout":
+            self._check_time(tests)
         self.results["mutants"][mutant.name] = {
             "outcome": outcome,
             "killed by": killer[1] if killer and outcome == "killed" else None,
@@ -110,7 +116,16 @@ class Bench:
         self._save()
         return outcome
 
-    def _check_without_fault(self, tests: list[str]) -> None:
+    def check_killers(self) -> None:
+        """Raise if a test that killed a mutant fails without the fault."""
+        killers = {result["killed by"] for result in self.results["mutants"].values()} - {None}
+        new = sorted(killers - set(self.results["passed"]))
+        if new and self._run(new, limited=False)[0] != "survived":
+            raise SystemExit(f"these must pass without a fault:\n{self.log.read_text(errors='replace')[-3000:]}")
+        self.results["passed"] += new
+        self._save()
+
+    def _check_time(self, tests: list[str]) -> None:
         known: dict[str, float] = self.results["seconds"]
         for test in tests:
             if test not in known:
@@ -119,38 +134,39 @@ class Bench:
                     raise SystemExit(
                         f"{test} must pass without a fault:\n{self.log.read_text(errors='replace')[-3000:]}"
                     )
-                self._save()
         if sum(known[test] for test in tests) > self.config["limit"]:
             raise SystemExit(f"{', '.join(tests)} take more than {self.config['limit']} s: choose fewer")
 
-    def _run(self, tests: list[str]) -> tuple[str, float]:
+    def _run(self, tests: list[str], *, limited: bool = True) -> tuple[str, float]:
         """The outcome of these tests, and the seconds of processor time that they took."""
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
-            self._in_child(tests)
+            self._in_child(tests, self.config["limit"] if limited else None)
         _, status, usage = os.wait4(child, 0)
         seconds = round(usage.ru_utime + usage.ru_stime, 1)
         if os.WIFSIGNALED(status):
             return "timeout" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM) else "killed", seconds
         return "survived" if os.WEXITSTATUS(status) == 0 else "killed", seconds
 
-    def _in_child(self, tests: list[str]) -> NoReturn:
+    def _in_child(self, tests: list[str], limit: int | None) -> NoReturn:
         code = 1
         try:
-            limit = self.config["limit"]
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+                signal.alarm(200 * limit)  # for one that waits for ever; the machine may be busy
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(200 * limit)  # for one that waits for ever; the machine may be busy
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.chdir(self.copy)
             os.environ["PYTHONPATH"] = sys.path[0] = str(self.copy)
             shutil.rmtree(".hypothesis", ignore_errors=True)  # examples that found another mutant
-            options = ["-x", "-q", "-p", "no:cacheprovider", *self.config.get("options", [])]
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # to load all takes a second
+            options = [f"-p{plugin}" for plugin in self.config.get("plugins", [])]
+            options += ["-x", "-q", "-p", "no:cacheprovider", *self.config.get("options", [])]
             code = int(pytest.main([*options, *tests]))
         except BaseException:
             traceback.print_exc()
@@ -202,6 +218,7 @@ def main() -> None:
         if time.monotonic() > end:
             break
         print(f"{number}/{len(sample)} {mutant.name}: {bench.judge(mutant)}", flush=True)
+    bench.check_killers()
     print(report(bench.results, sample))
 
 
