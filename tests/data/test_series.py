@@ -114,6 +114,15 @@ def test_epoch_of_several_passes_holds_each_series_as_often():
     assert not torch.equal(passes[0], passes[1])
 
 
+def test_the_seed_is_0_where_none_is_given():
+    default, zero, one = (SeriesData("pendulum", batch_size=16, **seed) for seed in ({}, {"seed": 0}, {"seed": 1}))
+    for data in (default, zero, one):
+        data.setup()
+    first, same, other = (next(iter(data.train_dataloader()))[0] for data in (default, zero, one))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
 def test_epoch_of_several_passes_resumes():
     whole, part, rest = (SeriesData("pendulum", batch_size=16, repeats=3) for _ in range(3))
     for data in (whole, part, rest):

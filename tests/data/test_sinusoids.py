@@ -34,6 +34,7 @@ def test_amplitudes_and_phases_fill_their_ranges():
         ends = torch.quantile(values, torch.tensor([0.01, 0.5, 0.99], dtype=values.dtype))
         expected = [low + share * (high - low) for share in (0.01, 0.5, 0.99)]
         assert ends.tolist() == pytest.approx(expected, abs=0.15)
+        assert [values.min().item(), values.max().item()] == pytest.approx([low, high], abs=0.02)
 
 
 def test_parts_are_drawn_apart_and_do_not_depend_on_the_seed():

@@ -267,6 +267,9 @@ def test_wrong_solvers_and_options():
     for make in (lambda: Tsit5(rtol=0, atol=0), lambda: Tsit5(max_steps=0), lambda: RK4(step_size=-1)):
         with pytest.raises(ValueError, match="must"):
             make()
+    for name, value in (("first_step", 0.0), ("max_step", -1.0), ("safety", 0.0), ("safety", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} must"):
+            Tsit5(**{name: value})
     with pytest.raises(ValueError, match="checkpoints"):
         Discrete(checkpoints=0)
     with pytest.raises(ValueError, match="dopri5"):

@@ -76,6 +76,36 @@ def test_the_shortest_step_is_relative_to_the_time_not_to_the_span():
     torch.testing.assert_close(y[:, 0], torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
 
 
+def test_a_jacobian_is_kept_while_it_serves_and_no_longer():
+    """About two evaluations for each of three stages, and one Jacobian in five steps."""
+    calls = 0
+
+    def counted(t, y):
+        nonlocal calls
+        calls += 1
+        return van_der_pol(t, y, 5.0)
+
+    y0, solver = torch.tensor([2.0, 0.0], dtype=torch.float64), Kvaerno3(rtol=1e-4, atol=1e-7)
+    _, solution = odeint(counted, y0, [0.0, 5.0], solver=solver, return_solution=True)
+    attempts, jacobians = int(solution.steps + solution.rejected), (int(solution.nfe) - calls) / 2
+    assert calls <= 7 * attempts
+    assert jacobians <= attempts / 4
+
+
+@pytest.mark.parametrize("dense_up_to", [1000, 0])
+@pytest.mark.parametrize("method", [Kvaerno3, Kvaerno5])
+def test_copies_of_the_unknowns_change_nothing(method, dense_up_to):
+    """All tolerances are of mean squares, those of the stages too: 25 copies take the same steps to the same states."""
+    solver, times = method(rtol=1e-4, atol=1e-6, dense_up_to=dense_up_to), [0.0, 0.5, 2.0]
+    y0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    found = []
+    for copies in (1, 25):
+        y, solution = odeint(van_der_pol, y0.expand(copies, 2), times, 20.0, solver=solver, return_solution=True)
+        assert solution.status == Status.CONVERGED
+        found.append((y[:, 0], solution.steps, solution.rejected))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+
+
 METHODS = [Rodas5P, Kvaerno5, Kvaerno3]
 ROBERTSON = [0.04, 3e7, 1e4]
 

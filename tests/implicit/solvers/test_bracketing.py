@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq
+from scipy.optimize import brentq, elementwise
 from torch.autograd import gradcheck, gradgradcheck
 
 from deqzoo.implicit import Bisection, Chandrupatla, NonConvergenceWarning, Status, fixed_point, root
@@ -38,6 +38,18 @@ def test_interpolation_takes_fewer_steps():
     f, low, high = FUNCTIONS["cubic"]
     slow, fast = (solver(low=low, high=high)(f, torch.zeros((), dtype=F64), root=True) for solver in SOLVERS)
     assert fast.steps < slow.steps / 3
+    for solution in (slow, fast):
+        assert solution.nfe == solution.steps + 2, "both ends, and one evaluation a step"
+
+
+@pytest.mark.parametrize("name", ["cubic", "cosine", "flat", "steep", "at zero"])
+def test_the_evaluations_are_those_of_scipy(name):
+    """`find_root` is Chandrupatla's method too; its tolerances are other ones, and worth two evaluations at most."""
+    f, low, high = FUNCTIONS[name]
+    solution = Chandrupatla(low=low, high=high, tol=1e-14)(f, torch.zeros((), dtype=F64), root=True)
+    tolerances = {"xatol": 1e-14, "xrtol": 1e-14, "fatol": 0.0, "frtol": 0.0}
+    theirs = elementwise.find_root(lambda y: f(torch.from_numpy(y)).numpy(), (low, high), tolerances=tolerances)
+    assert abs(solution.nfe - int(theirs.nfev)) <= 2
 
 
 @given(
@@ -83,6 +95,17 @@ def test_failures_leave_the_others_alone(solver):
     assert y[2].isnan()
     short = solver(high=3.0, max_steps=1)(lambda y: y**2 - 2, torch.zeros((), dtype=F64), root=True)
     assert short.status == Status.MAX_STEPS
+
+
+def test_an_end_where_f_is_not_finite():
+    """log is -inf at 0: diverged, and not a bracket without a change of sign."""
+    low = torch.tensor([0.0, 0.5], dtype=F64)
+    y, solution = root(
+        lambda y: y.log(), torch.ones(2, dtype=F64), solver=Chandrupatla(low=low, high=3.0), batch_dims=1,
+        return_solution=True, on_failure="ignore",
+    )  # fmt: skip
+    assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
+    assert y[1].item() == pytest.approx(1, abs=1e-10)
 
 
 def test_an_end_may_be_the_root():

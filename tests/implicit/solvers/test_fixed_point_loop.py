@@ -265,6 +265,33 @@ def test_a_tolerance_below_round_off_stalls_at_the_answer(solver, dtype):
     assert solution.nfe < 2000
 
 
+@pytest.mark.parametrize("solver", [Anderson, Broyden])
+def test_a_start_that_is_a_root_within_the_size_of_its_terms_is_taken(solver):
+    """1000 (z - 1) at 1 + 1e-10: 1e-7 is much beside z, and within 1e-9 of the terms, which are 1000."""
+    start = torch.full((2,), 1 + 1e-10, dtype=F64)
+    solution = solver(tol=1e-9)(lambda z: 1000 * (z - 1), start, root=True)
+    assert solution.status == Status.CONVERGED
+    assert solution.steps == 0
+    assert solution.nfe == 2
+    assert torch.equal(solution.value, start)
+
+
+@every_iteration
+def test_an_argument_that_is_not_finite_diverges_at_once(solver):
+    """Whatever f makes of it: here tanh(inf) = 1."""
+    x = torch.tensor([[0.5], [math.inf]], dtype=F64)
+    solution = solver()(lambda z, x: torch.tanh(0.5 * z + x), torch.zeros_like(x), x, batch_dims=1)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.DIVERGED]
+    assert solution.steps[1] == 0
+
+
+def test_the_rule_without_a_stop_is_met_with_equality():
+    """z + 1 from 0: after three steps ||f(z) - z|| = 1 = tol ||f(z)||, as at the start."""
+    for tol, status in ((0.25, Status.CONVERGED), (0.24, Status.MAX_STEPS)):
+        solution = Picard(stop="never", tol=tol, max_steps=3)(lambda z: z + 1, torch.zeros(1, dtype=F64))
+        assert solution.status == status
+
+
 def test_a_cycle_stalls():
     solution = Picard(max_steps=1000, patience=25)(lambda z: -z + 1, torch.zeros(2, dtype=F64))
     assert solution.status == Status.STALLED

@@ -16,6 +16,7 @@ def test_it_is_the_pseudo_inverse():
     for matrix, status in ((full, Status.CONVERGED), (singular, Status.STALLED)):
         found = SVD()(LinearOperator.from_matrix(matrix), b)
         assert (found.status == status).all()
+        assert found.nfe == 5, "a product for each column of the matrix, and one for the residual"
         torch.testing.assert_close(found.value, (torch.linalg.pinv(matrix) @ b.unsqueeze(-1)).squeeze(-1))
 
 
