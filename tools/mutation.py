@@ -99,7 +99,7 @@ class Bench:
 
     def judge(self, mutant: Mutant) -> str:
         """The outcome of a mutant, which is kept in the results."""
-        tests = tests_of(mutant.file, self.config["tests"])
+        tests = [mutant.file, *tests_of(mutant.file, self.config["tests"])]  # the examples of its docstrings first
         path = self.copy / mutant.file
         source = path.read_text()
         path.write_text(mutant.apply(source))
@@ -147,7 +147,7 @@ class Bench:
         seconds = round(usage.ru_utime + usage.ru_stime, 1)
         if os.WIFSIGNALED(status):
             return "timeout" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM) else "killed", seconds
-        return "survived" if os.WEXITSTATUS(status) == 0 else "killed", seconds
+        return "survived" if os.WEXITSTATUS(status) in (0, pytest.ExitCode.NO_TESTS_COLLECTED) else "killed", seconds
 
     def _in_child(self, tests: list[str], limit: int | None) -> NoReturn:
         code = 1

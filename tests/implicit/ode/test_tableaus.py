@@ -50,6 +50,10 @@ def test_order_conditions(name):
         embedded = b - padded(tableau.error, len(b))
         for _, phi, number in conditions(a, c, min(tableau.error_order, 4)):
             assert abs(float(embedded @ phi) - number) < 1e-13
+    if tableau.error3:
+        embedded = b - padded(tableau.error3, len(b))
+        for _, phi, number in conditions(a, c, 3):
+            assert abs(float(embedded @ phi) - number) < 1e-13
 
 
 @pytest.mark.parametrize("name", ["bosh3", "dopri5", "dopri8", "kvaerno3", "kvaerno5", "tsit5"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from deqzoo.implicit import InteriorPoint, NonConvergenceError, NonConvergenceWarning, Status, quadratic_program
+from deqzoo.implicit.programs.program import QuadraticProgram
 from tests.implicit.programs.programs import F64, optimality, random_program, with_box
 
 DTYPES = [torch.float32, torch.float64]
@@ -180,6 +181,14 @@ def test_an_argument_without_batch_axes_is_shared(shared):
         for x, g in zip(results, (batched, expanded), strict=True)
     ]
     torch.testing.assert_close(gradients[0], gradients[1].sum(0), rtol=1e-7, atol=1e-8)
+
+
+def test_constraints_that_all_programs_share_are_not_copied():
+    P, q, A, b, G, h = random_program((), 4, 1, 5)
+    program = QuadraticProgram.of((P, q.expand(7, 4), A, b, G, h), torch.Size([7]))
+    assert program.P.shape == (4, 4)
+    assert torch.equal(program.C, torch.cat([A, G]))
+    assert torch.equal(program.d, torch.cat([b, h]).expand(7, 6))
 
 
 def test_the_factor_is_shared_without_inequalities(monkeypatch):

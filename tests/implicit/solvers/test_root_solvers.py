@@ -300,3 +300,15 @@ def test_newton_krylov_spends_one_evaluation_a_step_on_the_size_of_the_terms():
     # At each point: f at the trial, its Jacobian, one product for one unknown, the terms. And f at the start.
     assert solution.converged
     assert solution.nfe == 4 * solution.steps + 1
+
+
+@newtons
+def test_a_lost_system_costs_nothing(solver):
+    """Beside one of NaN, which has no Newton step to shorten, the others take as many products as without it."""
+    a = torch.tensor([[2.0, 3.0], [math.nan, 1.0]], dtype=F64)
+    both, alone = (
+        solver()(lambda z, a: z * z - a, torch.full_like(part, 1.5), part, root=True, batch_dims=1)
+        for part in (a, a[:1])
+    )
+    assert both.status.tolist() == [Status.CONVERGED, Status.DIVERGED]
+    assert both.nfe == alone.nfe

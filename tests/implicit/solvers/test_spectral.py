@@ -34,6 +34,23 @@ def test_twenty_products_find_the_outer_eigenvalues_of_a_large_matrix():
     assert abs(spectral_radius(lambda z: matrix @ z, torch.zeros(200, dtype=F64)).item() - 0.95) < 1e-4
 
 
+def test_the_products_are_as_many_as_is_said():
+    """Twenty where nothing is; no more than unknowns."""
+    counts = []
+
+    def f(z):
+        counts.append(0)
+        made = 2 * z
+        if made.requires_grad:
+            made.register_hook(lambda g: counts.append(1))
+        return made
+
+    for unknowns, steps, expected in ((50, {}, 20), (50, {"steps": 7}, 7), (6, {}, 6)):
+        counts.clear()
+        spectral_radius(f, torch.ones(unknowns, dtype=F64), **steps)
+        assert sum(counts) == expected
+
+
 def test_a_non_normal_matrix_has_its_radius_not_its_norm():
     matrix = torch.tensor([[0.5, 100.0], [0.0, 0.4]], dtype=F64)
     assert abs(spectral_radius(lambda z: matrix @ z, torch.zeros(2, dtype=F64)).item() - 0.5) < 1e-9
