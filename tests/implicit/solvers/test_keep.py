@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deqzoo.implicit import Anderson, Broyden, Picard
+from deqzoo.implicit import LBFGS, Anderson, Broyden, Newton, Picard
 from tests.implicit.solvers.helpers import F64, assert_close, randn
 
 
@@ -36,6 +36,18 @@ def test_what_the_solve_does_not_come_to_is_its_last_iterate():
     assert solution.steps < 50
     assert_close(f(solution.kept[1]), solution.kept[1], 1e-2)
     assert torch.equal(solution.kept[1], solution.kept[2])
+
+
+@pytest.mark.parametrize("solver", [Newton, LBFGS])
+def test_a_search_keeps_one_point_for_each_number(solver):
+    """y^2 = 2, and the least (y^2 - 2)^2: from 1.5 and before the last number it ends."""
+    search = solver(keep=(0, 2, 90))
+    f = (lambda y: y**2 - 2) if solver is Newton else (lambda y: ((y**2 - 2) ** 2).sum())
+    solution = search(f, torch.full((1,), 1.5, dtype=F64), root=True)
+    first, second, last = solution.kept
+    assert first == 1.5
+    assert 0 < (second**2 - 2).abs() < 0.1
+    assert torch.equal(last, solution.value)
 
 
 def test_a_pytree_is_kept_as_one():
