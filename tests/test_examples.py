@@ -1,6 +1,7 @@
 """Each script of examples/ compares with an answer that is known; here the errors must be small."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,13 @@ def test_example_finds_the_known_answer(path):
     assert errors
     for name, error in errors.items():
         assert error < 1e-9, f"{name}: {error:.1e}"
+
+
+def test_gallery_shows_each_example_and_picture():
+    folder = EXAMPLES[0].parent
+    page = folder.joinpath("README.md").read_text()
+    assert [path.name for path in EXAMPLES if f"({path.name})" not in page] == []
+    pictures = sorted(folder.joinpath("pictures").iterdir())
+    assert {f"pictures/{path.name}" for path in pictures} == set(re.findall(r"!\[\]\((.*?)\)", page))
+    assert {path.stem for path in pictures} <= {path.stem for path in EXAMPLES}
+    assert all(path.stat().st_size < 200_000 for path in pictures)
