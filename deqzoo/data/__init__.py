@@ -5,7 +5,8 @@
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
 ``text.py``, which cuts them into windows. A graph: ``chains.py``. Known densities: ``densities.py``, and
 ``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
-``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``::
+``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``.
+Puzzles: ``sudoku.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -22,11 +23,21 @@ if TYPE_CHECKING:
     from deqzoo.data.episodes import EpisodeData
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
-    from deqzoo.data.info import DensityInfo, FewShotInfo, GraphInfo, ImageInfo, PointInfo, RegressionTaskInfo, TextInfo
+    from deqzoo.data.info import (
+        DensityInfo,
+        FewShotInfo,
+        GraphInfo,
+        ImageInfo,
+        PointInfo,
+        RegressionTaskInfo,
+        SudokuInfo,
+        TextInfo,
+    )
     from deqzoo.data.noisy_images import NoisyImageData
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.sinusoids import SinusoidData
+    from deqzoo.data.sudoku import SudokuData
     from deqzoo.data.table import data_table
     from deqzoo.data.text import TextData
     from deqzoo.data.vocabulary import Vocabulary
@@ -52,6 +63,8 @@ _HOMES = {
     "PointInfo": "deqzoo.data.info",
     "RegressionTaskInfo": "deqzoo.data.info",
     "SinusoidData": "deqzoo.data.sinusoids",
+    "SudokuData": "deqzoo.data.sudoku",
+    "SudokuInfo": "deqzoo.data.info",
     "TextData": "deqzoo.data.text",
     "Vocabulary": "deqzoo.data.vocabulary",
     "TextInfo": "deqzoo.data.info",
@@ -79,6 +92,8 @@ __all__ = [
     "PointInfo",
     "RegressionTaskInfo",
     "SinusoidData",
+    "SudokuData",
+    "SudokuInfo",
     "TextData",
     "TextInfo",
     "Vocabulary",

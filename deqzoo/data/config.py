@@ -328,3 +328,44 @@ class NoisyImageDataConfig(DataConfig):
         _at_least_one(self, "train_size", "val_size", "repeats")
         if not 0 <= self.corrupted < 1:
             raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
+
+
+@dataclass
+class SudokuDataConfig(DataConfig):
+    """Sudoku puzzles of 4 x 4 cells with one solution, drawn when they are set up: the same ones always.
+
+    The parts have no solution grid in common, of the 288 that there are.
+
+    Attributes:
+        kind: the kind of data, always ``sudoku`` here.
+        name: the set, always ``sudoku4``.
+        batch_size, eval_batch_size: puzzles per step.
+        train_size, val_size, test_size: puzzles of each part, all of them different.
+        val_grids, test_grids: solution grids of these parts; training has the others.
+        min_givens, max_givens: least and largest number of cells that are to be left; see `deqzoo.data.sudoku`.
+    """
+
+    kind: str = "sudoku"
+    name: str = "sudoku4"
+    batch_size: int = 150
+    eval_batch_size: int = 500
+    train_size: int = 9000
+    val_size: int = 500
+    test_size: int = 1000
+    val_grids: int = 29
+    test_grids: int = 29
+    min_givens: int = 4
+    max_givens: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "train_size", "val_size", "test_size", "val_grids", "test_grids")
+        if self.val_grids + self.test_grids >= 288:
+            raise ValueError(
+                f"data.val_grids={self.val_grids} and test_grids={self.test_grids} leave none of 288 grids to train on"
+            )
+        if not 4 <= self.min_givens <= self.max_givens < 16:
+            raise ValueError(
+                "data.min_givens and data.max_givens must lie in this order between 4, the fewest with which a puzzle "
+                f"has one solution, and 15; got {self.min_givens} and {self.max_givens}"
+            )

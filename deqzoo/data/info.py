@@ -195,3 +195,16 @@ class NoisyImageInfo(DataInfo):
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SudokuInfo(DataInfo):
+    """Sudoku puzzles.
+
+    Attributes:
+        side: cells of a row, and the number of digits.
+    """
+
+    items: ClassVar[str] = "puzzles"
+
+    side: int

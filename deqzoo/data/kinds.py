@@ -37,6 +37,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),
+    "sudoku": _in("SudokuDataConfig", "sudoku:SudokuData"),
     "text": _in("TextDataConfig", "text:TextData"),
 }
 
