@@ -56,6 +56,7 @@ from deqzoo.nn import (
     MonotoneConv2d,
     MonotoneLinear,
     NeuralODE,
+    ProgramLayer,
     TransformerCell,
     squash_mlp,
     use_solver,
@@ -112,6 +113,7 @@ LAYERS = {  # name: (layer, a batch of three)
                                solver=SHARP),
         rows(1, 8, 8),
     ),
+    "ProgramLayer": (lambda: ProgramLayer(4, 2), rows(4)),
     "mondeq_fc": (lambda: mondeq_fc(64, features=20, solver=PeacemanRachford(tol=1e-5, max_steps=500), **IMAGES),
                   rows(1, 8, 8)),
     "mondeq_conv": (lambda: mondeq_conv(widths=[4, 8], grid=2, solver=PeacemanRachford(tol=1e-5, max_steps=500),
@@ -122,15 +124,17 @@ METHODS = {
     "FirstOrderMAML": FirstOrderMAML(steps=2, lr=0.1),
     "IMAML": IMAML(strength=2.0, solver=LBFGS(tol=1e-4)),
 }
-OWN_TEST = {"ContractiveLanguageModel", "DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner"}
+OWN_TEST = {
+    "ContractiveLanguageModel", "DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner", "SudokuProgram",
+}  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
     "BottleneckDynamics", "CELLS", "ConcatSquashNet", "ContractiveCell", "ConvCell",
     "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
     "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
-    "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius", "propagate",
-    "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
+    "SudokuConvNet", "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius",
+    "propagate", "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip
 PIPELINE = {  # of deqzoo.models: no networks
     "Classifier", "DEQClassifierConfig", "DEQClassifierModule", "ImageInfo", "NonFiniteError", "ODEClassifierModule",

@@ -1,4 +1,5 @@
 """Layers on the implicit core: `DEQ` around any cell, `NeuralODE` around any dynamics, and cells and dynamics.
+`ProgramLayer` is a quadratic program with learned constraints.
 
 Whole networks of them are in `deqzoo.models`.
 """
@@ -18,6 +19,7 @@ from .mondeq import MonDEQ
 from .monotone import MonotoneCell, MonotoneLinear
 from .monotone_conv import MonotoneConv2d
 from .ode import NeuralODE
+from .program import ProgramLayer
 from .squash import ConcatSquashNet, squash_conv_net, squash_mlp
 from .transformer import TransformerCell
 from .unet import UNet
@@ -51,6 +53,7 @@ __all__ = [
     "MonotoneLinear",
     "NeuralODE",
     "PlainConvCell",
+    "ProgramLayer",
     "SolverLayer",
     "TransformerCell",
     "UNet",

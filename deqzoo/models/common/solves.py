@@ -6,15 +6,20 @@ import torch
 from torch import Tensor
 
 from deqzoo.implicit import Solution
-from deqzoo.nn import DEQ, NeuralODE, SolverLayer
+from deqzoo.nn import DEQ, NeuralODE, ProgramLayer, SolverLayer
+
+OF_SAMPLES = DEQ, ProgramLayer  # layers with a residual for each sample
 
 
 def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
     """Of the forward solves of one batch:
 
-    - ``nfe``: evaluations of the layer's function, the largest over the layers;
-    - of DEQ layers: ``residual``, see `residuals`, its median over the samples, and ``unconverged``, the fraction of
-      samples of which some layer did not meet its tolerance (a layer with ``batch_dims=0`` has one sample, the whole);
+    - ``nfe``: evaluations of the layer's function (of a program, of its optimality conditions), the largest over the
+      layers;
+    - of DEQ layers and programs: ``residual``, see `residuals`, its median over the samples, and ``unconverged``, the
+      fraction of samples of which some layer did not meet its tolerance (a layer with ``batch_dims=0`` has one sample,
+      the whole);
+    - of programs: ``iterations`` of the solver, their mean over the samples, the largest over the layers;
     - of ODE layers: ``steps`` (accepted) and ``rejected``, the largest over the layers, and ``failed``, the fraction of
       solves (of samples, where each has its own steps) that did not reach the end of the interval.
     """
@@ -23,7 +28,9 @@ def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
         return {}
     metrics = {"nfe": largest_nfe(solutions)}
     if (of_each := residuals(layers)) is not None:
-        metrics |= {"residual": of_each.median(), "unconverged": _unconverged(_solutions(layers, DEQ))}
+        metrics |= {"residual": of_each.median(), "unconverged": _unconverged(_solutions(layers, OF_SAMPLES))}
+    if programs := _solutions(layers, ProgramLayer):
+        metrics["iterations"] = torch.stack([solution.steps.float().mean() for solution in programs]).max()
     if odes := _solutions(layers, NeuralODE):
         failed = torch.cat([~solution.converged.reshape(-1) for solution in odes])
         metrics |= {
@@ -35,20 +42,23 @@ def forward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
 
 
 def backward_metrics(layers: Sequence[SolverLayer]) -> dict[str, Tensor]:
-    """Of the backward solves of a batch: ``nfe_backward``, and of DEQ layers ``residual_backward``; {} if none ran."""
+    """Of the backward solves of a batch: ``nfe_backward``, and of DEQ layers and programs ``residual_backward``.
+
+    {} if none ran.
+    """
     adjoint = [solution.backward for solution in _solutions(layers, SolverLayer) if solution.backward is not None]
     if not adjoint:
         return {}
     metrics = {"nfe_backward": largest_nfe(adjoint)}
-    of_deqs = [solution.backward for solution in _solutions(layers, DEQ) if solution.backward is not None]
-    if of_deqs:
-        metrics["residual_backward"] = torch.stack([solution.residual for solution in of_deqs]).amax(0).median()
+    of_samples = [solution.backward for solution in _solutions(layers, OF_SAMPLES) if solution.backward is not None]
+    if of_samples:
+        metrics["residual_backward"] = torch.stack([solution.residual for solution in of_samples]).amax(0).median()
     return metrics
 
 
 def residuals(layers: Sequence[SolverLayer]) -> Tensor | None:
-    """The residual of each sample of the last batch, the largest over the DEQ layers; None if there are none."""
-    solutions = _solutions(layers, DEQ)
+    """The residual of each sample of the last batch, the largest over the layers that have one; None: none has."""
+    solutions = _solutions(layers, OF_SAMPLES)
     found = [solution.residual.reshape(-1) for solution in solutions]
     return torch.stack(found).amax(0) if found else None
 
@@ -65,6 +75,8 @@ def _unconverged(equilibria: Sequence[Solution]) -> Tensor:
     return 1.0 - torch.stack([solution.converged for solution in equilibria]).all(0).float().mean()
 
 
-def _solutions(layers: Sequence[SolverLayer], sort: type[SolverLayer]) -> list[Solution]:
+def _solutions(
+    layers: Sequence[SolverLayer], sort: type[SolverLayer] | tuple[type[SolverLayer], ...]
+) -> list[Solution]:
     found = [layer.solution for layer in layers if isinstance(layer, sort)]
     return [solution for solution in found if solution is not None]
