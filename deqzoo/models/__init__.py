@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.latent_ode_network import LatentODE
     from deqzoo.models.ode.module import ODEClassifierModule
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
+    from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
 
 _HOMES = {
@@ -59,6 +60,8 @@ _HOMES = {
     "PendulumPINN": "deqzoo.models.physics.pendulum_network",
     "PointInfo": "deqzoo.data.info",
     "SolverModule": "deqzoo.models.common.module",
+    "SudokuConvNet": "deqzoo.models.optimisation.network",
+    "SudokuProgram": "deqzoo.models.optimisation.network",
     "UNetFlow": "deqzoo.models.flow.image_network",
     "anode_net": "deqzoo.models.ode.network",
     "build_network": "deqzoo.models.build",
@@ -98,6 +101,8 @@ __all__ = [
     "PendulumPINN",
     "PointInfo",
     "SolverModule",
+    "SudokuConvNet",
+    "SudokuProgram",
     "UNetFlow",
     "anode_net",
     "build_network",

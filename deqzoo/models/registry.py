@@ -46,6 +46,8 @@ KINDS: dict[str, KindPlace] = {
     "image_flow": _in("flow", "ImageFlowConfig", "image_kind:KIND"),
     "meta_regression": _in("meta", "MetaRegressionConfig", "regression:KIND"),
     "few_shot": _in("meta", "FewShotConfig", "few_shot:KIND"),
+    "sudoku_program": _in("optimisation", "SudokuProgramConfig", "kind:PROGRAM"),
+    "sudoku_conv": _in("optimisation", "SudokuConvConfig", "kind:CONV"),
     "data_cleaning": _in("meta", "DataCleaningConfig", "data_cleaning:KIND"),
 }
 

@@ -1,7 +1,8 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks.
+what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks,
+``sudoku.py`` puzzles.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
@@ -9,6 +10,7 @@ from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
+from deqzoo.plots.sudoku import plot_puzzle, plot_row_spaces
 from deqzoo.plots.training import (
     CLEANING_PANELS,
     FEW_SHOT_PANELS,
@@ -19,6 +21,7 @@ from deqzoo.plots.training import (
     ODE_PANELS,
     PANELS,
     SERIES_PANELS,
+    SUDOKU_PANELS,
     plot_training,
     plot_trust,
 )
@@ -33,6 +36,7 @@ __all__ = [
     "ODE_PANELS",
     "PANELS",
     "SERIES_PANELS",
+    "SUDOKU_PANELS",
     "Budget",
     "animate_flow",
     "animate_series",
@@ -48,7 +52,9 @@ __all__ = [
     "plot_parameters",
     "plot_phase_portrait",
     "plot_plane",
+    "plot_puzzle",
     "plot_residuals",
+    "plot_row_spaces",
     "plot_series",
     "plot_training",
     "plot_trust",

@@ -52,6 +52,12 @@ CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
     "relative residual": INNER_RESIDUALS,
 }
 
+SUDOKU_PANELS: Mapping[str, Curves] = {  # of a solver of puzzles
+    "share of whole puzzles wrong": {"train/puzzles_wrong": "training", "val/puzzles_wrong": "validation"},
+    "share of cells wrong": {"train/cells_wrong": "training", "val/cells_wrong": "validation"},
+    "iterations of a program's solver, mean": {"train/iterations": "training", "val/iterations": "validation"},
+}
+
 LANGUAGE_PANELS: Mapping[str, Curves] = {  # of a language model
     "bits per character": {"train/bits_per_char": "training", "val/bits_per_char": "validation"},
     "NFE per step": NFE,

@@ -9,6 +9,7 @@ TWO_STEPS = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "tr
 DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data.val_size=40"]
 PLAIN = ["data.augment.rotate=0", "data.augment.translate=0"]
 MESHED = ["data.train_size=200", "data.val_size=50", "data.test_size=100", "data.batch_size=32"]
+PUZZLES = ["data.train_size=200", "data.val_size=20", "data.test_size=40", "data.batch_size=20"]
 
 SMALL = {
     "deq_classifier": ["model=deq_digits", *DIGITS, "model.widths=[8]", "model.solver_options.max_steps=5"],
@@ -74,6 +75,8 @@ SMALL = {
         *("data.train_queries=3", "data.train_episodes=8", "data.val_episodes=2", "data.test_episodes=5"),
         *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
     ],
+    "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
+    "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
     "data_cleaning": [
         *("model=data_cleaning_mnist", "data=noisy_mnist", "data.name=noisy_digits", "data.train_size=60"),
         *("data.val_size=40", "data.repeats=4", "model.solver_options.max_steps=20"),

@@ -48,6 +48,8 @@ WAITS = {
     "image_flow": 3,
     "meta_regression": 11,
     "few_shot": 9,
+    "sudoku_program": 18,
+    "sudoku_conv": 1,
     "data_cleaning": 32,
 }
 QUICK = "contractive_classifier", "ode_point_classifier", "flow", "few_shot"  # the others: `.ci/run` has them run

@@ -19,11 +19,12 @@ from deqzoo.models.common.metrics import total
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
-EQUILIBRIA, ODES, FLOWS, META = FAMILIES = (  # the zoo's tables have one part for each
+EQUILIBRIA, ODES, FLOWS, META, OPTIMISATION = FAMILIES = (  # the zoo's tables have one part for each
     "Deep equilibrium models and their explicit baselines",
     "Neural ODEs",
     "Continuous normalising flows",
     "Meta-learning and hyperparameters by implicit gradients",
+    "Optimisation layers and their explicit baselines",
 )
 
 

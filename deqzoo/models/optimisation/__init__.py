@@ -1,0 +1,1 @@
+"""Networks with an optimisation problem as a layer, and explicit ones to compare with."""
