@@ -29,7 +29,7 @@ class SudokuKind(Kind):
     family = OPTIMISATION
     info = SudokuInfo
     metric = "puzzles_wrong"
-    takes = "puzzles (B, 4, 4) int64, 0 for an empty cell -> scores (B, 4, 4, 4); the digits are scores.argmax(-1) + 1"
+    takes = "puzzles (B, 4, 4), 0 where empty -> scores (B, 4, 4, 4) of digits 1 to 4"
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Mean squared error from the solutions."""
