@@ -4,6 +4,7 @@
     python tools/mutation.py --count 20 --seed 1            fewer, and others
     python tools/mutation.py --minutes 60                   as many as fit; called again, it goes on with the rest
     python tools/mutation.py --again                        those that survived, after tests were added
+    python tools/mutation.py --again --match svd.py:49      one of them
 
 A run that is stopped goes on where it was. The faults are put into a copy; the checkout is never touched. Each is run
 in a process of its own, forked from one that has the heavy imports behind it, so this needs Linux or macOS.
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after this time")
     parser.add_argument("--again", action="store_true", help="run those that survived once more")
+    parser.add_argument("--match", default="", metavar="REGEX", help="run none but those whose name has a match")
     parser.add_argument("--results", type=Path, help="default: outputs/mutation_SEED.json")
     parser.add_argument("--root", type=Path, default=ROOT, help="of the project")
     parser.add_argument("--config", type=Path, default=ROOT / "tools" / "mutation.toml")
@@ -214,6 +216,8 @@ def main() -> None:
     for number, mutant in enumerate(sample, start=1):
         known = bench.results["mutants"].get(mutant.name)
         if known and not (given.again and known["outcome"] == "survived"):
+            continue
+        if not re.search(given.match, mutant.name):
             continue
         if time.monotonic() > end:
             break

@@ -20,6 +20,7 @@ from deqzoo.implicit import (
     argmin,
     make_solver,
 )
+from deqzoo.implicit.minimizers.trust_region import _scales
 from tests.implicit.solvers.helpers import (
     DTYPES,
     F64,
@@ -378,6 +379,12 @@ def test_minimisers_by_name_and_in_the_wrong_place():
         LBFGS(memory=0)
     with pytest.raises(TypeError, match=r"Newton does not minimise.*lbfgs"):
         argmin(lambda y: (y**2).sum(), torch.ones(2), solver=Newton())
+
+
+def test_no_unknown_is_scaled_beyond_round_off():
+    """By sqrt(eps) of the largest curvature at least, whatever its own is."""
+    curvatures = torch.tensor([[4.0, 1e-2, 1e-40, 0.0]], dtype=F64)
+    assert_close(_scales(torch.diag_embed(curvatures)), torch.tensor([[2.0, 0.1, 2**-25, 2**-25]], dtype=F64), 1e-15)
 
 
 def test_an_empty_batch_is_solved_at_once():

@@ -203,6 +203,16 @@ def test_bicgstab_takes_up_again_after_a_breakdown():
     assert_close(solution.value, answer(matrix, b), 1e-10)
 
 
+@pytest.mark.parametrize("seed", [2, 3, 4, 5])
+def test_bicgstab_ends_where_a_singular_system_has_no_solution(seed):
+    """A row of zeros: once the corrections are lost in round-off none follows, and the budget of 60 is left."""
+    matrix, b = torch.eye(6, dtype=F64) + 0.2 * randn(1, 6, 6, seed=seed), randn(1, 6, seed=seed + 10)
+    matrix[:, 5] = 0
+    solution = BiCGSTAB()(LinearOperator.from_matrix(matrix), b)
+    assert solution.status.tolist() == [Status.STALLED]
+    assert solution.nfe < 55
+
+
 def test_bicgstab_reports_the_true_residual():
     matrix, b = torch.eye(60, dtype=F64) + torch.triu(randn(60, 60, seed=1), 1), randn(2, 60, seed=2)
     solution = BiCGSTAB(max_steps=60)(LinearOperator.from_matrix(matrix), b)
