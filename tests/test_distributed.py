@@ -1,16 +1,19 @@
 """Several processes, accumulated batches, a limit of time: the same training, cut up in other ways."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from deqzoo.errors import ConfigError
 from deqzoo.training import Run
-from tests.running import ROOT, SMALL, UNBOUNDED, composed, run, train_py
+from tests.running import ROOT, SMALL, TWO_EPOCHS, UNBOUNDED, composed, run, train_py
 
 FEW = [
     *UNBOUNDED, *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
@@ -153,3 +156,58 @@ def test_half_precision_training(tmp_path):
     trained = run(tmp_path, *FEW, "trainer.precision=bf16-mixed")
     assert trained.metrics["test"]["n"] == 360
     assert all(value.dtype == torch.float32 for value in weights(tmp_path).values())
+
+
+TWO_IN_BF16 = [
+    *TWO_EPOCHS, "trainer.max_epochs=4", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed", "seed=1",
+    "data.batch_size=32", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accumulate_grad_batches=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_killed_processes_resume_with_accumulated_batches_in_bfloat16(tmp_path):
+    words = [*TWO_IN_BF16, "save_every_n_steps=3"]
+    train_py(*words, "hydra.run.dir=whole", cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    while process.poll() is None:
+        found = list(tmp_path.glob("outputs/deq_digits/*/last.ckpt"))
+        if found and torch.load(found[0], weights_only=True)["global_step"] >= 12:
+            os.killpg(process.pid, signal.SIGKILL)  # both
+            break
+        time.sleep(0.02)
+    assert process.wait() == -signal.SIGKILL
+    train_py("resume=last", cwd=tmp_path)
+    (folder,) = tmp_path.glob("outputs/deq_digits/*")
+    one, other = (torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder))
+    assert one["global_step"] == other["global_step"] == 40
+    for name, value in one["state_dict"].items():
+        assert value.dtype in (torch.float32, torch.int64)
+        torch.testing.assert_close(value, other["state_dict"][name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_processes_share_an_uneven_set(tmp_path):
+    uneven = ["data.val_size=101", "data.eval_batch_size=33"]  # 51 and 50 samples: 33 + 18 and 33 + 17
+    uneven += ["trainer.limit_train_batches=1", "trainer.max_epochs=1", "trainer.precision=32-true"]
+    train_py(*FEW, *TWO, *uneven, f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
+    alone = run(tmp_path / "one", *FEW, *uneven).metrics
+    told = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    for name in ("loss", "accuracy", "nfe", "unconverged"):  # that of the residual is the mean of each batch's median
+        assert told["val"][name] == pytest.approx(alone["val"][name], rel=1e-4), name
+    assert told["test"]["residual"] == pytest.approx(alone["test"]["residual"], rel=1e-4)  # the median of all samples
+
+
+@pytest.mark.slow
+def test_a_limit_of_time_ends_two_processes_at_the_same_step(tmp_path):
+    words = [word for word in FEW if "max_steps=3" not in word]
+    limit = ["trainer.max_epochs=1000", "trainer.max_time=00:00:00:05"]
+    train_py(*words, *TWO, *limit, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert 0 < json.loads((tmp_path / "metrics.json").read_text())["steps"] < 9000
+
+
+def test_half_precision_with_a_scaled_loss_takes_the_steps_of_float32(whole, tmp_path):
+    trained = run(tmp_path, *FEW, "trainer.precision=16-mixed")
+    assert trained.metrics["steps"] == 3
+    loss = whole[1]["test"]["loss"]
+    assert math.isclose(trained.metrics["test"]["loss"], loss, rel_tol=0.01)  # float16 has three digits

@@ -198,7 +198,7 @@ class SolverModule(LightningModule):
         found, count = self._residuals, self._tested
         self._residuals, self._tested = [], 0
         if found:
-            self.log("test/residual", torch.cat(found).median(), sync_dist=True)
+            self.log("test/residual", self.gather_samples(torch.cat(found)).median(), sync_dist=True)
         self.log("test/n", float(count), sync_dist=True, reduce_fx="sum")
 
     def configure_optimizers(self) -> Any:
@@ -223,6 +223,18 @@ class SolverModule(LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.reshape(-1, *values.shape).sum(0)
 
+    def gather_samples(self, values: Tensor) -> Tensor:
+        """The values of all processes' samples, (samples, ...): each process may have another number of them."""
+        if not _are_several_processes():
+            return values
+        counts = self.all_gather(torch.tensor(len(values), device=values.device))
+        assert isinstance(counts, Tensor)
+        padded = values.new_zeros((int(counts.max()), *values.shape[1:]))
+        padded[: len(values)] = values
+        gathered = self.all_gather(padded)
+        assert isinstance(gathered, Tensor)
+        return torch.cat([of_one[:count] for of_one, count in zip(gathered, counts.tolist(), strict=True)])
+
     def _fault(self, parts: list[_Part]) -> str | None:
         """What is wrong with the step of these parts, or its gradients; None: nothing. The host waits once."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
@@ -239,7 +251,9 @@ class SolverModule(LightningModule):
             metrics.pop("residual", None)  # its median is taken over the whole set
         training = stage == "train"
         named = {f"{stage}/{name}": value for name, value in metrics.items()}
-        self.log_dict(named, on_step=training, on_epoch=not training, batch_size=step.count, sync_dist=not training)
+        # Lightning divides by the mean number of samples per process, rounded down: that of a multiple is exact.
+        weight = step.count if training else step.count * self.trainer.world_size
+        self.log_dict(named, on_step=training, on_epoch=not training, batch_size=weight, sync_dist=not training)
 
     def _when(self) -> str:
         batch = self.trainer.fit_loop.epoch_loop.batch_idx
