@@ -30,6 +30,7 @@ from deqzoo.implicit import (
 from deqzoo.models import (
     ContractiveLanguageModel,
     DataCleaner,
+    DecayLearner,
     DEQClassifier,
     ImplicitGraphNetwork,
     LanguageModel,
@@ -125,7 +126,8 @@ METHODS = {
     "IMAML": IMAML(strength=2.0, solver=LBFGS(tol=1e-4)),
 }
 OWN_TEST = {
-    "ContractiveLanguageModel", "DataCleaner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner", "SudokuProgram",
+    "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner",
+    "SudokuProgram",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
@@ -291,6 +293,17 @@ def test_weighted_examples_are_one_problem(bad):
     assert found.warned
     few = DataCleaner(6, features=3, classes=2, solver=LBFGS(max_steps=1))
     assert told(lambda: few.fit(inputs, labels)).warned
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_learned_decays_are_one_problem(bad):
+    learner = DecayLearner((1, 8, 8), classes=2, filters=2)
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 2
+    found = told(lambda: learner.fit(with_bad(images, bad), labels).flatten()[None])
+    assert found.value.isnan().all()
+    assert found.warned
+    few = DecayLearner((1, 8, 8), classes=2, filters=2, solver=LBFGS(max_steps=1))
+    assert told(lambda: few.fit(images, labels)).warned
 
 
 @pytest.mark.parametrize("solver", ODE_SOLVERS)

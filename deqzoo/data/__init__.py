@@ -5,8 +5,8 @@
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
 ``text.py``, which cuts them into windows. A graph: ``chains.py``. Known densities: ``densities.py``, and
 ``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
-``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``.
-Puzzles: ``sudoku.py``::
+``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``; a small one, beside
+more to learn hyperparameters by: ``few_images.py``. Puzzles: ``sudoku.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deqzoo.data.densities import DENSITIES, Density
     from deqzoo.data.density_points import DensityData
     from deqzoo.data.episodes import EpisodeData
+    from deqzoo.data.few_images import FewImageData
     from deqzoo.data.files import CorruptDataError, DataNotFoundError
     from deqzoo.data.images import ImageData
     from deqzoo.data.info import (
@@ -53,6 +54,7 @@ _HOMES = {
     "DensityData": "deqzoo.data.density_points",
     "DensityInfo": "deqzoo.data.info",
     "EpisodeData": "deqzoo.data.episodes",
+    "FewImageData": "deqzoo.data.few_images",
     "FewShotInfo": "deqzoo.data.info",
     "GraphInfo": "deqzoo.data.info",
     "ImageData": "deqzoo.data.images",
@@ -82,6 +84,7 @@ __all__ = [
     "DensityData",
     "DensityInfo",
     "EpisodeData",
+    "FewImageData",
     "FewShotInfo",
     "GraphInfo",
     "ImageData",

@@ -298,6 +298,35 @@ class EpisodeDataConfig(DataConfig):
 
 
 @dataclass
+class FewImageDataConfig(DataConfig):
+    """A few labelled images to train on, and others to learn hyperparameters by.
+
+    Attributes:
+        kind: the kind of data, always ``few_images`` here.
+        name: the set, ``few_`` and a name of :data:`deqzoo.data.registry.DATASETS`.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        train_size: training images, drawn by the run's seed; all of them are a batch.
+        val_size: images for the hyperparameters; all of them are in each batch, too.
+        repeats: steps that make an epoch.
+        download: fetch what is missing; False: an error says what is missing.
+        device_cache: keep all images on the training device when they fit.
+    """
+
+    kind: str = "few_images"
+    name: str = "few_mnist"
+    root: str | None = None
+    train_size: int = 1000
+    val_size: int = 5000
+    repeats: int = 20
+    download: bool = True
+    device_cache: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "train_size", "val_size", "repeats")
+
+
+@dataclass
 class NoisyImageDataConfig(DataConfig):
     """Labelled images, many of them with a wrong label, and clean ones to judge by.
 

@@ -208,3 +208,18 @@ class SudokuInfo(DataInfo):
     items: ClassVar[str] = "puzzles"
 
     side: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewImageInfo(DataInfo):
+    """Few labelled images, beside others to learn hyperparameters by.
+
+    Attributes:
+        shape: (channels, height, width).
+        classes: names of the labels.
+    """
+
+    items: ClassVar[str] = "images"
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]

@@ -32,6 +32,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "chains": _in("ChainDataConfig", "chains:ChainData"),
     "density": _in("DensityDataConfig", "density_points:DensityData"),
     "episodes": _in("EpisodeDataConfig", "episodes:EpisodeData"),
+    "few_images": _in("FewImageDataConfig", "few_images:FewImageData"),
     "images": _in("ImageDataConfig", "images:ImageData"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
     "points": _in("PointDataConfig", "points:PointData"),

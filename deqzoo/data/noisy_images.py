@@ -84,10 +84,10 @@ class NoisyImageData(TensorData):
         if not train:
             return ImageLoader(images, labels, self.parts[part], batch_size, white=white, **options)
         sets = (images[chosen].float() / white, self.noisy_labels, images[clean].float() / white, labels[clean])
-        return _WholeSet(sets, torch.arange(self.options.repeats), 1, shuffle=True, **options)
+        return WholeSet(sets, torch.arange(self.options.repeats), 1, shuffle=True, **options)
 
 
-class _WholeSet(TensorLoader):
+class WholeSet(TensorLoader):
     """The same batch, all of the tensors, once for each index of an epoch."""
 
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
     from deqzoo.models.meta.data_cleaning_network import DataCleaner
     from deqzoo.models.meta.few_shot_network import FewShotNetwork
+    from deqzoo.models.meta.learned_decay_network import DecayLearner
     from deqzoo.models.meta.learner import MetaLearner
     from deqzoo.models.ode.latent_ode_network import LatentODE
     from deqzoo.models.ode.module import ODEClassifierModule
@@ -40,6 +41,7 @@ _HOMES = {
     "DEQClassifierConfig": "deqzoo.models.equilibrium.config",
     "DEQClassifierModule": "deqzoo.models.equilibrium.module",
     "DataCleaner": "deqzoo.models.meta.data_cleaning_network",
+    "DecayLearner": "deqzoo.models.meta.learned_decay_network",
     "FewShotNetwork": "deqzoo.models.meta.few_shot_network",
     "FlatFlow": "deqzoo.models.flow.image_network",
     "GraphCell": "deqzoo.models.graph.network",
@@ -81,6 +83,7 @@ __all__ = [
     "DEQClassifierConfig",
     "DEQClassifierModule",
     "DataCleaner",
+    "DecayLearner",
     "FewShotNetwork",
     "FlatFlow",
     "GraphCell",

@@ -2,10 +2,11 @@
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
 what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks,
-``sudoku.py`` puzzles.
+``sudoku.py`` puzzles, ``decays.py`` learned decays of weights.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
+from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.residuals import plot_residuals, residual_traces
@@ -13,6 +14,7 @@ from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_
 from deqzoo.plots.sudoku import plot_puzzle, plot_row_spaces
 from deqzoo.plots.training import (
     CLEANING_PANELS,
+    DECAY_PANELS,
     FEW_SHOT_PANELS,
     FLOW_PANELS,
     IMAGE_FLOW_PANELS,
@@ -28,6 +30,7 @@ from deqzoo.plots.training import (
 
 __all__ = [
     "CLEANING_PANELS",
+    "DECAY_PANELS",
     "FEW_SHOT_PANELS",
     "FLOW_PANELS",
     "IMAGE_FLOW_PANELS",
@@ -43,6 +46,7 @@ __all__ = [
     "budget_curves",
     "plot_adaptation",
     "plot_budget",
+    "plot_decays",
     "plot_density",
     "plot_fit",
     "plot_flow",

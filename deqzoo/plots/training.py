@@ -51,6 +51,12 @@ CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
     "gradients of the inner solve": {"train/nfe": "a step"},
     "relative residual": INNER_RESIDUALS,
 }
+DECAY_PANELS: Mapping[str, Curves] = {  # of learned decays
+    "cross-entropy": {"train/loss": "of each fit, on the validation set"},
+    "standard deviation of log decays": {"train/spread": "over the weights"},
+    "gradients of the inner solve": {"train/nfe": "a step"},
+    "relative residual": INNER_RESIDUALS,
+}
 
 SUDOKU_PANELS: Mapping[str, Curves] = {  # of a solver of puzzles
     "share of whole puzzles wrong": {"train/puzzles_wrong": "training", "val/puzzles_wrong": "validation"},

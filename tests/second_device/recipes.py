@@ -77,6 +77,10 @@ SMALL = {
     ],
     "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
     "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
+    "learned_decay": [
+        *("model=hyper_mnist", "model.filters=3", "data=few_mnist", "data.name=few_digits", "data.train_size=60"),
+        *("data.val_size=40", "data.repeats=4", "model.solver_options.max_steps=20"),
+    ],
     "data_cleaning": [
         *("model=data_cleaning_mnist", "data=noisy_mnist", "data.name=noisy_digits", "data.train_size=60"),
         *("data.val_size=40", "data.repeats=4", "model.solver_options.max_steps=20"),
@@ -90,6 +94,7 @@ SMALL_PICTURES = {
     "deqzoo.models.ode.classifier.FRAMES": 2,
     "deqzoo.models.ode.latent_ode.FRAMES": 2,
     "deqzoo.models.meta.data_cleaning.STRENGTHS": (0.1,),
+    "deqzoo.models.meta.learned_decay.GRID": (0.1,),
     "deqzoo.models.flow.kind.GRID": 20,
     "deqzoo.models.flow.kind.FRAMES": 2,
     "deqzoo.models.flow.image_check.COMPONENTS": (2,),

@@ -50,6 +50,7 @@ WAITS = {
     "few_shot": 9,
     "sudoku_program": 18,
     "sudoku_conv": 1,
+    "learned_decay": 34,
     "data_cleaning": 32,
 }
 QUICK = "contractive_classifier", "ode_point_classifier", "flow", "few_shot"  # the others: `.ci/run` has them run

@@ -48,6 +48,19 @@ class FewShotConfig(AdaptationConfig, TrainingConfig):
 
 
 @dataclass
+class LearnedDecayConfig(TrainingConfig):
+    """Softmax regression with a learned decay a weight (`deqzoo.models.DecayLearner`), and its training."""
+
+    kind: str = "learned_decay"
+    filters: int = 16  # random ones, that make the features
+    start: float = 1e-2  # of each decay
+    solver: str = "lbfgs"  # of the inner problem
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    linear_solver: str = "cg"  # of the gradient
+    linear_solver_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class DataCleaningConfig(TrainingConfig):
     """Softmax regression with a learned weight an example (`deqzoo.models.DataCleaner`), and its training."""
 
