@@ -42,7 +42,7 @@ class GroupedCell(ContractiveConvCell):
         """V^T u."""
         return F.conv_transpose2d(u, kernel, padding=1, groups=self.groups)
 
-    def steepest(self, kernel: Tensor) -> Tensor:
+    def norm_gradient(self, kernel: Tensor) -> Tensor:
         """Of the group whose norm is largest."""
         parts = kernel.double().chunk(self.groups)
         directions = [self._of_circulant(part) for part in parts]

@@ -78,7 +78,7 @@ def test_a_run_killed_in_a_stage_goes_on_there(staged, tmp_path, monkeypatch):
         run(tmp_path, *SHORT, "model.lr=2e-2", STAGES, "save_every_n_steps=4")
     assert (tmp_path / "stage_1" / "metrics.json").exists()
     assert not (tmp_path / "stage_2" / "metrics.json").exists()
-    with pytest.raises(ConfigError, match=r"holds a run already \(stage_1\): go on with it by `resume="):
+    with pytest.raises(ConfigError, match=r"holds a run already \(stage_1\): resume it by `resume="):
         run(tmp_path, *SHORT)
     before = (tmp_path / "stage_1" / "last.ckpt").stat().st_mtime_ns
     resumed = Run(load_run(tmp_path, [f"resume={tmp_path}"]), tmp_path)

@@ -1,4 +1,4 @@
-"""All implicit differentiation of the library, in one file.
+"""The gradient of an implicit function: all implicit differentiation of the library, in one file.
 
 A solver hands over y with F(y, x) = 0. Differentiating the condition gives A dy + dF = 0, where A = dF/dy at (y, x)
 and dF is the change of F through everything but y. Hence
@@ -44,7 +44,7 @@ from .modes import (
     unpack_tangent,
     unwrap_ended,
 )
-from .nearness import far_off, least_move
+from .nearness import newton_distance, unsatisfied
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .precision import Coarsest
 from .private_api import forward_mode, is_grads_batched, saved_tensors_are_hooked
@@ -96,12 +96,12 @@ class System:
         return value
 
     def check_conditions(self, y: Tensors, residual: Tensors) -> None:
-        """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself; see `far_off`."""
+        """Warn or raise where F(y, inputs) is far from zero, inputs those that it reads itself; see `unsatisfied`."""
         ravel = self.ravel or Ravel(y[0] if len(y) == 1 else y, self.batch_dims)
         with no_derivatives(), full_precision(ravel.device.type):
             F, state = ravel.flatten_leaves([t.detach() for t in residual]), ravel.flatten_leaves(y)
             allowed = max(_FAR, default_tolerance(self.precision or ravel.dtype))
-            found = far_off(F, state, self._products(ravel, y, ()), allowed)
+            found = unsatisfied(F, state, self._products(ravel, y, ()), allowed)
             if found is None:
                 return
             status = torch.where(found[0], Status.STALLED, Status.CONVERGED)
@@ -117,7 +117,7 @@ class System:
             change = tuple(b - a for a, b in zip(before, again, strict=True))
             if not host_flags(torch.stack([t.ne(0).any() for t in change]))[0][0]:
                 return
-            move = least_move(ravel.flatten_leaves(change), self._products(ravel, y, inputs))
+            move = newton_distance(ravel.flatten_leaves(change), self._products(ravel, y, inputs))
             eps = torch.finfo(self.precision or ravel.dtype).eps
             allowed = _ROUNDING * eps * row_norm(ravel.flatten_leaves(y)) + (eps * sum(ravel.sizes)) ** 0.5
             changed = move > allowed

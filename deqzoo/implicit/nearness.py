@@ -1,4 +1,4 @@
-"""Whether a condition holds at a point, of which a solver that we cannot see into says so."""
+"""Check that the result of a black-box solver satisfies the condition that it is said to solve."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .linear_solvers.base import row_norm, safe_divide
 from .modes import host_flags, in_transform
 
 
-def far_off(
+def unsatisfied(
     F: Tensor, y: Tensor, transposed: Callable[[Tensor], Tensor], allowed: float
 ) -> tuple[Tensor, Tensor] | None:
     """The systems that are far from F = 0, and how far relative to ||y||, both (systems,); None: all are near.
 
-    F has no scale of its own, so it is measured by `least_move`. Near is `allowed` times ||y||, or the square root of
-    the round-off.
+    F has no scale of its own, so it is measured by `newton_distance`. Near is `allowed` times ||y||, or the square root
+    of the round-off.
 
     Args:
         F: the residuals, (systems, unknowns).
@@ -35,14 +35,14 @@ def far_off(
                 return None
         elif size == 0:
             return None
-    norm, move = row_norm(y), least_move(F, transposed)
+    norm, move = row_norm(y), newton_distance(F, transposed)
     near = move <= allowed * norm + floor
     if host_flags(near)[0][1]:
         return None
     return ~near, move / norm.clamp(min=info.eps)
 
 
-def least_move(F: Tensor, transposed: Callable[[Tensor], Tensor]) -> Tensor:
+def newton_distance(F: Tensor, transposed: Callable[[Tensor], Tensor]) -> Tensor:
     """How far y must move at least, to first order, to change its F (systems, unknowns) by all of it: (systems,).
 
     ||F||^2 / ||A^T F||, with u -> A^T u, A = dF/dy.

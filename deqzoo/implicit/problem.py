@@ -91,18 +91,18 @@ class Problem:
         solver = self.solver
         if isinstance(solver, FixedPointSolver):
             if isinstance(solver, Minimizer | ConstrainedMinimizer) != (self.name == "argmin"):
-                mend = "minimises: pass it to argmin"
+                hint = "minimises: pass it to argmin"
                 if self.name == "argmin":
                     valid = sorted({**MINIMIZERS, **CONSTRAINED_MINIMIZERS})
-                    mend = f"does not minimise; valid: {', '.join(valid)}, or any callable"
+                    hint = f"does not minimise; valid: {', '.join(valid)}, or any callable"
             elif isinstance(solver, Minimizer) and self.options:
-                mend = (
+                hint = (
                     f"takes no constraint and no penalty; valid: {', '.join(sorted(CONSTRAINED_MINIMIZERS))}, or any "
                     "callable"
                 )
             else:
                 return False
-            raise TypeError(f"{type(solver).__name__} {mend}")
+            raise TypeError(f"{type(solver).__name__} {hint}")
         if not callable(solver) or isinstance(solver, type | LinearSolver):
             raise TypeError(f"solver must be a solver or a function solver(f, y0, *args), got {solver!r}")
         if self.compact:

@@ -192,8 +192,8 @@ def _check_leaves(leaves: list[Any], batch_dims: int) -> None:
         if not isinstance(leaf, Tensor):
             raise TypeError(f"every leaf of the unknown must be a tensor, got {type(leaf).__name__}")
         if not leaf.dtype.is_floating_point:
-            mend = "take torch.view_as_real of it, and view_as_complex in f" if leaf.is_complex() else "use .float()"
-            raise TypeError(f"the unknown must be real floating point, got {leaf.dtype}; {mend}")
+            hint = "take torch.view_as_real of it, and view_as_complex in f" if leaf.is_complex() else "use .float()"
+            raise TypeError(f"the unknown must be real floating point, got {leaf.dtype}; {hint}")
         if leaf.dim() < batch_dims:
             raise ValueError(
                 f"batch_dims={batch_dims} needs that many leading batch axes on every tensor of the unknown"

@@ -23,8 +23,8 @@ class KindPlace(NamedTuple):
     kind: str
 
 
-def _in(wing: str, settings: str, kind: str) -> KindPlace:
-    return KindPlace(f"deqzoo.models.{wing}.config:{settings}", f"deqzoo.models.{wing}.{kind}")
+def _in(package: str, settings: str, kind: str) -> KindPlace:
+    return KindPlace(f"deqzoo.models.{package}.config:{settings}", f"deqzoo.models.{package}.{kind}")
 
 
 KINDS: dict[str, KindPlace] = {

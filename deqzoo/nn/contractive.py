@@ -49,7 +49,7 @@ class ContractiveCell(nn.Module):
     In training ||V||_2 is estimated, from below, by one power iteration per step, which goes on from the last one's
     vector; the estimate is differentiated, its vector held fixed. In eval mode it is an upper bound, found anew
     whenever the kernel or its precision has changed, and differentiated to any order; `torch.export` takes the last
-    one found, as a constant. A subclass says what V is, by `multiply`, `transposed`, `steepest` and `stretch`.
+    one found, as a constant. A subclass implements V by `multiply`, `transposed`, `norm_gradient` and `stretch`.
 
     Args:
         kernel: shape of V's parameters, outputs first.
@@ -87,9 +87,9 @@ class ContractiveCell(nn.Module):
         """V^T u."""
         raise TypeError(f"{type(self).__name__} does not define transposed()")
 
-    def steepest(self, kernel: Tensor) -> Tensor:
+    def norm_gradient(self, kernel: Tensor) -> Tensor:
         """D, float64, of the kernel's shape: <D, kernel> is an upper bound of ||V||_2, and D its derivative."""
-        raise TypeError(f"{type(self).__name__} does not define steepest()")
+        raise TypeError(f"{type(self).__name__} does not define norm_gradient()")
 
     def forward(self, z: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """f(z, x), of z's shape; `weight` saves making W anew."""
@@ -128,7 +128,7 @@ class ContractiveCell(nn.Module):
         weight, device = self.weight(), self.kernel.device.type
         if torch.is_autocast_enabled(device):
             weight = weight.to(torch.get_autocast_dtype(device))
-        return (1 + ROUNDING) * float((self.steepest(weight) * weight.double()).sum())
+        return (1 + ROUNDING) * float((self.norm_gradient(weight) * weight.double()).sum())
 
     def _estimate(self, kernel: Tensor, update: bool) -> Tensor:
         """||V||_2 from below, |V v| for the unit vector v that V^T makes of the last step's."""
@@ -144,12 +144,12 @@ class ContractiveCell(nn.Module):
         """||V||_2 from above."""
         with torch.inference_mode(False), no_derivatives():  # what is kept must do for gradients later
             if in_transform():
-                direction = self.steepest(kernel)
+                direction = self.norm_gradient(kernel)
             else:
                 if self._bound is None or not self._bound.holds_for(kernel):
-                    self._bound = Bound(kernel.clone(), self.steepest(kernel))
+                    self._bound = Bound(kernel.clone(), self.norm_gradient(kernel))
                 direction = self._bound.direction
-        norm: Tensor = _BoundOf.apply(kernel, direction, self.steepest)
+        norm: Tensor = _BoundOf.apply(kernel, direction, self.norm_gradient)
         return norm
 
     def _constant_bound(self, kernel: Tensor) -> Tensor:
@@ -176,12 +176,12 @@ class _BoundOf(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(kernel: Tensor, direction: Tensor, steepest: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(kernel: Tensor, direction: Tensor, norm_gradient: Callable[[Tensor], Tensor]) -> Tensor:
         return (direction * kernel.double()).sum().to(kernel.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        kernel, direction, ctx.steepest = inputs
+        kernel, direction, ctx.norm_gradient = inputs
         ctx.save_for_backward(kernel, direction)
         ctx.save_for_forward(kernel)
 
@@ -189,13 +189,13 @@ class _BoundOf(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         kernel, direction = ctx.saved_tensors
         if torch.is_grad_enabled():
-            direction = ctx.steepest(kernel)
+            direction = ctx.norm_gradient(kernel)
         return (grad * direction).to(kernel.dtype), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
         (kernel,) = ctx.saved_tensors
-        return (ctx.steepest(kernel) * tangent.double()).sum().to(kernel.dtype)
+        return (ctx.norm_gradient(kernel) * tangent.double()).sum().to(kernel.dtype)
 
 
 class DenseContractiveCell(ContractiveCell):
@@ -211,8 +211,8 @@ class DenseContractiveCell(ContractiveCell):
         """V^T u."""
         return F.linear(u, kernel.T)
 
-    def steepest(self, kernel: Tensor) -> Tensor:
-        """As `ContractiveCell.steepest`: u v^T of the largest singular value u^T V v."""
+    def norm_gradient(self, kernel: Tensor) -> Tensor:
+        """As `ContractiveCell.norm_gradient`: u v^T of the largest singular value u^T V v."""
         u, _, vh = torch.linalg.svd(kernel.double(), full_matrices=False)
         return u[:, :1] * vh[:1]
 
@@ -266,8 +266,8 @@ class ContractiveConvCell(ContractiveCell):
         """V^T u."""
         return F.conv_transpose2d(u, kernel, padding=1)
 
-    def steepest(self, kernel: Tensor) -> Tensor:
-        """As `ContractiveCell.steepest`."""
+    def norm_gradient(self, kernel: Tensor) -> Tensor:
+        """As `ContractiveCell.norm_gradient`."""
         kernel = kernel.double()
         return self._of_matrix(kernel) if math.prod(self.state) <= WRITTEN_OUT else self._of_circulant(kernel)
 

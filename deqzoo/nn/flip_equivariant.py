@@ -57,7 +57,7 @@ def make_flip_equivariant(layers: nn.Module) -> None:
             channels = layer.state[0]
             _check_even(channels)
             parametrize.register_parametrization(layer, "kernel", _PairedKernel(_in_pairs(channels)))
-            parametrize.register_parametrization(layer, "gain", _Twice())
+            parametrize.register_parametrization(layer, "gain", _RepeatPairs())
         elif isinstance(layer, nn.GroupNorm):
             if layer.num_groups != layer.num_channels and layer.num_channels // layer.num_groups % 2:
                 raise ValueError(
@@ -65,7 +65,7 @@ def make_flip_equivariant(layers: nn.Module) -> None:
                     f"groups={layer.num_groups} of {layer.num_channels}"
                 )
             for name, _ in list(layer.named_parameters(recurse=False)):
-                parametrize.register_parametrization(layer, name, _Twice())
+                parametrize.register_parametrization(layer, name, _RepeatPairs())
         for name, child in layer.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(layer, name, PairedBatchNorm2d(child.num_features, child.eps, child.momentum, child.affine))
@@ -93,7 +93,7 @@ class PairedBatchNorm2d(nn.Module):
         pairs = self.norm(_pairs(z))
         if self.bias is not None:
             pairs = pairs + self.bias.view(-1, 1, 1, 1)
-        return _laid_out_as(z, pairs.flatten(1, 2))
+        return _match_memory_format(z, pairs.flatten(1, 2))
 
 
 class PairMean(nn.Module):
@@ -125,13 +125,13 @@ class _PairedKernel(nn.Module):
         mirrored = kernel.flip(-1)
         if self.partners is not None:
             mirrored = mirrored[:, self.partners]
-        return _laid_out_as(kernel, torch.stack([kernel, mirrored], dim=1).flatten(0, 1))
+        return _match_memory_format(kernel, torch.stack([kernel, mirrored], dim=1).flatten(0, 1))
 
     def right_inverse(self, kernels: Tensor) -> Tensor:
         return kernels[::2].clone()
 
 
-class _Twice(nn.Module):
+class _RepeatPairs(nn.Module):
     """One weight for both channels of a pair."""
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def _exchanged(z: Tensor) -> Tensor:
     return _pairs(z).flip(2).flatten(1, 2)
 
 
-def _laid_out_as(model: Tensor, z: Tensor) -> Tensor:
+def _match_memory_format(model: Tensor, z: Tensor) -> Tensor:
     """z, channels-last where `model` is, so that what follows stays in that layout."""
     if model.is_contiguous() or not model.is_contiguous(memory_format=torch.channels_last):
         return z

@@ -261,11 +261,11 @@ def _checked(config: DictConfig, folder: Path) -> RunConfig:
     model = settings.model
     for entry in filter(None, [getattr(model, "baseline", None), *getattr(model, "baselines", [])]):
         if entry not in names("models") and not Path(entry).is_dir():
-            raise ConfigError(f"the baseline {entry!r} is no entry and no checkpoint folder.")
+            raise ConfigError(f"the baseline {entry!r} is neither an entry of the zoo nor a checkpoint folder.")
     used = [name for name in ("last.ckpt", METRICS, "stage_1") if (folder / name).exists()]
     if settings.mode is Mode.fit and settings.resume is None and used:
         raise ConfigError(
-            f"{folder} holds a run already ({', '.join(used)}): go on with it by `resume={folder}`, or give "
+            f"{folder} holds a run already ({', '.join(used)}): resume it by `resume={folder}`, or give "
             "another hydra.run.dir."
         )
     if settings.resume is not None and next(folder.rglob("last.ckpt"), None) is None:

@@ -42,7 +42,7 @@ def read_folder(folder: Path) -> Contents:
         raise CheckpointError(f"{folder} is not a checkpoint folder. Give the folder that a run writes to its export/.")
     if missing := [name for name in (WEIGHTS, CONFIG, METRICS) if not (folder / name).is_file()]:
         hint = f" There is {folder / 'export'}: load that." if (folder / "export").is_dir() else ""
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}: it is no whole checkpoint folder.{hint}")
+        raise CheckpointError(f"{folder} is an incomplete checkpoint folder: it lacks {', '.join(missing)}.{hint}")
     config, metrics = _checked_config(folder), _read_json(folder / METRICS)
     config, weights = convert(config, _read_weights(folder / WEIGHTS, config["weights"]))
     return Contents(config, metrics, weights)

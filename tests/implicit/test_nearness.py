@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqzoo.implicit.nearness import far_off
+from deqzoo.implicit.nearness import unsatisfied
 
 ALLOWED = 1e-3
 
@@ -27,7 +27,7 @@ def _system(seed: int, scale: float, distance: float) -> tuple[torch.Tensor, tor
 )
 def test_the_distance_is_that_of_the_solution_whatever_the_scale_of_the_condition(seed, scale, distance):
     y, F, A = _system(seed, scale, distance)
-    found = far_off(F, y, lambda u: u @ A, ALLOWED)
+    found = unsatisfied(F, y, lambda u: u @ A, ALLOWED)
     if distance < ALLOWED:
         assert found is None
     else:
@@ -39,12 +39,12 @@ def test_the_distance_is_that_of_the_solution_whatever_the_scale_of_the_conditio
 def test_each_system_of_a_batch_is_judged_as_it_is_alone(seed, first, second):
     systems = [_system(seed, 1.0, first), _system(seed + 1, 1e-6, second)]
     y, F, A = (torch.cat([system[i].reshape(1, *system[i].shape[-2:]) for system in systems]) for i in range(3))
-    found = far_off(F[:, 0], y[:, 0], lambda u: torch.einsum("bi,bij->bj", u, A), ALLOWED)
-    alone = [far_off(F, y, lambda u, A=A: u @ A, ALLOWED) is not None for y, F, A in systems]
+    found = unsatisfied(F[:, 0], y[:, 0], lambda u: torch.einsum("bi,bij->bj", u, A), ALLOWED)
+    alone = [unsatisfied(F, y, lambda u, A=A: u @ A, ALLOWED) is not None for y, F, A in systems]
     assert (found[0].tolist() if found else [False, False]) == alone
 
 
 def test_a_residual_that_is_not_finite_is_far():
     y, F, A = _system(0, 1.0, 1e-12)
     F[0, 2] = torch.nan
-    assert far_off(F, y, lambda u: u @ A, ALLOWED) is not None
+    assert unsatisfied(F, y, lambda u: u @ A, ALLOWED) is not None

@@ -182,7 +182,7 @@ class FixedPointSolver(ABC):
 def iterate(options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Tensor | None, compact: bool) -> Solution:
     """The loop: evaluate, judge each system, keep the best, let the method propose, freeze what is done.
 
-    `finite` tells which systems have finite inputs; None: all, as far as can be told.
+    `finite` tells which systems have finite inputs; None: all of them, or not known.
     """
     root = evaluate.root
     g, image = evaluate.first(z)

@@ -52,7 +52,7 @@ class Judge:
         rule: the stop rule.
         z: the start, (systems, unknowns).
         terms: of a root problem the size of each equation, (systems, unknowns); None: a fixed point.
-        finite_inputs: which systems have finite inputs, (systems,); None: all, as far as can be told.
+        finite_inputs: which systems have finite inputs, (systems,); None: all of them, or not known.
         trace: keep the residual of each step.
     """
 

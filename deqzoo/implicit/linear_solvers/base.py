@@ -159,7 +159,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(dim=1, keepdim=True)
 
 
-def drowned(norm_of_a: Tensor, step: Tensor, residual: Tensor) -> Tensor:
+def roundoff_dominates(norm_of_a: Tensor, step: Tensor, residual: Tensor) -> Tensor:
     """Whether the round-off of A times a step of this length is more than a tenth of the residual, (systems,).
 
     So it is in the directions that a matrix which is singular to working precision maps to almost nothing.

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import Looks
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import LinearSolver, dot, drowned, row_norm, safe_divide
+from .base import LinearSolver, dot, roundoff_dominates, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -68,7 +68,7 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         norm_of_a = torch.maximum(norm_of_a, safe_divide(row_norm(image), first))
         norm_of_a = torch.maximum(norm_of_a, safe_divide(square.squeeze(1).sqrt(), second))
         length = alpha.abs().squeeze(1) * first + omega.abs().squeeze(1) * second
-        active = active & ~drowned(norm_of_a, length, least)
+        active = active & ~roundoff_dominates(norm_of_a, length, least)
         moving = active.unsqueeze(1)
         x = torch.where(moving, x + alpha * direction + omega * correction, x)
         r = torch.where(moving, s - omega * t, r)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import Looks, host_flags
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import LinearSolver, dot, drowned, row_norm, safe_divide
+from .base import LinearSolver, dot, roundoff_dominates, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -60,7 +60,7 @@ def _cycle(operator: LinearOperator, r: Tensor, active: Tensor, target: Tensor, 
         products += 1
         size = row_norm(w)
         norm_of_a = torch.maximum(norm_of_a, safe_divide(row_norm(image), size))
-        active = active & ~drowned(norm_of_a, length.abs().squeeze(1) * size, norm)
+        active = active & ~roundoff_dominates(norm_of_a, length.abs().squeeze(1) * size, norm)
         x = torch.where(active.unsqueeze(1), x + length * w, x)
         r = torch.where(active.unsqueeze(1), r - length * image, r)
         steps = steps + active

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modes import Looks
 from ..operator import LinearOperator
 from ..solution import Solution
-from .base import ROUND_OFF, LinearSolver, dot, drowned, row_norm, safe_divide
+from .base import ROUND_OFF, LinearSolver, dot, roundoff_dominates, row_norm, safe_divide
 from .refine import Cycle, refine
 
 
@@ -74,7 +74,7 @@ def _cycle(
             stretch = preconditioned
         # (A M^-1)^T r = 0 up to round-off: a least-squares solution of a singular system, and no more.
         solving = gamma.squeeze(1).sqrt() > ROUND_OFF * torch.finfo(r.dtype).eps * stretch * norm
-        active = active & solving & ~drowned(norm_of_a, alpha.squeeze(1) * length, norm)
+        active = active & solving & ~roundoff_dominates(norm_of_a, alpha.squeeze(1) * length, norm)
         x = torch.where(active.unsqueeze(1), torch.addcmul(x, alpha, direction), x)
         r = torch.where(active.unsqueeze(1), torch.addcmul(r, alpha, image, value=-1), r)
         steps = steps + active

@@ -41,9 +41,9 @@ class Step:
     rows: Tensor | None = None
     failed: tuple[Tensor, int] | None = None
 
-    def with_stand_ins(self, y: Tensor) -> Tensor:
+    def replace_failed(self, y: Tensor) -> Tensor:
         """States before the step, (systems, unknowns), where those of the failed ones are another's."""
-        return with_stand_ins(y, self.failed)
+        return replace_failed(y, self.failed)
 
     def shared(self) -> tuple[float, float]:
         """Start and size, where there is one for all."""
@@ -131,8 +131,8 @@ class StepController(ABC):
         """Systems that have failed since the last call, and that the others go on without; None: none."""
         return None
 
-    def with_stand_ins(self, y: Tensor) -> Tensor:
-        """As `Step.with_stand_ins`, of the next step."""
+    def replace_failed(self, y: Tensor) -> Tensor:
+        """As `Step.replace_failed`, of the next step."""
         return y
 
     def stop(self, systems: Tensor) -> None:
@@ -199,7 +199,7 @@ def jumps_inside(jumps: Sequence[float], start: float, end: float) -> list[int]:
     return sorted(inside, key=lambda j: abs(jumps[j] - start))
 
 
-def with_stand_ins(y: Tensor, failed: tuple[Tensor, int] | None) -> Tensor:
+def replace_failed(y: Tensor, failed: tuple[Tensor, int] | None) -> Tensor:
     """y (systems, unknowns) with another system's state in place of those of the failed ones."""
     if failed is None:
         return y

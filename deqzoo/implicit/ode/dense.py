@@ -101,7 +101,7 @@ def odeint_dense(
         raise ValueError("a dense solution needs a span: t must hold two times or more")
     with full_precision(ravel.device.type):
         values, *dense = solve(ravel.flatten(y0), t)
-    solution = solve.hand_over()
+    solution = solve.to_solution()
     solution.check(on_failure, "odeint_dense")
     solve.on_failure = on_failure
     solution.value = ravel.unflatten_many(values)

@@ -155,7 +155,7 @@ def odeint_event(
     search = solve.keep = Crossings(condition, args, t, jumps, start, begin, max_events or 1, scan)
     with full_precision(ravel.device.type):
         _, *dense = solve(start, t)
-        solution = solve.hand_over()
+        solution = solve.to_solution()
         if solve.kept is None:
             time = torch.full_like(search.theta, torch.nan, dtype=t.dtype)
             states = start.new_full((*search.theta.shape, start.shape[1]), torch.nan)

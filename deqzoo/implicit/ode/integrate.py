@@ -111,7 +111,7 @@ class _Integration:
         while (failed := self._controller.drop_failed(self._fault)) is not None:
             self._outputs.fail(failed, self._y)
             self._norm.leave_out(failed, self._y)
-            self._y, self._first = self._controller.with_stand_ins(self._y), None
+            self._y, self._first = self._controller.replace_failed(self._y), None
             self._known_stages = None
             if self._starting:
                 self._select_initial_step()
@@ -127,8 +127,8 @@ class _Integration:
     def attempt(self, step: Step) -> _Attempt:
         """Compute a step."""
         stepper, times = self._stepper, self._times
-        self._y = step.with_stand_ins(self._y)
-        self._first = None if self._first is None else step.with_stand_ins(self._first)
+        self._y = step.replace_failed(self._y)
+        self._first = None if self._first is None else step.replace_failed(self._first)
         rows = None if step.rows is None else send(step.rows, self._y.device)
         t, h = times.step(step)
         stepper.limits = times.limits(step)

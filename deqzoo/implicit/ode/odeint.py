@@ -174,7 +174,7 @@ def _solved(
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
         (values,) = solve(ravel.flatten(y0), t)
-    solution = solve.hand_over()
+    solution = solve.to_solution()
     solution.check(on_failure, "odeint")
     solve.on_failure, solve.whole = on_failure, bool(solution.all_converged)
     solution.value = result = ravel.unflatten_many(values)
@@ -277,7 +277,7 @@ class Solve:
         self._solution = Solution(None, status, error, accepted, calls, rejected=rejected, all_converged=good)
         return trajectory
 
-    def hand_over(self) -> Solution:
+    def to_solution(self) -> Solution:
         """The solution; it is held weakly from now on, as its value hangs on the graph that holds this object."""
         solution, self._solution = self._solution, None
         assert solution is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..private_api import below_all_transforms
 from ..solution import Status
-from .controllers import EPS, LAST, ROUNDING, Fault, Step, StepController, jumps_inside, with_stand_ins
+from .controllers import EPS, LAST, ROUNDING, Fault, Step, StepController, jumps_inside, replace_failed
 from .solvers import Adaptive
 from .step_size import LEAST_ERROR, StepSizeRule
 
@@ -51,7 +51,7 @@ class SharedController(StepController):
         self.together = systems is not None
         self._of_each = torch.full((systems or 0,), int(Status.CONVERGED))  # status of the systems that failed alone
         self._failed: tuple[Tensor, int] | None = None
-        self._untroubled = self.length  # of the first of the attempts that were rejected
+        self._length_before_rejections = self.length  # of the first of the attempts that were rejected
         self._budget = solver.max_steps
 
     def set_first_step(self, lengths: list[float]) -> None:
@@ -121,7 +121,7 @@ class SharedController(StepController):
 
     def _reject(self, step: Step, taken: float, error: float, order: float) -> None:
         if math.isnan(self._rejected_length):
-            self._untroubled = self.length
+            self._length_before_rejections = self.length
         self.length = self._rule.after_rejected(taken, error, order, self._accepted > 0)
         self._rejected_length, self._rejected_error = taken, error
         self._rejected += 1
@@ -152,7 +152,7 @@ class SharedController(StepController):
         if exhausted:
             self._budget += self._solver.max_steps
         else:
-            self.length = self._untroubled
+            self.length = self._length_before_rejections
         self._rejected_length = self._rejected_error = math.nan
         return failed
 
@@ -179,9 +179,9 @@ class SharedController(StepController):
         least = 1.0 if stuck and worst > 1 else worst * _LEFT_BEHIND**self._rule.order
         return ~(error <= least)
 
-    def with_stand_ins(self, y: Tensor) -> Tensor:
-        """As `StepController.with_stand_ins`."""
-        return with_stand_ins(y, self._failed)
+    def replace_failed(self, y: Tensor) -> Tensor:
+        """As `StepController.replace_failed`."""
+        return replace_failed(y, self._failed)
 
     def stop(self, systems: Tensor) -> None:
         """As `StepController.stop`; there is one for all."""
@@ -336,9 +336,9 @@ class ControllerPerSystem(StepController):
             self._failed = bad.nonzero().squeeze(1), int(self._active.nonzero()[0])
             return self._failed[0]
 
-    def with_stand_ins(self, y: Tensor) -> Tensor:
-        """As `StepController.with_stand_ins`."""
-        return with_stand_ins(y, self._failed)
+    def replace_failed(self, y: Tensor) -> Tensor:
+        """As `StepController.replace_failed`."""
+        return replace_failed(y, self._failed)
 
     def stop(self, systems: Tensor) -> None:
         """As `StepController.stop`."""

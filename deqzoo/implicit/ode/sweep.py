@@ -161,7 +161,7 @@ class Sweep:
 
     def _of_rows(self, step: Step, y: Tensor, first: Tensor | None, rows: Tensor | None) -> State:
         """The state of the systems that take a step, and f there where it is known."""
-        y, first = step.with_stand_ins(y), None if first is None else step.with_stand_ins(first)
+        y, first = step.replace_failed(y), None if first is None else step.replace_failed(first)
         if self.times.from_jump(step):
             first = None
         return (y, first) if rows is None else (y[rows], None if first is None else first[rows])

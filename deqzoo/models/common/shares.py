@@ -21,7 +21,7 @@ RESIDUAL, GAP = 1e-2, 0.002  # largest residual, largest gap of the accuracies
 
 @contextmanager
 def solved_by(network: nn.Module, solver: FixedPointSolver | None) -> Iterator[None]:
-    """Another solver, None: the own one, for the samples alone that have not converged; failures are counted.
+    """Another solver, None: its own, for the samples alone that have not converged; failures are counted.
 
     A splitting takes the whole batch.
     """
