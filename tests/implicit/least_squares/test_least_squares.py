@@ -54,6 +54,14 @@ def test_the_fit_is_that_of_scipy(solver, loss):
     np.testing.assert_allclose(y, exact, rtol=0, atol=1e-6)
 
 
+def test_a_solver_called_by_itself_takes_all_for_one_system():
+    x, t = points()
+    solution = LevenbergMarquardt()(decay, torch.ones(3, dtype=F64), x, t)
+    assert solution.status.shape == ()
+    assert solution.converged
+    torch.testing.assert_close(solution.value, fit(x, t), rtol=1e-8, atol=0)
+
+
 @given(m=st.integers(1, 8), n=st.integers(1, 8), batch=st.sampled_from([None, 3]), seed=st.integers(0, 1000))
 @settings(max_examples=40)
 def test_linear_residuals_have_the_solution_of_the_pseudo_inverse(m, n, batch, seed):

@@ -393,6 +393,14 @@ def test_bad_input_is_told(arguments, options, message):
         quadratic_program(*arguments, **options)
 
 
+def test_a_start_of_another_size_is_told():
+    P, q, *_ = random_program((), 3, 0, 0)
+    start = solve(P, q)
+    for part, size in (("x", 3), ("slacks", 0)):
+        with pytest.raises(ValueError, match=rf"start\.{part} must have shape \(\.\.\., {size}\), got \(4,\)"):
+            solve(P, q, start=start._replace(**{part: torch.ones(4, dtype=F64)}))
+
+
 def test_sets_of_no_constraints_are_allowed():
     none = torch.zeros(0, 2), torch.zeros(0)
     point = solve(EYE, ZERO + 1, *none, *none)
