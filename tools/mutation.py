@@ -24,6 +24,7 @@ one command of tests for all modules.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import gc
 import importlib
@@ -104,7 +105,7 @@ class Bench:
         path = self.copy / mutant.file
         source = path.read_text()
         path.write_text(mutant.apply(source))
-        outcome, seconds = self._run(tests)
+        outcome, seconds = self._run(tests, source=mutant.file)
         path.write_text(source)
         killer = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", self.log.read_text(errors="replace"), re.MULTILINE)
         if outcome == "timeout":
@@ -138,19 +139,19 @@ class Bench:
         if sum(known[test] for test in tests) > self.config["limit"]:
             raise SystemExit(f"{', '.join(tests)} take more than {self.config['limit']} s: choose fewer")
 
-    def _run(self, tests: list[str], *, limited: bool = True) -> tuple[str, float]:
+    def _run(self, tests: list[str], *, source: str | None = None, limited: bool = True) -> tuple[str, float]:
         """The outcome of these tests, and the seconds of processor time that they took."""
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
-            self._in_child(tests, self.config["limit"] if limited else None)
+            self._in_child(tests, source, self.config["limit"] if limited else None)
         _, status, usage = os.wait4(child, 0)
         seconds = round(usage.ru_utime + usage.ru_stime, 1)
         if os.WIFSIGNALED(status):
             return "timeout" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM) else "killed", seconds
         return "survived" if os.WEXITSTATUS(status) in (0, pytest.ExitCode.NO_TESTS_COLLECTED) else "killed", seconds
 
-    def _in_child(self, tests: list[str], limit: int | None) -> NoReturn:
+    def _in_child(self, tests: list[str], source: str | None, limit: int | None) -> NoReturn:
         code = 1
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -168,6 +169,9 @@ class Bench:
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # to load all takes a second
             options = [f"-p{plugin}" for plugin in self.config.get("plugins", [])]
             options += ["-x", "-q", "-p", "no:cacheprovider", *self.config.get("options", [])]
+            if source is not None:  # else pytest imports it a second time for its examples, and has all classes twice
+                with contextlib.suppress(Exception):  # pytest tells of it
+                    importlib.import_module(source.removesuffix(".py").replace("/", "."))
             code = int(pytest.main([*options, *tests]))
         except BaseException:
             traceback.print_exc()
