@@ -28,6 +28,7 @@ from deqzoo.implicit import (
     make_adjoint,
 )
 from deqzoo.models import (
+    CellSearch,
     ContractiveLanguageModel,
     DataCleaner,
     DecayLearner,
@@ -126,8 +127,8 @@ METHODS = {
     "IMAML": IMAML(strength=2.0, solver=LBFGS(tol=1e-4)),
 }
 OWN_TEST = {
-    "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel", "MetaLearner",
-    "SudokuProgram",
+    "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel",
+    "MetaLearner", "SudokuProgram",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
@@ -304,6 +305,17 @@ def test_learned_decays_are_one_problem(bad):
     assert found.warned
     few = DecayLearner((1, 8, 8), classes=2, filters=2, solver=LBFGS(max_steps=1))
     assert told(lambda: few.fit(images, labels)).warned
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_mixed_cell_has_one_classifier(bad):
+    search = CellSearch((1, 8, 8), classes=2, channels=2)
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 2
+    found = told(lambda: search.fit(with_bad(images, bad), labels).weights.flatten()[None])
+    assert found.value.isnan().all()
+    assert found.warned
+    few = CellSearch((1, 8, 8), classes=2, channels=2, solver=LBFGS(max_steps=1))
+    assert told(lambda: few.fit(images, labels).weights).warned
 
 
 @pytest.mark.parametrize("solver", ODE_SOLVERS)

@@ -76,15 +76,26 @@ class FewImageData(TensorData):
 def rows() -> dict[str, list[str]]:
     """The set's row of the table of `deqzoo.data.table`."""
     default = FewImageDataConfig()
+    code = "[`FewImageData`](../deqzoo/data/few_images.py)"
     return {
+        "few_digits": [
+            "few of scikit-learn's digits, and others to learn hyperparameters by",
+            "1x8x8",
+            "10",
+            "200 / 600 / 360",
+            "as `digits`",
+            code,
+            "scikit-learn",
+            "CC BY 4.0",
+        ],
         "few_mnist": [
-            "MNIST, few training images, and a validation set to learn hyperparameters by",
+            "few training images of MNIST, and others to learn hyperparameters by",
             "1x28x28",
             "10",
             f"{default.train_size:,} / {default.val_size:,} / 10,000",
             "as `mnist`",
-            "[`FewImageData`](../deqzoo/data/few_images.py)",
+            code,
             "MNIST",
             "CC BY-SA 3.0",
-        ]
+        ],
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deqzoo.models.flow.image_network import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
     from deqzoo.models.graph.network import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
     from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
+    from deqzoo.models.meta.cell_search_network import CellSearch
     from deqzoo.models.meta.data_cleaning_network import DataCleaner
     from deqzoo.models.meta.few_shot_network import FewShotNetwork
     from deqzoo.models.meta.learned_decay_network import DecayLearner
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
 
 _HOMES = {
+    "CellSearch": "deqzoo.models.meta.cell_search_network",
     "Classifier": "deqzoo.models.common.classifier",
     "ContractiveLanguageModel": "deqzoo.models.language.network",
     "DEQClassifier": "deqzoo.models.equilibrium.deq_network",
@@ -77,6 +79,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CellSearch",
     "Classifier",
     "ContractiveLanguageModel",
     "DEQClassifier",

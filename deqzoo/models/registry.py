@@ -48,6 +48,7 @@ KINDS: dict[str, KindPlace] = {
     "few_shot": _in("meta", "FewShotConfig", "few_shot:KIND"),
     "sudoku_program": _in("optimisation", "SudokuProgramConfig", "kind:PROGRAM"),
     "sudoku_conv": _in("optimisation", "SudokuConvConfig", "kind:CONV"),
+    "cell_search": _in("meta", "CellSearchConfig", "cell_search:KIND"),
     "learned_decay": _in("meta", "LearnedDecayConfig", "learned_decay:KIND"),
     "data_cleaning": _in("meta", "DataCleaningConfig", "data_cleaning:KIND"),
 }

@@ -2,10 +2,11 @@
 
 ``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
 what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks,
-``sudoku.py`` puzzles, ``decays.py`` learned decays of weights.
+``sudoku.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
+from deqzoo.plots.cell import plot_cell
 from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
@@ -22,6 +23,7 @@ from deqzoo.plots.training import (
     META_PANELS,
     ODE_PANELS,
     PANELS,
+    SEARCH_PANELS,
     SERIES_PANELS,
     SUDOKU_PANELS,
     plot_training,
@@ -38,6 +40,7 @@ __all__ = [
     "META_PANELS",
     "ODE_PANELS",
     "PANELS",
+    "SEARCH_PANELS",
     "SERIES_PANELS",
     "SUDOKU_PANELS",
     "Budget",
@@ -46,6 +49,7 @@ __all__ = [
     "budget_curves",
     "plot_adaptation",
     "plot_budget",
+    "plot_cell",
     "plot_decays",
     "plot_density",
     "plot_fit",

@@ -51,6 +51,12 @@ CLEANING_PANELS: Mapping[str, Curves] = {  # of a search for wrong labels
     "gradients of the inner solve": {"train/nfe": "a step"},
     "relative residual": INNER_RESIDUALS,
 }
+SEARCH_PANELS: Mapping[str, Curves] = {  # of a search for a cell
+    "cross-entropy": {"train/loss": "of the mixed cell, on the validation set"},
+    "largest weight of a mixture": {"train/decided": "mean over the places"},
+    "gradients of the inner solve": {"train/nfe": "a step"},
+    "relative residual": INNER_RESIDUALS,
+}
 DECAY_PANELS: Mapping[str, Curves] = {  # of learned decays
     "cross-entropy": {"train/loss": "of each fit, on the validation set"},
     "standard deviation of log decays": {"train/spread": "over the weights"},

@@ -77,6 +77,10 @@ SMALL = {
     ],
     "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
     "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
+    "cell_search": [
+        *("model=darts_digits", "model.channels=2", "data.train_size=60", "data.val_size=40", "data.repeats=4"),
+        "model.solver_options.max_steps=20",
+    ],
     "learned_decay": [
         *("model=hyper_mnist", "model.filters=3", "data=few_mnist", "data.name=few_digits", "data.train_size=60"),
         *("data.val_size=40", "data.repeats=4", "model.solver_options.max_steps=20"),

@@ -50,6 +50,7 @@ WAITS = {
     "few_shot": 9,
     "sudoku_program": 18,
     "sudoku_conv": 1,
+    "cell_search": 60,
     "learned_decay": 34,
     "data_cleaning": 32,
 }

@@ -61,6 +61,32 @@ class LearnedDecayConfig(TrainingConfig):
 
 
 @dataclass
+class CellSearchTraining(TrainingConfig):
+    """How a cell is searched for."""
+
+    last_temperature: float = 0.05  # of the mixtures, which falls geometrically from 1 over the steps
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.last_temperature <= 1:
+            raise ValueError(f"last_temperature must lie in (0, 1], got {self.last_temperature}.")
+
+
+@dataclass
+class CellSearchConfig(CellSearchTraining):
+    """A cell of mixed operations that are searched for (`deqzoo.models.CellSearch`), and its training."""
+
+    kind: str = "cell_search"
+    channels: int = 8  # of the cell
+    strength: float = 1e-3  # of the penalty on the classifier's weights
+    first_order: bool = False  # take the classifier for a constant in the gradient, as first-order DARTS does
+    solver: str = "lbfgs"  # of the inner problem
+    solver_options: dict[str, Any] = field(default_factory=dict)  # the fields of the solver's dataclass
+    linear_solver: str = "cg"  # of the gradient
+    linear_solver_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class DataCleaningConfig(TrainingConfig):
     """Softmax regression with a learned weight an example (`deqzoo.models.DataCleaner`), and its training."""
 
