@@ -90,7 +90,7 @@ def test_typo_is_an_error_that_lists_what_is_valid(override, told):
 def test_wrong_recipe_names_file_and_valid_keys():
     with pytest.raises(ConfigError, match=r"models/x.yaml: there is no setting 'width'; valid are .*widths"):
         config.model_config({"kind": "deq_classifier", "width": 3}, "models/x.yaml")
-    with pytest.raises(ConfigError, match="kind is 'deq'; valid are .*contractive_classifier, conv_classifier"):
+    with pytest.raises(ConfigError, match=r"kind is 'deq'; valid are .*contractive_classifier, conv_classifier"):
         config.model_config({"kind": "deq"}, "models/x.yaml")
 
 
