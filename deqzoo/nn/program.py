@@ -28,7 +28,7 @@ class ProgramLayer(SolverLayer):
         strength: of the quadratic term. As it goes to 0 the program becomes linear, whose solution is a corner of the
             set that the constraints leave, and does not change with p nearly everywhere.
         level: exp(u) at the start: a value of z that the constraints allow then.
-        dtype: of the solve; float64, as in float32 the method may stall. None: that of p.
+        dtype: of the solve; float64, as near a corner float32 leaves the derivatives few digits. None: that of p.
         solver: `InteriorPoint()` by default.
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a program is not solved.
 

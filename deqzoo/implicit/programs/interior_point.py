@@ -191,13 +191,13 @@ class _Solve:
         s, z = torch.maximum(self.s, error * primal), torch.maximum(self.z, error * self.dual)
         centred = torch.cat([self.x, self.y[..., :p], z, s], dim=2)
         self.point = torch.where(where.reshape(-1, 1, 1), centred, self.point)
-        self._evaluate()
 
     def _evaluate(self) -> None:
         """What the iterate makes of the conditions, and the sizes of their terms."""
         scaled = self.scaled
         self.x, self.y, self.s = self.point.split((self.n, self.k, self.sizes[2]), dim=2)
         self.z = self.y[..., self.p :]
+        self.product = self.s * self.z
         gradient = torch.baddbmm(scaled.q, self.x, scaled.P)
         self.slope = torch.baddbmm(gradient, self.y, scaled.C)
         self.off = torch.baddbmm(scaled.minus_d, self.x, self.Ct)
@@ -208,7 +208,6 @@ class _Solve:
         """Judge the iterate and keep it if it is the best; whether any program is active."""
         errors = [self.slope / self.dual, self._missing() / self.primal]
         if self.sizes[2]:
-            self.product = self.s * self.z
             errors.append(self.product / (self.primal[..., self.p :] * self.dual))
         residual = largest(torch.cat(errors, dim=2)).reshape(self.residual.shape)
         improved = residual < self.residual
@@ -248,6 +247,7 @@ class _Solve:
         if self.sizes[2]:
             blocked = self.active & (self.since >= _SLOW) & (self.length < _BLOCKED).reshape(status.shape)
             self._centre(blocked)
+            self._evaluate()
         self._regularise(*(torch.where(failed, _MORE * relative, relative) for relative in self.relative))
 
     def _is_infeasible(self) -> Tensor:
