@@ -327,7 +327,7 @@ class FewImageDataConfig(DataConfig):
 
 
 @dataclass
-class NoisyImageDataConfig(DataConfig):
+class NoisyImageDataConfig(FewImageDataConfig):
     """Labelled images, many of them with a wrong label, and clean ones to judge by.
 
     Attributes:
@@ -344,17 +344,11 @@ class NoisyImageDataConfig(DataConfig):
 
     kind: str = "noisy_images"
     name: str = "noisy_mnist"
-    root: str | None = None
     train_size: int = 5000
-    val_size: int = 5000
     corrupted: float = 0.5
-    repeats: int = 20
-    download: bool = True
-    device_cache: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "train_size", "val_size", "repeats")
         if not 0 <= self.corrupted < 1:
             raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
 

@@ -3,13 +3,14 @@
 from typing import Any, ClassVar
 
 import torch
+from torch import Generator, Tensor
 
 from deqzoo.data.config import DataConfig, FewImageDataConfig
 from deqzoo.data.images import ImageData
-from deqzoo.data.info import FewImageInfo
+from deqzoo.data.info import DataInfo, FewImageInfo
 from deqzoo.data.loader import ImageLoader, TensorLoader, generator
 from deqzoo.data.module import TensorData
-from deqzoo.data.noisy_images import WholeSet
+from deqzoo.implicit.sending import send
 
 
 class FewImageData(TensorData):
@@ -31,18 +32,21 @@ class FewImageData(TensorData):
     """
 
     Config: ClassVar[type[DataConfig]] = FewImageDataConfig
+    prefix: ClassVar[str] = "few"
 
     def __init__(self, name: str, *, seed: int = 0, **options: Any) -> None:
         super().__init__(name, seed=seed, **options)
-        chosen = self.options
-        if not name.startswith("few_"):
-            raise ValueError(f"there is no set of few images {name!r}; call it few_ and the name of the images")
+        chosen, start = self.options, f"{self.prefix}_"
+        if not name.startswith(start):
+            raise ValueError(
+                f"there is no set of {self.prefix} images {name!r}; call it {start} and the name of the images"
+            )
         self.source = ImageData(
-            name.removeprefix("few_"), root=chosen.root, val_size=chosen.val_size, download=chosen.download
+            name.removeprefix(start), root=chosen.root, val_size=chosen.val_size, download=chosen.download
         )
 
     @property
-    def info(self) -> FewImageInfo:
+    def info(self) -> DataInfo:
         """Shape and classes of the images."""
         return FewImageInfo(self.source.shape, self.source.classes)
 
@@ -55,12 +59,20 @@ class FewImageData(TensorData):
         if self.tensors is not None:
             return
         self.source.setup(stage)
+        self._draw(generator(self.seed))
+        self.tensors = self.source.tensors
+
+    def training_labels(self) -> Tensor:
+        """Labels of the training images, (N,)."""
+        return self.source.labels[self.parts["train"]]
+
+    def _draw(self, random: Generator) -> None:
+        """Choose the training images."""
         available, wanted = self.source.parts["train"], self.options.train_size
         if wanted > len(available):
             raise ValueError(f"data.train_size={wanted} of {len(available)} images that are not held out; lower it")
-        drawn = torch.randperm(len(available), generator=generator(self.seed))[:wanted]
+        drawn = torch.randperm(len(available), generator=random)[:wanted]
         self.parts = self.source.parts | {"train": available[drawn]}
-        self.tensors = self.source.tensors
 
     def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
         """All of the training and the validation set in each batch if ``train``; else images and labels of a part."""
@@ -69,8 +81,16 @@ class FewImageData(TensorData):
         white, chosen, held_out = self.source.spec.white, self.parts["train"], self.parts["val"]
         if not train:
             return ImageLoader(images, labels, self.parts[part], batch_size, white=white, **options)
-        sets = (images[chosen].float() / white, labels[chosen], images[held_out].float() / white, labels[held_out])
+        training = images[chosen].float() / white, self.training_labels()
+        sets = *training, images[held_out].float() / white, labels[held_out]
         return WholeSet(sets, torch.arange(self.options.repeats), 1, shuffle=True, **options)
+
+
+class WholeSet(TensorLoader):
+    """The same batch, all of the tensors, once for each index of an epoch."""
+
+    def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return tuple(send(tensor, self.device) for tensor in self.tensors)
 
 
 def rows() -> dict[str, list[str]]:

@@ -1,19 +1,17 @@
 """Labelled images of which many have a wrong label, beside clean ones: a set to be cleaned."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from deqzoo.data.config import DataConfig, NoisyImageDataConfig
-from deqzoo.data.images import ImageData
+from deqzoo.data.few_images import FewImageData
 from deqzoo.data.info import NoisyImageInfo
-from deqzoo.data.loader import ImageLoader, TensorLoader, generator
-from deqzoo.data.module import TensorData
-from deqzoo.implicit.sending import send
+from deqzoo.data.loader import generator
 
 
-class NoisyImageData(TensorData):
+class NoisyImageData(FewImageData):
     """A training set with wrong labels, a clean set to judge by, and the official test set.
 
     ``train_size`` of the official training images are drawn, and ``val_size`` others, the same always. Of the former
@@ -37,61 +35,28 @@ class NoisyImageData(TensorData):
     """
 
     Config: ClassVar[type[DataConfig]] = NoisyImageDataConfig
+    prefix: ClassVar[str] = "noisy"
 
     noisy_labels: Tensor
     wrong: Tensor
-
-    def __init__(self, name: str, *, seed: int = 0, **options: Any) -> None:
-        super().__init__(name, seed=seed, **options)
-        chosen = self.options
-        if not name.startswith("noisy_"):
-            raise ValueError(f"there is no set of noisy images {name!r}; call it noisy_ and the name of the images")
-        self.source = ImageData(
-            name.removeprefix("noisy_"), root=chosen.root, val_size=chosen.val_size, download=chosen.download
-        )
 
     @property
     def info(self) -> NoisyImageInfo:
         """Shape, classes and number of the images."""
         return NoisyImageInfo(self.source.shape, self.source.classes, self.options.train_size)
 
-    def prepare_data(self) -> None:
-        """Download what is missing (Lightning calls this in one process of a machine)."""
-        self.source.prepare_data()
+    def training_labels(self) -> Tensor:
+        """The noisy ones."""
+        return self.noisy_labels
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the files, draw the training set, corrupt its labels."""
-        if self.tensors is not None:
-            return
-        self.source.setup(stage)
-        self.tensors, self.parts = self.source.tensors, dict(self.source.parts)
-        available, wanted = self.parts["train"], self.options.train_size
-        if wanted > len(available):
-            raise ValueError(f"data.train_size={wanted} of {len(available)} images that are not held out; lower it")
+    def _draw(self, random: Generator) -> None:
+        """Choose the training images and corrupt their labels, the same always."""
         random = generator(0)
-        chosen = available[torch.randperm(len(available), generator=random)[:wanted]]
-        self.parts["train"] = chosen
-        classes = len(self.source.classes)
-        self.wrong = torch.randperm(wanted, generator=random) < round(self.options.corrupted * wanted)
-        shift = torch.randint(1, classes, (wanted,), generator=random) * self.wrong
-        self.noisy_labels = (self.source.labels[chosen] + shift) % classes
-
-    def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
-        """All of the training and the clean set in each batch if ``train``; else images and labels of a part."""
-        assert self.tensors is not None
-        images, labels = self.tensors
-        white, chosen, clean = self.source.spec.white, self.parts["train"], self.parts["val"]
-        if not train:
-            return ImageLoader(images, labels, self.parts[part], batch_size, white=white, **options)
-        sets = (images[chosen].float() / white, self.noisy_labels, images[clean].float() / white, labels[clean])
-        return WholeSet(sets, torch.arange(self.options.repeats), 1, shuffle=True, **options)
-
-
-class WholeSet(TensorLoader):
-    """The same batch, all of the tensors, once for each index of an epoch."""
-
-    def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(send(tensor, self.device) for tensor in self.tensors)
+        super()._draw(random)
+        count, classes = self.options.train_size, len(self.source.classes)
+        self.wrong = torch.randperm(count, generator=random) < round(self.options.corrupted * count)
+        shift = torch.randint(1, classes, (count,), generator=random) * self.wrong
+        self.noisy_labels = (super().training_labels() + shift) % classes
 
 
 def rows() -> dict[str, list[str]]:

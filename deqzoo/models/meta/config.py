@@ -49,7 +49,7 @@ class FewShotConfig(AdaptationConfig, TrainingConfig):
 
 @dataclass
 class LearnedDecayConfig(TrainingConfig):
-    """Softmax regression with a learned decay a weight (`deqzoo.models.DecayLearner`), and its training."""
+    """Softmax regression with a learned decay per weight (`deqzoo.models.DecayLearner`), and its training."""
 
     kind: str = "learned_decay"
     filters: int = 16  # random ones, that make the features

@@ -1,6 +1,6 @@
 """The kind ``data_cleaning``: which training labels are wrong, told by implicit gradients of a clean set's loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.data.info import NoisyImageInfo
-from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, make_solver
-from deqzoo.models.common.kind import META, Check, Kind, Trained
-from deqzoo.models.common.options import by_name, construct, described
+from deqzoo.models.common.kind import Check, Trained
+from deqzoo.models.common.options import construct
 from deqzoo.models.meta.config import DataCleaningConfig
 from deqzoo.models.meta.data_cleaning_network import DataCleaner
+from deqzoo.models.meta.fitted_kind import FittedKind
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # tried for what a model is compared with
 
 
-class DataCleaningKind(Kind):
+class DataCleaningKind(FittedKind):
     """Images in, logits out."""
 
-    family = META
     info = NoisyImageInfo
-    metric = "accuracy"
-    takes = "raw images in [0, 1] -> logits"
+    argument = "inputs"
 
     def network(self, settings: DataCleaningConfig, info: NoisyImageInfo) -> nn.Module:
         """See `deqzoo.models.DataCleaner`."""
-        solver, linear = settings.solver, settings.linear_solver
         channels, height, width = info.shape
         return construct(
             DataCleaner,
@@ -39,10 +36,7 @@ class DataCleaningKind(Kind):
             examples=info.count,
             features=channels * height * width,
             classes=len(info.classes),
-            solver=by_name("model.solver", MINIMIZERS, make_solver, solver, settings.solver_options),
-            linear_solver=by_name(
-                "model.linear_solver", LINEAR_SOLVERS, make_solver, linear, settings.linear_solver_options
-            ),
+            **self.inner_solvers(settings),
         )
 
     def module(self, network: nn.Module, settings: DataCleaningConfig) -> "SolverModule":
@@ -51,19 +45,9 @@ class DataCleaningKind(Kind):
 
         return DataCleaningModule.of(network, settings)
 
-    def example(self, info: NoisyImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
-        """Four images."""
-        if batch is not None:
-            return {"inputs": batch[0][:4].cpu()}
-        return {"inputs": torch.rand(4, *info.shape, generator=torch.Generator().manual_seed(0))}
-
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """The two solvers."""
-        return {
-            "inner solver": described(model["solver"], model["solver_options"]),
-            "gradient by": described(model["linear_solver"], model["linear_solver_options"]),
-            "strength": str(model["strength"]),
-        }
+        return {**super().facts(model), "strength": str(model["strength"])}
 
     check = Check(
         name="cleaning",

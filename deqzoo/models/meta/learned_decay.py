@@ -1,7 +1,7 @@
-"""The kind ``learned_decay``: one weight decay a weight, learned by implicit gradients of a validation loss."""
+"""The kind ``learned_decay``: one decay per weight, learned by implicit gradients of a validation loss."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.data.info import FewImageInfo
-from deqzoo.implicit import LINEAR_SOLVERS, MINIMIZERS, make_solver
-from deqzoo.models.common.kind import META, Check, Kind, Trained
-from deqzoo.models.common.options import by_name, construct, described
+from deqzoo.models.common.kind import Check, Trained
+from deqzoo.models.common.options import construct
 from deqzoo.models.meta.config import LearnedDecayConfig
+from deqzoo.models.meta.fitted_kind import FittedKind
 from deqzoo.models.meta.learned_decay_network import DecayLearner
 
 if TYPE_CHECKING:
@@ -22,26 +22,19 @@ if TYPE_CHECKING:
 GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # single decays, to compare with
 
 
-class LearnedDecayKind(Kind):
+class LearnedDecayKind(FittedKind):
     """Images in, logits out."""
 
-    family = META
     info = FewImageInfo
-    metric = "accuracy"
-    takes = "raw images in [0, 1] -> logits"
 
     def network(self, settings: LearnedDecayConfig, info: FewImageInfo) -> nn.Module:
         """See `deqzoo.models.DecayLearner`."""
-        solver, linear = settings.solver, settings.linear_solver
         return construct(
             DecayLearner,
             settings,
             shape=info.shape,
             classes=len(info.classes),
-            solver=by_name("model.solver", MINIMIZERS, make_solver, solver, settings.solver_options),
-            linear_solver=by_name(
-                "model.linear_solver", LINEAR_SOLVERS, make_solver, linear, settings.linear_solver_options
-            ),
+            **self.inner_solvers(settings),
         )
 
     def module(self, network: nn.Module, settings: LearnedDecayConfig) -> "SolverModule":
@@ -50,23 +43,13 @@ class LearnedDecayKind(Kind):
 
         return LearnedDecayModule.of(network, settings)
 
-    def example(self, info: FewImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
-        """Four images."""
-        if batch is not None:
-            return {"images": batch[0][:4].cpu()}
-        return {"images": torch.rand(4, *info.shape, generator=torch.Generator().manual_seed(0))}
-
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """The features and the two solvers."""
-        return {
-            "random filters": str(model["filters"]),
-            "inner solver": described(model["solver"], model["solver_options"]),
-            "gradient by": described(model["linear_solver"], model["linear_solver_options"]),
-        }
+        return {"random filters": str(model["filters"]), **super().facts(model)}
 
     check = Check(
         name="decays",
-        title="Is a decay a weight better than a single one?",
+        title="Is a decay per weight better than a single one?",
         measure=lambda trained: measure_decays(trained),
         rows=lambda check: check_rows(check),
         text=lambda check: check_text(check),

@@ -62,7 +62,7 @@ def test_short_training(tmp_path):
     assert len(check["grid"]) == 8
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"training.png", "decays.png"}
     assert "train/meta_residual" in (tmp_path / "metrics.csv").read_text()
-    assert "## Is a decay a weight better than a single one?" in (tmp_path / "export" / "README.md").read_text()
+    assert "## Is a decay per weight better than a single one?" in (tmp_path / "export" / "README.md").read_text()
     images, _ = next(iter(finished.data.test_dataloader()))
     model = deqzoo.load(tmp_path / "export")
     torch.testing.assert_close(model(images), finished.module.network(images))

@@ -1,4 +1,4 @@
-"""Softmax regression with a learned decay a weight: the fit, its gradient, and a feature that tells nothing."""
+"""Softmax regression with a learned decay per weight: the fit, its gradient, and a feature that tells nothing."""
 
 import copy
 
