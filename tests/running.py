@@ -1,10 +1,13 @@
 """Runs of ``train.py``'s parts in process: small networks, few steps."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize
 from omegaconf import DictConfig
 
@@ -46,6 +49,21 @@ def train_py(*words: str, cwd: Path, check: bool = True, **env: str) -> subproce
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | env
     command = [sys.executable, str(ROOT / "train.py"), *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=check)
+
+
+def killed_after(step: int, *words: str, cwd: Path) -> Path:
+    """``python train.py WORDS``, all of its processes killed once ``last.ckpt`` is of this step; the run's folder."""
+    command, environment = [sys.executable, str(ROOT / "train.py"), *words], os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True)
+    while process.poll() is None:
+        found = list(cwd.glob("outputs/deq_digits/*/last.ckpt"))
+        if found and torch.load(found[0], weights_only=True)["global_step"] >= step:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    assert process.wait() == -signal.SIGKILL
+    (folder,) = cwd.glob("outputs/deq_digits/*")
+    return folder
 
 
 def to_plain_model(run_config: DictConfig) -> dict:

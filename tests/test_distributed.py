@@ -3,17 +3,15 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 from deqzoo.errors import ConfigError
 from deqzoo.training import Run
-from tests.running import ROOT, SMALL, TWO_EPOCHS, UNBOUNDED, composed, run, train_py
+from tests.running import ROOT, SMALL, TWO_EPOCHS, UNBOUNDED, composed, killed_after, run, train_py
 
 FEW = [
     *UNBOUNDED, *SMALL, "trainer.max_steps=3", "trainer.accelerator=cpu", "seed=1",
@@ -168,18 +166,8 @@ TWO_IN_BF16 = [
 def test_two_killed_processes_resume_with_accumulated_batches_in_bfloat16(tmp_path):
     words = [*TWO_IN_BF16, "save_every_n_steps=3"]
     train_py(*words, "hydra.run.dir=whole", cwd=tmp_path)
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
-    while process.poll() is None:
-        found = list(tmp_path.glob("outputs/deq_digits/*/last.ckpt"))
-        if found and torch.load(found[0], weights_only=True)["global_step"] >= 12:
-            os.killpg(process.pid, signal.SIGKILL)  # both
-            break
-        time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL
+    folder = killed_after(12, *words, cwd=tmp_path)
     train_py("resume=last", cwd=tmp_path)
-    (folder,) = tmp_path.glob("outputs/deq_digits/*")
     one, other = (torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder))
     assert one["global_step"] == other["global_step"] == 40
     for name, value in one["state_dict"].items():

@@ -1,10 +1,6 @@
 """Runs: their folder, tests of weights, and what happens when they are cut off or go wrong."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -19,7 +15,7 @@ from deqzoo.models.common.metrics import total
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
 from deqzoo.zoo.cards import model_card
-from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run, train_py
+from tests.running import SMALL, TWO_EPOCHS, composed, killed_after, run, train_py
 
 RANDOM = ["model.ema_decay=0.9"]  # beside the recipe's own augmentation, lookahead and momentum
 
@@ -213,17 +209,8 @@ def test_command_line_sweeps_and_compares(tmp_path):
 def test_killed_process_resumes_to_the_same_parameters(tmp_path):
     words = [*TWO_EPOCHS, "trainer.max_epochs=10", "save_every_n_steps=4"]
     train_py(*words, "hydra.run.dir=whole", cwd=tmp_path)
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    while process.poll() is None:
-        found = list(tmp_path.glob("outputs/deq_digits/*/last.ckpt"))
-        if found and torch.load(found[0], weights_only=True)["global_step"] >= 30:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL
+    folder = killed_after(30, *words, cwd=tmp_path)
     train_py("resume=last", cwd=tmp_path)
-    (folder,) = tmp_path.glob("outputs/deq_digits/*")
     one, other = (torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", folder))
     assert one["global_step"] == other["global_step"] == 90
     for name, value in one["state_dict"].items():
