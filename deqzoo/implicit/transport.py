@@ -95,9 +95,12 @@ class _Entropic:
         return self.unknown(self.round_trip(self.potential(y, a), cost, a, b), a)
 
     def objective(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Minus the dual of f and its best g, over epsilon; convex, with a minimum at a . f = 0 where that is free."""
+        """Minus the dual of f and its best g, over epsilon; convex, with a minimum at a . f = 0 where that is free.
+
+        The mass is added, a constant: f + epsilon has the round-off of an objective of its size.
+        """
         f = self.potential(y, a)
-        fall = -self.value(f, self.potentials(f, cost.mT, a), cost, a, b) / self.epsilon
+        fall = -self.value(f, self.potentials(f, cost.mT, a), cost, a, b) / self.epsilon - a.sum(dim=-1)
         return fall if self.penalty is not None else fall + (_mean(f, a).squeeze(-1) / self.epsilon).square() / 2
 
     def conditions(self, y: Tensor, cost: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -180,6 +183,8 @@ def sinkhorn(
     cost, a, b = _checked(cost, a, b, epsilon, marginal_penalty)
     entropic = _Entropic(epsilon, marginal_penalty)
     turned = cost.shape[-2] > cost.shape[-1]  # the smaller side has the unknowns
+    level = _level(cost, marginal_penalty)
+    cost = cost - level[..., None, None]
     given = (cost.mT, b, a) if turned else (cost, a, b)
     with no_derivatives():
         start = _start(entropic, *(t.detach() for t in given))
@@ -202,9 +207,20 @@ def sinkhorn(
         on_failure=on_failure,
     )
     y, solution = returned(*Implicit().apply(problem))
-    found = _assemble(entropic, entropic.potential(y, given[1]), *given)
+    plan, f, g, value = _assemble(entropic, entropic.potential(y, given[1]), *given)
+    half = level.unsqueeze(-1) / 2
+    found = Transport(plan, f + half, g + half, value + level * a.sum(dim=-1))
     transport = Transport(found.plan.mT, found.g, found.f, found.value) if turned else found
     return (transport, solution) if return_solution else transport
+
+
+def _level(cost: Tensor, penalty: float | Tensor | None) -> Tensor:
+    """What to subtract from all costs, (...), a constant to the derivatives: the least one, which costs digits alone.
+
+    With a penalty the mass of the plan depends on it: 0.
+    """
+    cost = cost.detach().flatten(-2)
+    return torch.zeros_like(cost.sum(dim=-1)) if penalty is not None or cost.shape[-1] == 0 else cost.amin(dim=-1)
 
 
 def _absolute_tolerance(solver: Minimizer, epsilon: float | Tensor, a: Tensor) -> float:

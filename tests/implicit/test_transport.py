@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -23,6 +23,7 @@ def normalised(cost, a, b, epsilon):
 
 
 @settings(max_examples=40)
+@example(m=4, n=2, batch=(), epsilon=3.0, dtype=torch.float32, seed=2)
 @given(
     m=st.integers(1, 6),
     n=st.integers(1, 6),
@@ -43,6 +44,21 @@ def test_marginals_potentials_and_value(m, n, batch, epsilon, dtype, seed):
     product = a.unsqueeze(-1) * b.unsqueeze(-2)
     entropy = (torch.special.xlogy(plan, plan / product)).sum((-2, -1))
     torch.testing.assert_close(value, (plan * cost).sum((-2, -1)) + epsilon * entropy, **allowed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("epsilon", [0.03, 3.0, 30.0])
+@pytest.mark.parametrize("level", [0.0, 10.0, -30.0])
+def test_a_thousand_problems_converge_whatever_all_costs_have_in_common(level, epsilon, dtype):
+    """Most start so near the solution that the dual objective cannot tell how near."""
+    for shape in ((3, 2), (5, 6)):
+        cost, a, b = problem(*shape, 500, seed=1, dtype=dtype)
+        transport, solution = sinkhorn(cost + level, a, b, epsilon=epsilon, return_solution=True)
+        assert solution.converged.all()
+        known = sinkhorn(cost, a, b, epsilon=epsilon).value + level
+        allowed = 100 * torch.finfo(dtype).eps * (abs(level) + epsilon)
+        torch.testing.assert_close(transport.value, known, rtol=0, atol=allowed)
+        torch.testing.assert_close((a * transport.f).sum(-1), (b * transport.g).sum(-1), rtol=0, atol=10 * allowed)
 
 
 def test_two_points_by_hand():

@@ -52,7 +52,7 @@ def gradient(objective: Callable[..., Any], y: Any, *args: Any, batch_dims: int 
 class Minimizer(SearchingSolver):
     """Base of the minimisers, called as `solver(objective, y0, *args, batch_dims=0) -> Solution`.
 
-    No point with a larger objective than y0's is ever returned. A system has converged when
+    No point is returned whose objective is above y0's by more than round-off. A system has converged when
 
         ||grad|| <= tol scale for stop="rel"        ||grad|| <= tol for stop="abs"
 
@@ -154,12 +154,16 @@ class Descent(Search):
         """The round-off of the objective at the accepted point, (systems,)."""
         return _ROUND_OFF * self.eps * self.value.abs()
 
+    def not_above_start(self, value: Tensor) -> Tensor:
+        """Whether an objective is at most the first one, (systems,); to round-off, which hides how good a start is."""
+        return value <= self.first_value + _ROUND_OFF * self.eps * self.first_size
+
     def within_round_off(self, predicted: Tensor, fall: Tensor) -> Tensor:
         """Whether the fall of the objective that a step predicted is round-off, and so is the one that came."""
         return (predicted <= self.slack) & (fall.abs() <= _NOISE * self.slack)
 
     def observe(self, z: Tensor, g: Tensor, image: Tensor) -> None:
-        """As `Search.observe`; a point above the start is never accepted, nor one that is not finite."""
+        """As `Search.observe`; a point above the start is not accepted, nor one that is not finite."""
         value, first = self.values[0], self.first
         change = self.g - g
         if first:
@@ -172,7 +176,7 @@ class Descent(Search):
             accepted = value < self.value - self.slack  # else the start stands, which may be a minimum
         else:
             accepted = self.judge(z, value, g)
-        accepted = accepted & (row_norm(g) < torch.inf) & torch.isfinite(value) & (value <= self.first_value)
+        accepted = accepted & (row_norm(g) < torch.inf) & torch.isfinite(value) & self.not_above_start(value)
         self._fell = accepted & (value < self.value - self.slack)
         before = self.point
         self.accept(accepted, z, g, image)

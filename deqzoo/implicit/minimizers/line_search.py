@@ -98,7 +98,7 @@ class LineSearch(Descent):
         round_off = self.within_round_off(-expected.squeeze(1), self.value - value.squeeze(1)).unsqueeze(1)
         flat = trial_slope <= (2 * _ARMIJO - 1) * self.slope
         falls = (value <= self.value.unsqueeze(1) + _ARMIJO * expected) | (round_off & flat)
-        falls = falls & torch.isfinite(g).all(dim=1, keepdim=True) & (value <= self.first_value.unsqueeze(1))
+        falls = falls & torch.isfinite(g).all(dim=1, keepdim=True) & self.not_above_start(value.squeeze(1)).unsqueeze(1)
         flatter = (trial_slope >= _CURVATURE * self.slope) | (self.trials >= _MOST_TRIALS)
         self._narrow(falls, flatter, Point(self.t, value, trial_slope))
         return (falls & flatter).squeeze(1)

@@ -276,6 +276,21 @@ def test_a_start_almost_at_the_minimum_ends(solver):
     assert solution.nfe < 400
 
 
+@pytest.mark.parametrize("name", ["gradient_descent", "lbfgs", "newton_cg", "trust_region"])
+@pytest.mark.parametrize("away", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_starts_so_near_the_minimum_that_the_objective_cannot_tell(name, away):
+    """A better point has the start's objective, or one above it by round-off; only the gradient tells."""
+    matrix = torch.stack([symmetric_matrix(torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=F64), seed=i) for i in range(300)])
+    minimum = randn(300, 4, seed=1)
+
+    def objective(y, matrix, minimum):
+        return (y * (matrix @ (y / 2 - minimum).unsqueeze(-1)).squeeze(-1)).sum(-1)
+
+    start = minimum + away * randn(300, 4, seed=2)
+    solution = make_solver(name)(objective, start.float(), matrix.float(), minimum.float(), batch_dims=1)
+    assert solution.converged.all()
+
+
 @pytest.mark.parametrize("solver", [GradientDescent, LBFGS], ids=["gradient_descent", "lbfgs"])
 def test_nfe_counts_each_call(solver):
     objective = Recorded(rosenbrock)
