@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"Error: {error}")
         write_pages()
     elif chosen.command == "measure":
-        from deqzoo.training.measuring import measure_again
+        from deqzoo.training.measure_again import measure_again
 
         try:
             for name in chosen.names:

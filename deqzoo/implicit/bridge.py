@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .black_box import as_tensors, call_black_box
 from .by_name import instance
+from .condition_check import newton_distance, unsatisfied
 from .grads_batched import each_alone
 from .lifting import Lifted, apply_visibly, check_complete, lift, value_again
 from .linear_solvers import GMRES, LINEAR_SOLVERS, LinearSolver
@@ -44,7 +45,6 @@ from .modes import (
     unpack_tangent,
     unwrap_ended,
 )
-from .nearness import newton_distance, unsatisfied
 from .operator import LinearOperator, check_tags, from_pullback, pullback, pullback_on_tape, reaches_leaf, transposed
 from .precision import Coarsest
 from .private_api import forward_mode, is_grads_batched, saved_tensors_are_hooked

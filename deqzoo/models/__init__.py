@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqzoo.data.info import ImageInfo, PointInfo
     from deqzoo.models.build import build_network
-    from deqzoo.models.common.classifier import Classifier
+    from deqzoo.models.common.classifier_module import Classifier
     from deqzoo.models.common.finite import NonFiniteError
     from deqzoo.models.common.image_classifier import ImageClassifier
     from deqzoo.models.common.module import SolverModule
     from deqzoo.models.equilibrium.config import DEQClassifierConfig
     from deqzoo.models.equilibrium.contractive_network import contractive_net
-    from deqzoo.models.equilibrium.deq_network import DEQClassifier
     from deqzoo.models.equilibrium.explicit_network import conv_net, residual_net
     from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
     from deqzoo.models.equilibrium.module import DEQClassifierModule
     from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
+    from deqzoo.models.equilibrium.unbounded_network import DEQClassifier
     from deqzoo.models.flow.image_network import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
     from deqzoo.models.graph.network import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
     from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CellSearch": "deqzoo.models.meta.cell_search_network",
-    "Classifier": "deqzoo.models.common.classifier",
+    "Classifier": "deqzoo.models.common.classifier_module",
     "ContractiveLanguageModel": "deqzoo.models.language.network",
-    "DEQClassifier": "deqzoo.models.equilibrium.deq_network",
+    "DEQClassifier": "deqzoo.models.equilibrium.unbounded_network",
     "DEQClassifierConfig": "deqzoo.models.equilibrium.config",
     "DEQClassifierModule": "deqzoo.models.equilibrium.module",
     "DataCleaner": "deqzoo.models.meta.data_cleaning_network",

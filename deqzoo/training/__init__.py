@@ -3,7 +3,7 @@
 ``run.py`` is the course of a run; ``device.py`` decides how it runs where, ``callbacks.py`` has what happens
 beside the steps (checkpoints, seeds, progress), ``history.py`` writes ``metrics.csv``, ``weights.py`` finds
 what ``ckpt=`` names, ``tracking.py`` talks to Weights & Biases, ``report.py`` tells the result,
-``measuring.py`` tests shipped weights again.
+``measure_again.py`` tests shipped weights again.
 """
 
 from deqzoo.training.run import Run

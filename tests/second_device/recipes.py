@@ -94,11 +94,11 @@ SMALL = {
 # What is drawn and checked beside a training, in little.
 SMALL_PICTURES = {
     "deqzoo.plots.budget.STEPS": (1, 3),
-    "deqzoo.models.equilibrium.deq_classifier.DRAWN": 50,
-    "deqzoo.models.ode.classifier.FRAMES": 2,
-    "deqzoo.models.ode.latent_ode.FRAMES": 2,
-    "deqzoo.models.meta.data_cleaning.STRENGTHS": (0.1,),
-    "deqzoo.models.meta.learned_decay.GRID": (0.1,),
+    "deqzoo.models.equilibrium.unbounded_kind.DRAWN": 50,
+    "deqzoo.models.ode.classifier_kind.FRAMES": 2,
+    "deqzoo.models.ode.latent_ode_kind.FRAMES": 2,
+    "deqzoo.models.meta.data_cleaning_kind.STRENGTHS": (0.1,),
+    "deqzoo.models.meta.learned_decay_kind.GRID": (0.1,),
     "deqzoo.models.flow.kind.GRID": 20,
     "deqzoo.models.flow.kind.FRAMES": 2,
     "deqzoo.models.flow.image_check.COMPONENTS": (2,),

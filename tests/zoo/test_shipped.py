@@ -17,7 +17,7 @@ from deqzoo.data import ImageData
 from deqzoo.models.common.metrics import METRICS
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
-from deqzoo.training.measuring import measure_again
+from deqzoo.training.measure_again import measure_again
 from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from deqzoo.models.common.classifier import Classifier
+from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.deq_module import DEQModule
 from deqzoo.models.common.module import Batch, Step

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from deqzoo.data.chains import GraphBatch
-from deqzoo.models.common.classifier import Classifier
+from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.module import Batch, Step
 
 

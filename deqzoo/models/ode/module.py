@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deqzoo.models.common.classifier import Classifier
+from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.ode.config import ODETraining
 from deqzoo.nn import NeuralODE, solver_layers

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import deqzoo.models
 from deqzoo.implicit import Anderson, OneStep, Status
 from deqzoo.models import NonFiniteError
-from deqzoo.models.common.classifier import Classifier
+from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.config import Schedule
 from deqzoo.models.common.finite import MOST
 from deqzoo.models.common.module import SolverModule

@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
     """A finished run of ten steps."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deqzoo.models.ode.classifier.FRAMES", 4)
+        patch.setattr("deqzoo.models.ode.classifier_kind.FRAMES", 4)
         return run(tmp_path_factory.mktemp("runs") / "a", *SMALL, *RANDOM)
 
 
@@ -96,7 +96,7 @@ def test_run_folder_and_logs(finished):
 
 
 def test_two_dimensional_state_has_a_phase_portrait(tmp_path, monkeypatch):
-    monkeypatch.setattr("deqzoo.models.ode.classifier.FRAMES", 4)
+    monkeypatch.setattr("deqzoo.models.ode.classifier_kind.FRAMES", 4)
     plain = run(tmp_path, *SMALL, "model=node_spheres", "model.augment=0", "trainer.max_steps=2")
     assert (plain.folder / "plots" / "phase_portrait.png").is_file()
 

@@ -13,7 +13,7 @@ from deqzoo.errors import ConfigError
 from deqzoo.models import LatentODE
 from deqzoo.models.common.kind import Trained
 from deqzoo.models.ode.config import LatentODETraining
-from deqzoo.models.ode.latent_ode import compare, interpolate
+from deqzoo.models.ode.latent_ode_kind import compare, interpolate
 from deqzoo.models.ode.latent_ode_module import LatentODEModule, observed_part
 from deqzoo.training import Run
 from deqzoo.zoo.baseline import find_baseline

@@ -13,7 +13,7 @@ from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import Trained
 from deqzoo.models.common.options import construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.contractive_network import contractive_net
-from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
+from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deqzoo.implicit.nearness import unsatisfied
+from deqzoo.implicit.condition_check import unsatisfied
 
 ALLOWED = 1e-3
 

@@ -5,8 +5,8 @@ from torch import nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.common.options import arguments_of, construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.config import MDEQClassifierConfig
-from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
+from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
 from deqzoo.nn.mdeq import MDEQCell
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.options import construct, fixed_point_adjoint, monotone_solver
-from deqzoo.models.equilibrium.deq_classifier import DEQClassifierKind
 from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
+from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
@@ -39,7 +39,7 @@ class MonDEQClassifierKind(DEQClassifierKind):
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Cross-entropy."""
-        from deqzoo.models.common.classifier import Classifier
+        from deqzoo.models.common.classifier_module import Classifier
 
         return Classifier.of(network, settings)
 

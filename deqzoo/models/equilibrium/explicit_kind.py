@@ -31,7 +31,7 @@ class ConvClassifierKind(Kind):
 
     def module(self, network: nn.Module, settings: ConvClassifierConfig) -> "SolverModule":
         """Cross-entropy."""
-        from deqzoo.models.common.classifier import Classifier
+        from deqzoo.models.common.classifier_module import Classifier
 
         return Classifier.of(network, settings)
 

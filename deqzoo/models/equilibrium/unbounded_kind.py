@@ -19,7 +19,7 @@ from deqzoo.models.common.options import (
 )
 from deqzoo.models.equilibrium.check import check_rows, deq_check
 from deqzoo.models.equilibrium.config import DEQClassifierConfig
-from deqzoo.models.equilibrium.deq_network import DEQClassifier
+from deqzoo.models.equilibrium.unbounded_network import DEQClassifier
 from deqzoo.nn import solver_layers
 
 if TYPE_CHECKING:
