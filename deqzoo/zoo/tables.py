@@ -1,4 +1,8 @@
-"""The generated pages: ``models/README.md``, ``data/README.md``, the cards, the table in ``README.md``."""
+"""The generated pages: ``models/README.md``, ``data/README.md``, the cards, the table in ``README.md``.
+
+Their numbers are those of ``checkpoints/NAME/metrics.json``: `deqzoo.training.run.Run.test` measures them, and
+`deqzoo.zoo.shipped.publish` adds those of other seeds.
+"""
 
 import json
 import re

@@ -94,7 +94,7 @@ SMALL = {
 # What is drawn and checked beside a training, in little.
 SMALL_PICTURES = {
     "deqzoo.plots.budget.STEPS": (1, 3),
-    "deqzoo.models.equilibrium.unbounded_kind.DRAWN": 50,
+    "deqzoo.models.equilibrium.kind.DRAWN": 50,
     "deqzoo.models.ode.classifier_kind.FRAMES": 2,
     "deqzoo.models.ode.latent_ode_kind.FRAMES": 2,
     "deqzoo.models.meta.data_cleaning_kind.STRENGTHS": (0.1,),

@@ -13,13 +13,13 @@ from deqzoo.errors import ConfigError
 from deqzoo.models.common.kind import Trained
 from deqzoo.models.common.options import construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.contractive_network import contractive_net
-from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
+from deqzoo.models.equilibrium.kind import EquilibriumKind
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 
-class ContractiveClassifierKind(DEQClassifierKind):
+class ContractiveClassifierKind(EquilibriumKind):
     """Images in, logits out; each stage is a fixed point that exists, is unique, and is found by plain iteration."""
 
     try_next = "model.solver=anderson"

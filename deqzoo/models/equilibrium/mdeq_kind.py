@@ -5,12 +5,12 @@ from torch import nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.models.common.options import arguments_of, construct, fixed_point_adjoint, fixed_point_solver
 from deqzoo.models.equilibrium.config import MDEQClassifierConfig
+from deqzoo.models.equilibrium.kind import EquilibriumKind
 from deqzoo.models.equilibrium.mdeq_network import MDEQClassifier
-from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
 from deqzoo.nn.mdeq import MDEQCell
 
 
-class MDEQClassifierKind(DEQClassifierKind):
+class MEquilibriumKind(EquilibriumKind):
     """As the kind ``deq_classifier``, with another network."""
 
     try_next = "model.solver=anderson"
@@ -22,4 +22,4 @@ class MDEQClassifierKind(DEQClassifierKind):
         return construct(MDEQClassifier, settings, info, **cell, solver=solver, adjoint=adjoint)
 
 
-KIND = MDEQClassifierKind()
+KIND = MEquilibriumKind()

@@ -9,14 +9,14 @@ from torch import nn
 from deqzoo.data.info import ImageInfo
 from deqzoo.errors import ConfigError
 from deqzoo.models.common.options import construct, fixed_point_adjoint, monotone_solver
+from deqzoo.models.equilibrium.kind import EquilibriumKind
 from deqzoo.models.equilibrium.mondeq_network import mondeq_conv, mondeq_fc
-from deqzoo.models.equilibrium.unbounded_kind import DEQClassifierKind
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 
-class MonDEQClassifierKind(DEQClassifierKind):
+class MonEquilibriumKind(EquilibriumKind):
     """Images in, logits out; the body is one monotone equilibrium."""
 
     try_next = "model.solver=anderson"
@@ -48,4 +48,4 @@ class MonDEQClassifierKind(DEQClassifierKind):
         return super().facts(model) | {"margin of monotonicity": f"{model['margin']:g}"}
 
 
-KIND = MonDEQClassifierKind()
+KIND = MonEquilibriumKind()

@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
-        patch.setattr("deqzoo.models.equilibrium.unbounded_kind.DRAWN", 50)
+        patch.setattr("deqzoo.models.equilibrium.kind.DRAWN", 50)
         runs = {baseline: run(folder / baseline, f"model={baseline}", *SMALL) for baseline in EXPLICIT}
         for name, baseline in BASELINES.items():
             words = ["model.train_max_steps=7", f"model.baseline={folder / baseline / 'export'}"]

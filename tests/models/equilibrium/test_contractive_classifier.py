@@ -25,7 +25,7 @@ def finished(request, tmp_path_factory):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
-        patch.setattr("deqzoo.models.equilibrium.unbounded_kind.DRAWN", 50)
+        patch.setattr("deqzoo.models.equilibrium.kind.DRAWN", 50)
         return run(tmp_path_factory.mktemp("runs") / request.param, *WORDS, f"model.body={request.param}")
 
 

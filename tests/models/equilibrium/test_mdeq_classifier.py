@@ -47,7 +47,7 @@ def finished(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
-        patch.setattr("deqzoo.models.equilibrium.unbounded_kind.DRAWN", 50)
+        patch.setattr("deqzoo.models.equilibrium.kind.DRAWN", 50)
         return run(folder, f"model={request.param}", *SMALL, *SHAPES[request.param])
 
 

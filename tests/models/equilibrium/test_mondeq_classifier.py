@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqzoo.plots.budget.STEPS", (1, 3))
-        patch.setattr("deqzoo.models.equilibrium.unbounded_kind.DRAWN", 50)
+        patch.setattr("deqzoo.models.equilibrium.kind.DRAWN", 50)
         folder = tmp_path_factory.mktemp("runs")
         return {name: run(folder / name, f"model={name}", *words) for name, words in RECIPES.items()}
 
