@@ -25,7 +25,7 @@ from ..implicit.by_name import instance, renamed
 from ..implicit.private_api import BatchNorm
 from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, same_randomness, with_parameters
+from .layer import SolverLayer, half_dtype, same_randomness, with_parameters
 
 
 class DEQ(SolverLayer):
@@ -46,6 +46,8 @@ class DEQ(SolverLayer):
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a system does not converge.
 
     A sample that has diverged, or whose input is not finite, is NaN in the output and leaves the others alone.
+    A cell in half precision (`deq.half()`, `deq.to(torch.bfloat16)`) gets states of that type, and so is the output;
+    the solver computes in float32.
 
     Attributes:
         solution: `Solution` of the last forward; its `backward` is filled once the backward pass has run.
@@ -93,6 +95,9 @@ class DEQ(SolverLayer):
             _refuse_batch_norm(self.cell)
         if z0 is None:
             z0 = self.initial_state(x)
+        half = half_dtype(self.cell)
+        if half is not None:  # of what the cell is given: between its evaluations the solver has float32
+            z0 = map_tensors(lambda t: t.to(half), z0)
         f, args = self.equation(z0, x)
         z, self.solution = fixed_point(
             f,

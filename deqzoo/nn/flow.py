@@ -12,12 +12,13 @@ from torch import Generator, Size, Tensor, nn
 from ..implicit import ODEAdjoint, ODESolver, Tsit5
 from ..implicit.solution import OnFailure
 from .divergence import DIVERGENCES, DensityDynamics, probes, start
+from .layer import NeedsFullPrecision
 from .ode import PENALTIES, NeuralODE
 
 LOG_2PI = math.log(2 * math.pi)
 
 
-class FlowODE(nn.Module):
+class FlowODE(NeedsFullPrecision):
     r"""An invertible map by an ODE, dx/dt = f(t, x, context) from z = x(t_0) to x(t_1), and how log densities change:
 
         log p(x(t_1)) = log p(x(t_0)) - int div f dt
@@ -49,6 +50,7 @@ class FlowODE(nn.Module):
     (tensor(2.7183), tensor(2.))
     """
 
+    why = "three digits are too few for a log density"
     default_solver: ClassVar[ODESolver] = Tsit5(rtol=1e-5, atol=1e-5)
 
     def __init__(

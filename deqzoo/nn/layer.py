@@ -13,6 +13,7 @@ from torch.func import functional_call
 from ..implicit import Solution
 from ..implicit.modes import eager, in_transform
 from ..implicit.private_api import own_parameters
+from ..implicit.pytree import map_tensors
 
 
 class SolverLayer(nn.Module):
@@ -80,6 +81,43 @@ def use_options(layers: Iterable[Any], **options: Any) -> Iterator[None]:
     finally:
         for layer, name, before in own:
             setattr(layer, name, before)
+
+
+HALF = torch.float16, torch.bfloat16
+
+
+def half_dtype(function: Any) -> torch.dtype | None:
+    """float16 or bfloat16, if a module's parameters are all in it; else None."""
+    found = {parameter.dtype for parameter in function.parameters()} if isinstance(function, nn.Module) else set()
+    return found.pop() if len(found) == 1 and found <= set(HALF) else None
+
+
+def evaluated_in(dtype: torch.dtype, f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f`, called with floating-point tensors in `dtype`; what it returns is float32."""
+
+    def call(*args: Any) -> Any:
+        args = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, args)
+        return map_tensors(torch.Tensor.float, f(*args))
+
+    return call
+
+
+class NeedsFullPrecision(nn.Module):
+    """A module whose parameters cannot be in half precision: `half()` and the like raise, and say what to do.
+
+    Attributes:
+        why: the reason, for the message.
+    """
+
+    why: ClassVar[str]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if fn(torch.empty(0)).dtype in HALF:
+            raise TypeError(
+                f"{type(self).__name__} has no half precision: {self.why}. Leave the parameters in float32, and run it "
+                "under torch.autocast"
+            )
+        return super()._apply(fn, recurse)
 
 
 def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:

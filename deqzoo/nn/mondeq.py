@@ -9,10 +9,11 @@ from ..implicit import EquationAdjoint, FixedPointSolver, PeacemanRachford
 from ..implicit.modes import full_precision
 from ..implicit.solution import OnFailure
 from .deq import DEQ
+from .layer import NeedsFullPrecision
 from .monotone import MonotoneCell
 
 
-class MonDEQ(DEQ):
+class MonDEQ(NeedsFullPrecision, DEQ):
     """The equilibrium z* = relu(W z* + x) of a `MonotoneCell`, which exists and is unique for every weight.
 
     W is made of the parameters once per forward (for convolutions: its spectra), and differentiated through once. The
@@ -34,6 +35,7 @@ class MonDEQ(DEQ):
     (True, tensor([True, True, True]))
     """
 
+    why = "operator splitting inverts matrices, and their margin would be lost"
     default_solver: ClassVar[FixedPointSolver] = PeacemanRachford(tol=1e-3)
 
     def __init__(

@@ -15,7 +15,7 @@ from ..implicit.ode.solvers import is_explicit
 from ..implicit.ode.traced import is_traceable
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, same_randomness, with_parameters
+from .layer import SolverLayer, evaluated_in, half_dtype, same_randomness, with_parameters
 
 PENALTIES = ("kinetic", "jacobian")
 
@@ -24,7 +24,8 @@ class NeuralODE(SolverLayer):
     r"""The solution of dy/dt = f(t, y) as a layer: y(t_0) in, y(t_1) out.
 
     Gradients flow to the dynamics' parameters and to y(t_0). Dropout masks and other random draws of the dynamics are
-    the same in every evaluation of one forward and its backward.
+    the same in every evaluation of one forward and its backward. Dynamics in half precision (`layer.half()`) get states
+    of that type, and so is the output; the solver computes in float32.
 
     Args:
         dynamics: `f(t, y, *args) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
@@ -98,6 +99,9 @@ class NeuralODE(SolverLayer):
         if t is not None or not torch.compiler.is_compiling():
             times = (self.times if t is None else t).to(leaf.real.dtype)
         f, parameters = with_parameters(self.dynamics)
+        half = half_dtype(self.dynamics)
+        if half is not None:
+            f = evaluated_in(half, f)
         y0 = self._augmented(y0)
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
         if penalties:
@@ -127,6 +131,7 @@ class NeuralODE(SolverLayer):
         else:
             self.path = {}
         self.solution.value = map_tensors(torch.Tensor.detach, self.solution.value)
+        y = y if half is None else map_tensors(lambda leaf: leaf.to(half), y)
         return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
 
     @property

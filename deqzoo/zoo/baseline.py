@@ -24,7 +24,7 @@ def find_baseline(entry: str | None, data: Any) -> Baseline | None:
     theirs = type(data.info).from_json(contents.config["data"])  # an older file lacks newer fields: their defaults
     if _rounded(theirs.to_json()) != _rounded(data.info.to_json()):
         return None
-    return Baseline(entry, contents.metrics, lambda device: load_contents(contents, device=device))
+    return Baseline(entry, contents.metrics, lambda device: load_contents(contents, device=device, trainable=False))
 
 
 def _rounded(values: Any) -> Any:

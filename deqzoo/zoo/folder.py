@@ -1,8 +1,12 @@
-"""A checkpoint folder on disk: read with every check there is, written whole or not at all."""
+"""A checkpoint folder on disk: read with every check there is, written whole or not at all.
+
+Anyone may have written a folder that is read: whatever is wrong with it is a `CheckpointError`.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ WEIGHTS, CONFIG, METRICS, GOLDEN, CARD = FILES = (
 )
 OUTPUT, _OLD_OUTPUT = "output", "logits"  # the golden output's name, and that in files of the first version
 _CONFIG_KEYS = {"format", "name", "model", "data", "weights"}
+_OBJECTS = tuple((key, dict, "an object") for key in ("model", "data"))
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -36,8 +41,30 @@ class Contents:
     weights: dict[str, Tensor]
 
 
+@contextmanager
+def checkpoint_errors(what: str) -> Iterator[None]:
+    """Inside, every error is a `CheckpointError`; of others than such, the message begins with ``what``.
+
+    >>> with checkpoint_errors("mine/config.json"):
+    ...     [][0]
+    Traceback (most recent call last):
+    deqzoo.errors.CheckpointError: mine/config.json: list index out of range
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 def read_folder(folder: Path) -> Contents:
-    """Read and check a checkpoint folder. Anything wrong with it is a `CheckpointError`."""
+    """Read and check a checkpoint folder."""
+    with checkpoint_errors(f"{folder} cannot be read"):
+        return _read_folder(folder)
+
+
+def _read_folder(folder: Path) -> Contents:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a checkpoint folder. Give the folder that a run writes to its export/.")
     if missing := [name for name in (WEIGHTS, CONFIG, METRICS) if not (folder / name).is_file()]:
@@ -50,8 +77,8 @@ def read_folder(folder: Path) -> Contents:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint folder, as it is written today."""
-    config, _ = convert(_checked_config(folder), {})
-    return config
+    with checkpoint_errors(f"{folder} cannot be read"):
+        return convert(_checked_config(folder), {})[0]
 
 
 def write_folder(
@@ -111,11 +138,27 @@ def _checked_config(folder: Path) -> dict[str, Any]:
         wrong = ", ".join(sorted(set(config) ^ _CONFIG_KEYS))
         valid = ", ".join(sorted(_CONFIG_KEYS))
         raise CheckpointError(f"{folder / CONFIG} has unknown or missing keys: {wrong}. It has {valid}.")
+    for key, kind, name in (("format", int, "a number"), ("name", str, "a string"), *_OBJECTS):
+        if type(config[key]) is not kind:
+            raise CheckpointError(f"{folder / CONFIG}: {key} should be {name}, got {config[key]!r:.50}. Restore it.")
     if config["format"] not in range(1, FORMAT + 1):
         raise CheckpointError(
             f"{folder / CONFIG} has format {config['format']}; this deqzoo reads 1 to {FORMAT}. Update deqzoo."
         )
+    if (found := _interpolation(config["model"])) is not None:
+        raise CheckpointError(
+            f"{folder / CONFIG}: model has {found!r:.50}; a checkpoint gives values, and ${{...}}, which could read "
+            "environment variables, is refused. Write the value out."
+        )
     return config
+
+
+def _interpolation(value: Any) -> str | None:
+    """The first string inside that OmegaConf would take for a reference to something else."""
+    if isinstance(value, str):
+        return value if "${" in value else None
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((found for each in inner if (found := _interpolation(each)) is not None), None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -139,7 +182,12 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
     if not isinstance(expected, dict) or set(expected) != {"sha256", "size"}:
         raise CheckpointError(f"{path.with_name(CONFIG)}: weights should have sha256 and size. Restore it.")
     check_fingerprint(path, expected)
-    return _load_tensors(path)
+    weights = _load_tensors(path)
+    for name, value in weights.items():
+        if value.is_complex() or not value.isfinite().all():
+            what = "complex numbers" if value.is_complex() else "NaN or infinite values"
+            raise CheckpointError(f"{path} has {what} in {name}: no weights of a network. Export it anew.")
+    return weights
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

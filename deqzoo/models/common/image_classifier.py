@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.nn.deq import DEQ
 from deqzoo.nn.layer import solver_layers
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(ClassifierNetwork):
     """Normalisation, stem, body, head.
 
     Args:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.models.equilibrium.convolutions import normalised_conv
 from deqzoo.nn.cells import make_cell
 from deqzoo.nn.deq import DEQ
 from deqzoo.nn.flip_equivariant import PairMean, make_flip_equivariant
 
 
-class DEQClassifier(nn.Module):
+class DEQClassifier(ClassifierNetwork):
     """Per width one equilibrium stage, entered by a convolution of stride 2 (the first: 1); pooling, linear head.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.nn.adjacency import Adjacency, normalized_adjacency, propagate
 from deqzoo.nn.deq import DEQ
 
@@ -84,7 +85,7 @@ class GraphCell(nn.Module):
             self.weight.copy_(project_rows(self.weight, self.kappa / eigenvalue))
 
 
-class ImplicitGraphNetwork(nn.Module):
+class ImplicitGraphNetwork(ClassifierNetwork):
     """Classifies nodes by the equilibrium of a graph: X = relu(W X A + Omega U), logits = V X + c.
 
     A is `normalized_adjacency`, under which the network is well posed on every graph. What a node knows reaches all
@@ -128,7 +129,7 @@ class ImplicitGraphNetwork(nn.Module):
         self.deq.cell.project()
 
 
-class GraphConvolutionNetwork(nn.Module):
+class GraphConvolutionNetwork(ClassifierNetwork):
     """Classifies nodes by ``depth`` graph convolutions, X <- relu(A^T X W_k^T + b_k), and a linear head.
 
     What a node knows reaches those at most ``depth`` hops away.
@@ -149,8 +150,7 @@ class GraphConvolutionNetwork(nn.Module):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         self.classes = tuple(classes)
-        widths = [in_features, *[hidden] * (depth - 1)]
-        self.convolutions = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
+        self.convolutions = nn.ModuleList(nn.Linear(hidden if i else in_features, hidden) for i in range(depth))
         self.head = nn.Linear(hidden, len(self.classes))
 
     def forward(self, features: Tensor, edges: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deqzoo.data.vocabulary import Vocabulary
+from deqzoo.models.common.head import HeadedNetwork
 from deqzoo.nn.deq import DEQ
 
 
-class NextTokenModel(nn.Module):
+class NextTokenModel(HeadedNetwork):
     """A network of tokens (B, T) to logits of each next one, (B, T, vocabulary): a subclass says how.
 
     Args:

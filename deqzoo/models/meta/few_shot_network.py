@@ -8,10 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from deqzoo.models.common.head import HeadedNetwork
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus}
 
 
-class FewShotNetwork(nn.Module):
+class FewShotNetwork(HeadedNetwork):
     """Four convolutions with stride 2, each with a batch norm and an activation, and a linear head.
 
     The batch norms take the statistics of the batch that they see, in training and after: there are no others for a

@@ -81,7 +81,7 @@ class MetaLearner(nn.Module):
     def adapt(self, support_inputs: Tensor, support_targets: Tensor) -> nn.Module:
         """The network adapted to one task, (support, ...): a copy, to be used as any other network.
 
-        All of its parameters are fitted, also those of a loaded entry, which need no gradient. `solutions` tells how
+        All of its parameters are fitted, also those that need no gradient. `solutions` tells how
         near an inner solve came.
         """
         with torch.no_grad():

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.nn.dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from deqzoo.nn.ode import NeuralODE
 
 
-class ODEClassifier(nn.Module):
+class ODEClassifier(ClassifierNetwork):
     """Normalisation, stem, ODE, head.
 
     Args:

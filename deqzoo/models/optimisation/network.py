@@ -77,11 +77,12 @@ class SudokuConvNet(nn.Module):
             raise ValueError(f"{name} must be at least {least}, got {value}")
         self.side = side
         layers: list[nn.Module] = []
-        for channels in [side, *[width] * (depth - 2)]:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        for i in range(depth - 1):
+            layers += [nn.Conv2d(width if i else side, width, 3, padding=1), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Conv2d(width, side, 3, padding=1))
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Probabilities (B, side, side, side)."""
         given = one_hot(puzzles, self.side)
+        given = given.to(next(self.parameters()).dtype)
         return self.convolutions(given.movedim(-1, 1)).movedim(1, -1).softmax(-1)
