@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from deqzoo.errors import CheckpointError, written_for_users
+from deqzoo.errors import written_for_users
 from deqzoo.zoo.loading import list_models
 from deqzoo.zoo.shipped import publish
 from deqzoo.zoo.tables import stale, write_pages
@@ -25,21 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.command == "list":
         trained = list_models(pretrained=True)
         print("\n".join(f"{name}{' *' if name in trained else ''}" for name in list_models()))
-    elif chosen.command == "publish":
+    elif chosen.command in ("publish", "measure"):
         try:
-            print(f"checkpoints/{publish(chosen.runs)}")
-        except CheckpointError as error:
-            sys.exit(f"Error: {error}")
-        write_pages()
-    elif chosen.command == "measure":
-        from deqzoo.training.measure_again import measure_again
-
-        try:
-            for name in chosen.names:
-                before, now = measure_again(name)
-                changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
-                print(name, ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or "unchanged")
-                write_pages()
+            if chosen.command == "publish":
+                _publish(chosen.runs)
+            else:
+                _measure(chosen.names)
         except Exception as error:
             if not written_for_users(error):
                 raise
@@ -49,6 +41,24 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"stale: {', '.join(map(str, pages))}; run `python -m deqzoo tables`")
     else:
         print("\n".join(f"wrote {path}" for path in write_pages()) or "all pages are up to date")
+
+
+def _publish(runs: Sequence[Path]) -> None:
+    from deqzoo.training.as_recipe import check_recipe
+
+    settings = [check_recipe(run) for run in runs]
+    print(f"checkpoints/{publish(runs, settings[0])}")
+    write_pages()
+
+
+def _measure(names: Sequence[str]) -> None:
+    from deqzoo.training.measure_again import measure_again
+
+    for name in names:
+        before, now = measure_again(name)
+        changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+        print(name, ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items()) or "unchanged")
+        write_pages()
 
 
 if __name__ == "__main__":

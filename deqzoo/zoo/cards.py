@@ -68,6 +68,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
             facts["test loss" if name == "loss" else metric.label] = metric.show(test[name])
     if "command" in metrics:
         facts["command"] = f"`{metrics['command']}`"
+        if otherwise := head(metrics.get("entry", ""), "Trained"):
+            facts["not reproducible by this command"] = otherwise
         facts["seed"] = str(metrics["seed"])
         if better := head(metrics.get("entry", ""), "Better hardware"):
             facts["on better hardware"] = better

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -53,10 +53,11 @@ def plots(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / PLOTS).glob("*.*"))
 
 
-def publish(runs: Sequence[Path]) -> str:
+def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
     """Make the export of ``runs[0]``, with its plots, the shipped checkpoint of its entry, and return the entry's name.
 
-    The other runs are the same recipe with other seeds: mean and spread of all go to its metrics.
+    The other runs are the same recipe with other seeds: mean and spread of all go to its metrics, and so do the
+    ``settings`` of stages, data and trainer; those of the model stand in the checkpoint's ``config.json``.
     """
     from deqzoo.models.registry import kind_of
     from deqzoo.zoo.cards import model_card
@@ -77,6 +78,7 @@ def publish(runs: Sequence[Path]) -> str:
             "mean": mean(values),
             "standard_deviation": stdev(values),
         }
+    metrics["settings"] = {key: settings[key] for key in ("stages", "data", "trainer")}
     name = config["name"]
     with whole_folder(zoo_path("checkpoints") / name) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)

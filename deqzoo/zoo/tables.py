@@ -127,7 +127,7 @@ def _result_row(name: str) -> str:
         "" if nfe is None else f"{nfe:.0f}",
         short_hardware(metrics["hardware"]),
         duration(total("time", metrics)),
-        f"`{metrics['command']}`",
+        f"`{metrics['command']}`" + (", which does not reproduce it (see its card)" if head(name, "Trained") else ""),
     )
 
 
@@ -147,6 +147,8 @@ def _kind(name: str) -> Kind:
 
 def _result(name: str, metrics: dict[str, Any]) -> str:
     """What a shipped entry reached."""
-    metric = _kind(name).metric
-    label = "" if metric == "accuracy" else f"{METRICS[metric].label} "
-    return f"{label}{result(metric, metrics)}, n = {metrics['test']['n']:,}"
+    kind = _kind(name)
+    label = "" if kind.metric == "accuracy" else f"{METRICS[kind.metric].label} "
+    numbers = [f"{METRICS[other].label} {METRICS[other].show(metrics['test'][other])}" for other in kind.beside]
+    numbers += [f"{label}{result(kind.metric, metrics)}"]
+    return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}"

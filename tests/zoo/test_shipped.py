@@ -17,6 +17,7 @@ from deqzoo.data import ImageData
 from deqzoo.models.common.metrics import METRICS
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
+from deqzoo.training.as_recipe import of_recipe
 from deqzoo.training.measure_again import measure_again
 from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
@@ -57,6 +58,21 @@ def test_recipe_builds_the_shipped_network(name):
     assert config["name"] == name
     shipped_model = to_plain(model_config(config["model"], name))  # an older one lacks newer settings: their defaults
     assert to_plain_model(composed(f"model={name}")) == shipped_model
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if "settings" in metrics(name)])
+def test_it_was_trained_by_its_recipe_as_it_stands(name):
+    """So that its command makes its number; where it does not, the head comment, the card and the table say so."""
+    if not head(name, "Trained"):
+        recipe = of_recipe(name)
+        assert metrics(name)["settings"] == {key: recipe[key] for key in ("stages", "data", "trainer")}
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if head(name, "Trained")])
+def test_a_command_that_does_not_reproduce_its_number_is_said_to(name):
+    assert head(name, "Trained") in (folder(name) / CARD).read_text()
+    (row,) = (line for line in results_table().splitlines() if line.startswith(f"| [`{name}`]"))
+    assert "does not reproduce it" in row
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -30,6 +30,7 @@ class LatentODEKind(Kind):
     family = ODES
     info = SeriesInfo
     metric = "rmse"
+    beside = ("rmse_beyond",)  # papers' predictive errors
     takes = "times (T,), values and mask (B, T, C) -> prediction (B, T, C)"
 
     def network(self, settings: LatentODEConfig, info: SeriesInfo) -> nn.Module:
@@ -117,8 +118,9 @@ def compare(trained: Trained) -> dict[str, Any]:
     std: Any = network.std
     scale = std if settings.relative_errors else torch.ones_like(std)
     batches = [SeriesBatch(*batch) for batch in trained.test_batches()]
-    steps = f"{max((row['step'] for row in trained.history), default=0) + 1:,.0f} steps"
-    found = {"this entry": _errors(network, batches, scale, f"{_size(network)}, {steps}")}
+    # Weights that were not trained in this run have no history.
+    steps = [f"{max(row['step'] for row in trained.history) + 1:,.0f} steps"] if trained.history else []
+    found = {"this entry": _errors(network, batches, scale, ", ".join([_size(network), *steps]))}
     if baseline := trained.find_baseline(settings.baseline):
         other = baseline.load(trained.device)
         note = f"{_size(other)}, {baseline.metrics['steps']:,} steps"
