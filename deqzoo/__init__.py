@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqzoo.errors import CheckpointError
     from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, odeint, root
+    from deqzoo.models.common.monitor import ConvergenceMonitor
     from deqzoo.nn import DEQ, ContinuousFlow, NeuralODE
     from deqzoo.zoo import export, list_models, load
 
@@ -31,6 +32,7 @@ _HOMES = {
     "odeint": "deqzoo.implicit",
     "root": "deqzoo.implicit",
     "CheckpointError": "deqzoo.errors",
+    "ConvergenceMonitor": "deqzoo.models.common.monitor",
     "export": "deqzoo.zoo",
     "list_models": "deqzoo.zoo",
     "load": "deqzoo.zoo",
@@ -40,6 +42,7 @@ __all__ = [
     "DEQ",
     "CheckpointError",
     "ContinuousFlow",
+    "ConvergenceMonitor",
     "ImplicitFunction",
     "NeuralODE",
     "__version__",

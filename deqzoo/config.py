@@ -45,10 +45,11 @@ class Mode(Enum):
 
 
 class Logger(Enum):
-    """Where a run's curves go: ``metrics.csv`` is always written, Weights & Biases beside it when chosen."""
+    """Where a run's curves go: ``metrics.csv`` is always written, beside it what is chosen."""
 
     csv = "csv"
     wandb = "wandb"
+    tensorboard = "tensorboard"
 
 
 @dataclass

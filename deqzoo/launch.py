@@ -42,7 +42,7 @@ Settings (NAME=VALUE)
   ckpt=pretrained          or a path: the weights to test, or to start training from
   stages=[]                skip what the recipe trains first (its `stages`)
   resume=last              or a run's folder: continue there, to the same result
-  logger=csv               csv, or wandb beside it (WANDB_MODE=offline works)
+  logger=csv               csv, or beside it wandb (WANDB_MODE=offline works) or tensorboard
   threads=1                of the CPU
   tf32=true                faster products in float32 on a GPU, rounded to ten bits
   save_every_n_steps=100   how often last.ckpt is written

@@ -21,7 +21,9 @@ def test_public_names_are_there():
 
 
 def test_unknown_name_lists_what_there_is():
-    with pytest.raises(AttributeError, match="no attribute 'laod'; it offers CheckpointError, ContinuousFlow, DEQ"):
+    with pytest.raises(
+        AttributeError, match="no attribute 'laod'; it offers CheckpointError, ContinuousFlow, ConvergenceMonitor, DEQ"
+    ):
         deqzoo.laod  # noqa: B018
 
 

@@ -181,6 +181,19 @@ def test_wandb_works_offline_and_says_what_it_needs_online(tmp_path, monkeypatch
         run(tmp_path / "on", *SMALL, "trainer.max_steps=2", "logger=wandb")
 
 
+def test_tensorboard_gets_the_curves_or_says_what_it_needs(tmp_path, monkeypatch):
+    words = [*SMALL, "trainer.max_steps=2", "trainer.max_epochs=1", "logger=tensorboard", "trainer.log_every_n_steps=1"]
+    run(tmp_path, *words)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(tmp_path / "tensorboard"))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("train/loss")] == [0, 1]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'deqzoo\[tensorboard\]'"):
+        run(tmp_path / "without", *words)
+
+
 def test_help_lists_the_entries_within_a_second(tmp_path):
     start = time.perf_counter()
     page = train_py("--help", cwd=tmp_path).stdout

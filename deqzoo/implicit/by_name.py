@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -32,6 +33,26 @@ def make(kind: str, registry: Mapping[str, Any], name: str, options: Mapping[str
 def instance(kind: str, registry: Mapping[str, Any], given: Any) -> Any:
     """What was given, or, where that is a name, the object of a registry by that name, with its default options."""
     return make(kind, registry, given, {}) if isinstance(given, str) else given
+
+
+def shown(options: Any) -> str:
+    """A dataclass of options in short: those alone that are not at their defaults.
+
+    >>> from deqzoo.implicit import GMRES, Anderson, Implicit
+    >>> shown(Anderson(tol=1e-3, max_steps=30)), shown(Implicit(GMRES(max_steps=9)))
+    ('Anderson(tol=0.001, max_steps=30)', 'Implicit(linear_solver=GMRES(max_steps=9))')
+    """
+    if isinstance(options, torch.Tensor):
+        return f"tensor of shape {tuple(options.shape)}"
+    if not dataclasses.is_dataclass(options) or isinstance(options, type):
+        return repr(options)
+    parts = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if field.init and (type(value) is not type(default) or value != default):
+            parts.append(f"{field.name}={shown(value)}")
+    return f"{type(options).__name__}({', '.join(parts)})"
 
 
 def renamed(kwargs: dict[str, Any], old: str, new: str, kind: type, given: Any) -> Any:

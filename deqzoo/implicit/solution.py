@@ -41,9 +41,9 @@ class NonConvergenceError(RuntimeError):
     """A solve did not converge, and the caller asked to be stopped by it."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Solution:
-    """The result of a solve.
+    """The result of a solve. It prints as one line; `summary()` has more.
 
     Attributes:
         value: the best iterate found, in the structure of the unknown; finite also where the solve diverged.
@@ -123,6 +123,53 @@ class Solution:
         rows = [failed.reshape(failed.shape + (1,) * (leaf.dim() - failed.dim())) for leaf in leaves]
         return with_tensors(value, [torch.where(*each) for each in zip(rows, others, leaves, strict=True)])
 
+    def __repr__(self) -> str:
+        """One line for people, without the numbers of the solution.
+
+        >>> Solution(None, torch.tensor([0, 3]), torch.tensor([1e-6, 0.5]), torch.tensor([4, 9]), 10)
+        Solution(1 of 2 systems converged (1 max steps), residual at most 5.0e-01, steps at most 9, nfe 10)
+        """
+        if in_transform() or torch.compiler.is_compiling() or self.status.is_meta:
+            return f"Solution(nfe {self.nfe})"
+        status, failed = self.status.detach(), self._failures()
+        residual, steps = (_largest(values) for values in (self.residual, self.steps))
+        return (
+            f"Solution({int((status == Status.CONVERGED).sum())} of {status.numel()} systems converged"
+            f"{f' ({failed})' if failed else ''}, residual at most {residual:.1e}, steps at most {steps:.0f}, "
+            f"nfe {self.nfe})"
+        )
+
+    def summary(self) -> str:
+        """A table for people: how many systems ended how; residuals and steps; the adjoint solve, once it has run.
+
+        >>> print(Solution(None, torch.tensor([0, 3]), torch.tensor([1e-6, 0.5]), torch.tensor([4, 9]), 10).summary())
+                        least    median      most
+        residual      1.0e-06   2.5e-01   5.0e-01
+        steps               4       6.5         9
+        converged 1 of 2 systems (1 max steps), 10 evaluations
+        """
+        if in_transform() or self.status.is_meta:
+            return repr(self)
+        failed = self._failures()
+        lines = [f"{'':12}{'least':>9} {'median':>9} {'most':>9}"]
+        rows = [("residual", self.residual, ".1e"), ("steps", self.steps, "g"), ("rejected", self.rejected, "g")]
+        for name, values, form in rows:
+            if values is not None and values.numel():
+                three = torch.quantile(values.detach().double().reshape(-1).cpu(), torch.tensor([0, 0.5, 1]).double())
+                lines.append(f"{name:12}" + " ".join(f"{value:9{form}}" for value in three.tolist()))
+        lines.append(
+            f"converged {int(self.converged.sum())} of {self.status.numel()} systems"
+            f"{f' ({failed})' if failed else ''}, {self.nfe} evaluations"
+        )
+        if self.backward is not None:
+            lines += ["backward:", *self.backward.summary().splitlines()]
+        return "\n".join(lines)
+
+    def _failures(self) -> str:
+        """How many systems ended how, without those that converged; empty: all did."""
+        counts = torch.bincount(self.status.detach().reshape(-1), minlength=len(Status)).tolist()
+        return ", ".join(f"{counts[s]} {s.name.lower().replace('_', ' ')}" for s in Status if s and counts[s])
+
     def describe(self) -> str:
         """A line for people: how many systems ended how, and the worst residual.
 
@@ -131,11 +178,12 @@ class Solution:
         """
         if in_transform():
             return f"some systems did not converge after {self.nfe} evaluations"
-        status = self.status.detach().reshape(-1)
-        counts = torch.bincount(status, minlength=len(Status)).tolist()
-        failed = ", ".join(f"{counts[s]} {s.name.lower().replace('_', ' ')}" for s in Status if s and counts[s])
-        worst = self.residual.detach().max().item() if status.numel() else 0.0
+        failed = int((~self.converged).sum())
         return (
-            f"{sum(counts[1:])} of {status.numel()} systems did not converge ({failed or 'none'}), "
-            f"worst residual {worst:.1e} after {self.nfe} evaluations"
+            f"{failed} of {self.status.numel()} systems did not converge ({self._failures() or 'none'}), "
+            f"worst residual {_largest(self.residual):.1e} after {self.nfe} evaluations"
         )
+
+
+def _largest(values: Tensor) -> float:
+    return values.detach().max().item() if values.numel() else 0.0

@@ -58,6 +58,8 @@ class DEQ(SolverLayer):
 
     >>> cell = lambda z, x: torch.tanh(0.5 * z + x)
     >>> deq = DEQ(cell)
+    >>> deq
+    DEQ(solver=Anderson(tol=0.001, max_steps=30), adjoint=Implicit())
     >>> z = deq(torch.zeros(3, 2))
     >>> z.abs().max().item(), deq.solution.converged
     (0.0, tensor([True, True, True]))

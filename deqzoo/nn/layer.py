@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..implicit import Solution
+from ..implicit.by_name import shown
 from ..implicit.modes import eager, in_transform
 from ..implicit.private_api import own_parameters
 from ..implicit.pytree import map_tensors
@@ -40,6 +41,11 @@ class SolverLayer(nn.Module):
     def is_one_graph(self) -> bool:
         """Whether `torch.compile` takes a call and its gradient as a graph each: it does a fixed number of steps."""
         return False
+
+    def extra_repr(self) -> str:
+        """Solver and adjoint, for `print(model)`."""
+        adjoint = getattr(self, "adjoint", None)
+        return f"solver={shown(self.solver)}" + ("" if adjoint is None else f", adjoint={shown(adjoint)}")
 
     def compile_training(self, **options: Any) -> None:
         """Compile calls in training mode by `torch.compile`, with its options. All others run as before.

@@ -1,12 +1,14 @@
 """Figures of a run, as PNG and GIF files.
 
-``training.py`` shows the steps, ``residuals.py`` and ``budget.py`` compare solvers of DEQ layers, ``flow.py`` draws
-what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of a graph, ``adaptation.py`` tasks,
-``sudoku.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
+``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers
+of DEQ layers, ``flow.py`` draws what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of
+a graph, ``adaptation.py`` tasks, ``sudoku.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell
+that was searched for.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
 from deqzoo.plots.cell import plot_cell
+from deqzoo.plots.convergence import plot_convergence
 from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
@@ -50,6 +52,7 @@ __all__ = [
     "plot_adaptation",
     "plot_budget",
     "plot_cell",
+    "plot_convergence",
     "plot_decays",
     "plot_density",
     "plot_fit",

@@ -100,7 +100,7 @@ def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS)
     panels = {label: curves for label, curves in panels.items() if logged & set(curves)} or panels
     figure, axes = make_panels(len(panels), "Training")
     for axis, (label, curves) in zip(axes, panels.items(), strict=True):
-        _lines(axis, rows, curves, label)
+        draw_lines(axis, rows, curves, label)
         if curves in (NFE, STEPS):
             axis.set_ylim(bottom=0)
         if curves in (RESIDUAL, INNER_RESIDUALS) and any(row.get(name, 0) > 0 for row in rows for name in curves):
@@ -108,7 +108,8 @@ def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS)
     return save(figure, path)
 
 
-def _lines(axis: "Axes", rows: Rows, names: Mapping[str, str], label: str) -> None:
+def draw_lines(axis: "Axes", rows: Rows, names: Curves, label: str) -> None:
+    """Draw columns of ``rows`` over their ``step``, each with its name in the legend; ``label`` is the ordinate's."""
     for color, (name, legend) in zip(COLORS, names.items(), strict=False):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:

@@ -231,6 +231,10 @@ class Run:
             from deqzoo.training.tracking import wandb_logger
 
             loggers.append(wandb_logger(self.folder, self.settings.entry, to_plain(self.config)))
+        if self.settings.logger is Logger.tensorboard:
+            from deqzoo.training.tracking import tensorboard_logger
+
+            loggers.append(tensorboard_logger(self.folder))
         return loggers
 
     def _last_good(self) -> str:

@@ -1,5 +1,6 @@
-"""Weights & Biases beside ``metrics.csv`` (``logger=wandb``)."""
+"""Weights & Biases or TensorBoard beside ``metrics.csv`` (``logger=wandb``, ``logger=tensorboard``)."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,12 @@ def wandb_logger(folder: Path, entry: str, config: dict[str, Any]) -> Logger:
     logger = WandbLogger(project="deqzoo", name=run_id, id=run_id, save_dir=folder, resume="allow")
     logger.log_hyperparams(config)
     return logger
+
+
+def tensorboard_logger(folder: Path) -> Logger:
+    """A logger to ``tensorboard/`` in the run's folder; `tensorboard --logdir outputs` shows it."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("logger=tensorboard needs a package: pip install 'deqzoo[tensorboard]'.")
+    return TensorBoardLogger(folder, name="tensorboard", version="")

@@ -1,5 +1,6 @@
 """Failure is a value: what a Solution says, and how fixed_point, root and argmin ignore, warn or raise."""
 
+import re
 import warnings
 
 import pytest
@@ -160,3 +161,31 @@ def test_the_codes_are_fixed():
     names = ["CONVERGED", "STALLED", "DIVERGED", "MAX_STEPS", "BAD_CURVATURE", "INFEASIBLE", "UNBOUNDED"]
     assert [s.value for s in Status] == list(range(7))
     assert [s.name for s in Status] == names
+
+
+def test_a_solution_prints_one_line_whatever_its_size_and_its_summary_tells_of_the_backward():
+    z, solution = fixed_point(
+        lambda z, a: torch.cos(a * z),
+        torch.zeros(5, 40),
+        torch.ones(5, 1, requires_grad=True),
+        batch_dims=1,
+        return_solution=True,
+    )
+    assert "\n" not in repr(solution)
+    assert re.fullmatch(
+        r"Solution\(5 of 5 systems converged, residual at most \d\.\de-\d\d, steps at most \d+, nfe \d+\)",
+        repr(solution),
+    )
+    assert "backward" not in solution.summary()
+    z.sum().backward()
+    assert "backward:\n" in solution.summary()
+    assert solution.summary().count("converged 5 of 5 systems") == 2
+
+
+def test_a_solution_prints_inside_a_transform_too():
+    def solved(a):
+        _, solution = fixed_point(lambda z, a: torch.cos(a * z), torch.zeros(()), a, return_solution=True)
+        assert repr(solution) == solution.summary() == f"Solution(nfe {solution.nfe})"
+        return a
+
+    torch.func.vmap(solved)(torch.ones(3))
