@@ -1,10 +1,12 @@
-"""Quadratic and cone programs beside the peers': `python -m benchmarks.optimisation [--json FILE] [--quick]`.
+"""Optimisation layers beside the peers': `python -m benchmarks.optimisation [--json FILE] [--quick]`.
 
 Random convex programs with n unknowns, n / 5 equalities and n inequalities, in batches, float64: solution and gradients
 of all six arguments by `quadratic_program`, by qpth and, for small ones, by cvxpylayers (with the root of P as its
 parameter). What accuracy each comes to is in the table: |x - x*| for an x* solved to the last digit. Second-order cone
-programs are solved by `from_cvxpy` and by cvxpylayers, from one CVXPY problem. The peers are installed by
-`benchmarks/requirements-peers.sh`; what is missing is left out.
+programs are solved by `from_cvxpy` and by cvxpylayers, from one CVXPY problem. The other tables are those of
+`constrained.py` (`argmin` on a set and with a penalty), `fitting.py` (`least_squares`), `soft_ranking.py` and
+`transport.py`, each of which runs alone, too. The peers are installed by `benchmarks/requirements-peers.sh`; what is
+missing is left out.
 """
 
 from __future__ import annotations
@@ -20,8 +22,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.measure import interleaved, median_ratio
+from benchmarks.constrained import constrained_checks, constrained_rows
+from benchmarks.fitting import fitting_checks, fitting_rows
+from benchmarks.measure import interleaved
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
+from benchmarks.side_by_side import over_fastest_peer, print_side_by_side
+from benchmarks.soft_ranking import ranking_rows
+from benchmarks.transport import transport_rows
 from deqzoo.implicit import InteriorPoint, from_cvxpy, quadratic_program
 
 try:
@@ -54,6 +61,18 @@ CVXPY_UP_TO = 50, 64  # unknowns, batch
 TOL = 1e-11  # relative; of qpth 1e-9, absolute
 ACCURATE = InteriorPoint(tol=1e-13)
 MOST, MOST_LARGE = 0.5, 0.8  # of the faster peer's time, up to 50 unknowns and above
+PACKAGES = [
+    "deqzoo",
+    "qpth",
+    "cvxpy",
+    "cvxpylayers",
+    "clarabel",
+    "jaxopt",
+    "theseus-ai",
+    "torchsort",
+    "POT",
+    "geomloss",
+]
 Arguments = tuple[Tensor, ...]
 
 
@@ -133,18 +152,12 @@ def program_table(quick: bool) -> list[ProgramRow]:
                 f"n = {n}, batch {batch}",
                 name,
                 statistics.median(times[name]),
-                over_faster_peer(times) if name == "deqzoo" else None,
+                over_fastest_peer(times) if name == "deqzoo" else None,
                 (x - exact).abs().max().item(),
                 ((gradient - slope).norm() / slope.norm()).item(),
             )
             rows.append(row)
     return rows
-
-
-def over_faster_peer(times: dict[Any, list[float]]) -> float | None:
-    """Our time over that of the faster one of the others."""
-    ratios = [median_ratio(times["deqzoo"], times[name]) for name in times if name != "deqzoo"]
-    return max(ratios) if ratios else None
 
 
 def cone_table(quick: bool) -> list[ConeRow]:
@@ -168,7 +181,7 @@ def cone_table(quick: bool) -> list[ConeRow]:
         }
         times = interleaved(calls, 1 if quick else 5)
         for name in libraries:
-            over = over_faster_peer(times) if name == "deqzoo" else None
+            over = over_fastest_peer(times) if name == "deqzoo" else None
             rows.append(ConeRow(f"n = {n}, batch {batch}", name, statistics.median(times[name]), over))
     return rows
 
@@ -228,12 +241,17 @@ def main() -> int:
     console = open_console()
     tell_missing(console, qpth=QPFunction, cvxpylayers=CvxpyLayer)
     programs, cones = program_table(options.quick), cone_table(options.quick)
-    found = checks(programs, cones)
+    constrained, fitting = constrained_rows(options.quick), fitting_rows(options.quick)
+    ranking, transport = ranking_rows(options.quick), transport_rows(options.quick)
+    found = [*checks(programs, cones), *constrained_checks(constrained), *fitting_checks(fitting)]
     print_tables(console, programs, cones)
+    print_side_by_side(console, "argmin on the simplex and of the lasso: solution and a gradient", constrained)
+    print_side_by_side(console, "Least squares: solution and a gradient", fitting)
+    print_side_by_side(console, "Soft ranks: values and a gradient", ranking)
+    print_side_by_side(console, "Entropic transport: the least cost or the plan, and a gradient", transport)
     print_checks(console, found)
-    return finished(
-        options, ["deqzoo", "qpth", "cvxpy", "cvxpylayers", "clarabel"], found, programs=programs, cones=cones
-    )
+    tables = {"constrained": constrained, "fitting": fitting, "ranking": ranking, "transport": transport}
+    return finished(options, PACKAGES, found, programs=programs, cones=cones, **tables)
 
 
 if __name__ == "__main__":
