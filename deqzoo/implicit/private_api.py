@@ -19,7 +19,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack, te
 from torch.autograd import forward_ad
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils import _pytree
+from torch.utils import _foreach_utils, _pytree
 
 # Pytrees. Why: states and arguments are nested structures of tensors, flattened as torch.func and torch.compile do.
 # Instead: the package optree, which is another dependency with other rules for some containers.
@@ -150,9 +150,26 @@ def add_in_place(sums: Sequence[Tensor], terms: Sequence[Tensor]) -> None:
     torch._foreach_add_(list(sums), list(terms))
 
 
-def lerp_in_place(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:
-    """average += weight (value - average) for each pair, in one launch on CUDA. Instead: a loop of `lerp_`."""
-    torch._foreach_lerp_(list(averages), list(values), weight)
+def lerp_in_place(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float | Tensor) -> None:
+    """average += weight (value - average) for each pair, in few launches on CUDA. Instead: a loop of `lerp_`."""
+    if not isinstance(weight, Tensor):
+        return torch._foreach_lerp_(list(averages), list(values), weight)
+    changes = torch._foreach_sub(list(values), list(averages))
+    torch._foreach_mul_(changes, weight)
+    return torch._foreach_add_(list(averages), changes)
+
+
+def fused_devices() -> list[str]:
+    """Where torch's optimisers have a fused step. Instead: to try one."""
+    return _foreach_utils._get_fused_kernels_supported_devices()
+
+
+def scales_no_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Tell that no loss is scaled: Lightning clips no gradients of a fused optimiser, as it might have to scale them.
+
+    Instead: to clip them ourselves.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 # ---- Modules. Why: which layers couple samples or draw at random is told by no public face, and where a parameter

@@ -49,6 +49,7 @@ class Waits:
     """
 
     _open: ClassVar[list["Waits"]] = []
+    made: ClassVar[int] = 0  # in this process
 
     def __init__(self) -> None:
         self.found: collections.Counter[str] = collections.Counter()
@@ -72,6 +73,7 @@ class Waits:
     @classmethod
     def add(cls, kind: str) -> None:
         """One more, for all that are counting now."""
+        cls.made += 1
         if cls._open:
             place = f"{kind} at {_place()}"
             for waits in cls._open:
@@ -247,6 +249,23 @@ def _gru_cell_backward(g: torch.Tensor, workspace: torch.Tensor, has_bias: bool)
 FUSED = {"_thnn_fused_gru_cell": _gru_cell, "_thnn_fused_gru_cell_backward": _gru_cell_backward}
 
 
+class Event:
+    """A place in the device's queue: the host knows that it is past once it has waited for anything that came later."""
+
+    def record(self) -> None:
+        """Here."""
+        self._waits_before = Waits.made
+
+    def query(self) -> bool:
+        """Whether it is past."""
+        return Waits.made > self._waits_before
+
+    def synchronize(self) -> None:
+        """Wait until it is."""
+        if not self.query():
+            Waits.add("event")
+
+
 class PretendedAccelerator(Accelerator):
     """One device, for Lightning."""
 
@@ -330,7 +349,9 @@ def register() -> None:
 
         empty_cache = _lazy_init = lambda self: None
 
-    _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
+    backend = Backend()
+    backend.Event = Event  # type: ignore[attr-defined]
+    _setup_privateuseone_for_python_backend(NAME, backend_module=backend)
     _register_operations()
     AcceleratorRegistry.register(NAME, PretendedAccelerator)
     StrategyRegistry.register(NAME, PretendedStrategy)

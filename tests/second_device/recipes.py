@@ -5,7 +5,10 @@ ALL = [
     *("trainer.limit_train_batches=4", "trainer.max_epochs=1", "trainer.max_steps=-1", "trainer.log_every_n_steps=100"),
     *("trainer.check_val_every_n_epoch=1", "trainer.val_check_interval=null", "stages=[]"),
 ]
-TWO_STEPS = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+TWO_STEPS = [  # of few samples, as all that is asked is where each tensor stands
+    *("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"),
+    *("data.batch_size=4", "data.eval_batch_size=8"),
+]
 DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data.val_size=40"]
 PLAIN = ["data.augment.rotate=0", "data.augment.translate=0"]
 MESHED = ["data.train_size=200", "data.val_size=50", "data.test_size=100", "data.batch_size=32"]

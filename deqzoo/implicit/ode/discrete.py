@@ -29,7 +29,7 @@ from .controllers import RecordedSteps
 from .integrate import integrate
 from .interpolants import Again
 from .relevant import relevant
-from .replay import OtherTensorsError, check_replay, difference
+from .replay import OtherTensorsError, check_replay, check_replay_later, difference, raise_late
 from .solvers import jumps_of
 from .steps import Stepper
 from .sweep import Sweep
@@ -81,6 +81,7 @@ class DiscreteAdjoint(torch.autograd.Function):
 def _first_order(
     ctx: Any, y: Tensor, t: Tensor, inputs: Tensors, g: Tensors, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
+    raise_late()
     solve = ctx.solve
     field, limit = solve.field, solve.adjoint.checkpoints
     trajectory = ctx.trajectory if solve.whole else relevant(ctx.trajectory)
@@ -96,9 +97,10 @@ def _first_order(
             if not field.bind(solve.time(t), y, inputs) and error.point is not None:
                 field.check_complete(*error.point, bind=False)  # raises, unless f has made that tensor itself
             sweep, u = swept(bound=True)
-    check_replay(sweep.difference, field, solve.solver)
+    trust = check_replay_later(sweep.difference, field, solve.solver)
     solve.report(sweep.calls)
-    return (u if wanted[0] else None, *sweep.grads)
+    grads = (u if wanted[0] else None, *sweep.grads)
+    return grads if trust is None else tuple(None if grad is None else grad * trust for grad in grads)
 
 
 def derivative_of_the_steps(

@@ -21,6 +21,7 @@ from .field import UserField
 from .integrate import integrate
 from .interpolants import Keep, Kept
 from .relevant import relevant
+from .replay import raise_late
 from .sample_times import in_shared_time
 from .solvers import ODE_SOLVERS, Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
 from .step_control import ControllerPerSystem, SharedController
@@ -258,6 +259,7 @@ class Solve:
 
     def run(self, y: Tensor, t: Tensor, taped: bool = False) -> Trajectory:
         """Solve from y."""
+        raise_late()
         stepper = Stepper(self.solver, self.field, taped)
         times = self._times(t, y)
         controller = self.controller(times.host, len(y))

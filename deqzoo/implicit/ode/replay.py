@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..lifting import ends_of_tape
 from ..pytree import Tensors
+from ..sending import Fetched
 from .field import UserField
 from .solvers import Adaptive, ODESolver
 
@@ -48,17 +49,49 @@ def difference(again: Tensor, before: Tensor, start: Tensor, other: Tensor | Non
 
 
 def check_replay(found: Tensor, field: UserField, solver: ODESolver) -> None:
-    """Raise if what the backward has computed again differs from the forward by more than rounding; one host read.
+    """Raise if what the backward has computed again differs from the forward by more than rounding; one host read."""
+    _check(float(found), _allowed(field, solver))
 
-    Rounding may change where a solve inside of f stops: half of the digits must agree, or those of autocast.
+
+def check_replay_later(found: Tensor, field: UserField, solver: ODESolver) -> Tensor | None:
+    """As `check_replay`, at once on the CPU. Else nobody waits: `raise_late` will, and the gradients are to be times
+    the number that is returned: NaN if f has changed, so that nothing is trained by them.
+    """
+    if found.device.type == "cpu":
+        check_replay(found, field, solver)
+        return None
+    allowed = _allowed(field, solver)
+    _unread.append((Fetched(found), allowed))
+    return torch.where(found <= allowed, 1.0, torch.nan)
+
+
+def raise_late() -> None:
+    """Raise for a backward of before whose check has come to the host by now."""
+    there = [each for each in _unread if each[0].is_there]
+    for each in there:
+        _unread.remove(each)
+    for found, allowed in there:
+        _check(float(found.read()), allowed, " (seen in a backward of before, whose gradients are NaN)")
+
+
+_unread: list[tuple[Fetched, float]] = []  # differences that are on their way to the host, and what is allowed
+
+
+def _allowed(field: UserField, solver: ODESolver) -> float:
+    """Rounding may change where a solve inside of f stops: half of the digits must agree, or those of autocast.
+
     Implicit stages are solved anew, to a part of the tolerance.
     """
     allowed = max(3 * torch.finfo(field.ravel.dtype).eps ** 0.5, 4 * field.eps)
     if isinstance(solver, Adaptive) and solver.tableau.implicit:
         allowed = max(allowed, float(torch.as_tensor(solver.rtol).max()))
-    if (worst := float(found)) > allowed:
+    return allowed
+
+
+def _check(worst: float, allowed: float, when: str = "") -> None:
+    if worst > allowed:
         raise RuntimeError(
-            f"f has changed between the forward and the backward: its states differ by {worst:.1e}, relatively. What "
-            "it reads besides tensors (numbers, training mode, random numbers) must stay as it was until the backward "
-            "has run; or pass adjoint=Direct()"
+            f"f has changed between the forward and the backward{when}: its states differ by {worst:.1e}, relatively. "
+            "What it reads besides tensors (numbers, training mode, random numbers) must stay as it was until the "
+            "backward has run; or pass adjoint=Direct()"
         )

@@ -37,8 +37,8 @@ class MovingAverage(nn.Module):
         self.register_load_state_dict_pre_hook(_load_count)
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """To be called after each step."""
+    def update(self, network: nn.Module, skipped: Tensor | None = None) -> None:
+        """To be called after each step; `skipped`, a truth value on the device: that step left the network alone."""
         own, new = (_tensors(module) for module in (self.module, network))
         pairs = list(zip(own, new, strict=True))
         if self.updates == 0:
@@ -46,9 +46,11 @@ class MovingAverage(nn.Module):
                 average.copy_(value)
         else:
             averages, values = zip(*[pair for pair in pairs if _has_mean(pair[0])], strict=True)
-            lerp_in_place(averages, values, 1 - self.decay)
+            weight = 1 - self.decay
+            lerp_in_place(averages, values, weight if skipped is None else torch.where(skipped, 0.0, weight))
             for average, value in [pair for pair in pairs if not _has_mean(pair[0])]:
-                average.copy_(average * self.decay + value * (1 - self.decay))
+                mean = average * self.decay + value * (1 - self.decay)
+                average.copy_(mean if skipped is None else torch.where(skipped, average, mean))
         self.updates += 1
 
 

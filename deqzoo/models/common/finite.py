@@ -1,4 +1,10 @@
-"""Training skips steps with a NaN or Inf, before they reach the weights, and ends with the cause where they go on."""
+"""Training skips steps with a NaN or Inf, before they reach the weights, and ends with the cause where they go on.
+
+On the CPU, and where the optimiser cannot skip by itself, the host asks before each step. Elsewhere it would have to
+wait for the device each time: there the optimiser leaves all as it was where a flag on the device says so, and the host
+hears of it with the next step. From then on it asks before each, until one is good, and so knows the cause when it
+matters.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +16,7 @@ from deqzoo.implicit import Status
 from deqzoo.nn import SolverLayer
 
 MOST = 10  # steps skipped in a row: then the fault is not that of a batch
+UNTOLD = "A NaN or Inf was in the loss, the inputs or the gradients"  # where the host heard of it later
 
 
 class NonFiniteError(RuntimeError):

@@ -30,17 +30,17 @@ class Lookahead:
         self.average = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
-    def update(self, step: int, total: int) -> None:
-        """To be called after `step` of `total` steps."""
+    def update(self, step: int, total: int, skipped: Tensor | None = None) -> None:
+        """To be called after `step` of `total` steps; `skipped`, on the device: that step left the weights alone."""
         if step % self.every and step < total:
             return
         decay = self.decay**self.every * min(1.0, step / total) ** 3
         weights: list[Tensor] = [p.data for p in self.parameters]
         # The parameters may have moved to their device since the averages were made.
         self.average = [average.to(p.device) for average, p in zip(self.average, weights, strict=True)]
-        lerp_in_place(self.average, weights, 1 - decay)
+        lerp_in_place(self.average, weights, 1 - decay if skipped is None else torch.where(skipped, 0.0, 1 - decay))
         for p, average in zip(self.parameters, self.average, strict=True):
-            p.copy_(average)
+            p.copy_(average if skipped is None else torch.where(skipped, p, average))
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

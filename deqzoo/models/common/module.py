@@ -8,11 +8,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
 
+from deqzoo.implicit.sending import Fetched
 from deqzoo.models.common.average import MovingAverage
 from deqzoo.models.common.config import TrainingConfig
-from deqzoo.models.common.finite import Skips, all_finite, fault_of_gradients, fault_of_step, finite_gradients
+from deqzoo.models.common.finite import UNTOLD, Skips, all_finite, fault_of_gradients, fault_of_step, finite_gradients
 from deqzoo.models.common.lookahead import Lookahead
-from deqzoo.models.common.optim import make_optimizer, make_schedule
+from deqzoo.models.common.muon import Muon
+from deqzoo.models.common.optim import make_optimizer, make_schedule, skips_by_itself
 from deqzoo.models.common.solves import backward_metrics, forward_metrics, residuals
 from deqzoo.nn import SolverLayer, solver_layers
 
@@ -86,6 +88,8 @@ class SolverModule(LightningModule):
             trained = [p for p in network.parameters() if p.requires_grad]
             self.lookahead = Lookahead(trained, self.options.lookahead_every, self.options.lookahead_decay)
         self.skips = Skips()
+        self._skipped: Tensor | None = None  # whether the step is skipped, on its device; None: the host knows
+        self._open: tuple[Fetched, str] | None = None  # that, of the last step, on its way to the host, and when it was
         self._parts: list[_Part] = []  # of the step that is being made
         self._before: list[Tensor] = []  # of the network, before them
         self._residuals: list[Tensor] = []
@@ -140,31 +144,51 @@ class SolverModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep a NaN or Inf away from the weights; in a gradient alone, float16's loss scaling sees to that itself."""
         self._parts, parts = [], self._parts
-        self.skips.fault = self._fault(parts)
-        if self.skips.fault is None:
+        self.settle()
+        self._skipped = self._skip_on_device(parts, optimizer)
+        if self._skipped is None:
+            self._skip_on_host(parts, optimizer)
+        if self._skipped is not None or self.skips.latest is None:
             self._log("train", parts[-1].step, solver_layers(self.network))
             for name, penalty in parts[-1].penalties.items():
                 self.log(f"train/{name}", penalty)
-        self.skips.end_step(self._when())
-        if self.skips.latest is not None:
-            optimizer.zero_grad(set_to_none=True)  # what has no gradient is left alone by its step
-            for buffer, before in zip(self.network.buffers(), self._before, strict=True):
-                buffer.data.copy_(before)  # a batch normalisation would keep the NaN for good
         if self.skips.total:
             self.log("train/skipped", float(self.skips.total))
+
+    def settle(self) -> None:
+        """Count the last step, if the host has not heard yet whether it was skipped."""
+        last, self._open = self._open, None
+        if last is None:
+            return
+        skipped, when = last
+        if skipped.read():
+            self.skips.fault = UNTOLD
+            if self.average is not None:
+                self.average.updates -= 1
+            for optimizer in self.trainer.optimizers:
+                if isinstance(optimizer, Muon):
+                    optimizer.uncount()
+        self.skips.end_step(when)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module; of a checkpoint, all is counted by then."""
+        self.settle()
+        return super().state_dict(*args, **kwargs)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and update the moving average of the weights; a checkpoint has both or neither."""
         super().optimizer_step(*args, **kwargs)
-        if self.skips.latest is not None:
+        if self._skipped is None and self.skips.latest is not None:
             return
         if self.lookahead is not None:
-            self.lookahead.update(self.global_step, int(self.trainer.estimated_stepping_batches))
+            steps = int(self.trainer.estimated_stepping_batches)
+            self.lookahead.update(self.global_step, steps, self._skipped)
         if self.average is not None:
-            self.average.update(self.network)
+            self.average.update(self.network, self._skipped)
 
     def on_train_end(self) -> None:
         """A training of which each step was skipped has failed, however short it was."""
+        self.settle()
         if self.skips.row and self.skips.row == self.global_step:
             self.skips.stop(self._when())
 
@@ -211,6 +235,7 @@ class SolverModule(LightningModule):
             weight_decay=options.weight_decay,
             momentum=options.momentum,
             groups=options.parameter_groups,
+            fused=self.device.type != "cpu" and not self._scales_loss,
             **options.optimizer_options,
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
@@ -235,11 +260,42 @@ class SolverModule(LightningModule):
         assert isinstance(gathered, Tensor)
         return torch.cat([of_one[:count] for of_one, count in zip(gathered, counts.tolist(), strict=True)])
 
+    @property
+    def _scales_loss(self) -> bool:
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def _finite(self, parts: list[_Part]) -> Tensor:
+        flags = [part.finite for part in parts] + ([] if self._scales_loss else finite_gradients(self.network))
+        return torch.stack(flags).all()
+
+    def _skip_on_device(self, parts: list[_Part], optimizer: Any) -> Tensor | None:
+        """Have the device skip the step if it must, and return whether; None if the host is to, see `finite`."""
+        if self.device.type == "cpu" or self._scales_loss or self.skips.latest is not None:
+            return None
+        if not skips_by_itself(optimizer):
+            return None
+        skipped = ~self._finite(parts)
+        optimizer.found_inf = skipped.float()
+        self._restore_buffers(skipped)
+        self._open = Fetched(skipped), self._when()
+        return skipped
+
+    def _skip_on_host(self, parts: list[_Part], optimizer: Any) -> None:
+        self.skips.fault = self._fault(parts)
+        self.skips.end_step(self._when())
+        optimizer.found_inf = None
+        if self.skips.latest is not None:
+            optimizer.zero_grad(set_to_none=True)  # what has no gradient is left alone by its step
+            self._restore_buffers()
+
+    def _restore_buffers(self, where: Tensor | None = None) -> None:
+        """As before the step: a batch normalisation would keep the NaN for good."""
+        for buffer, before in zip(self.network.buffers(), self._before, strict=True):
+            buffer.data.copy_(before if where is None else torch.where(where, before, buffer))
+
     def _fault(self, parts: list[_Part]) -> str | None:
         """What is wrong with the step of these parts, or its gradients; None: nothing. The host waits once."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        flags = [part.finite for part in parts] + ([] if scaled else finite_gradients(self.network))
-        if torch.stack(flags).all():
+        if self._finite(parts):
             return None
         layers = solver_layers(self.network)
         faults = (fault_of_step(part.step.loss, part.step.inputs, layers, self.network) for part in parts)

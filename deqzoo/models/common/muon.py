@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +37,12 @@ class Muon(Optimizer):
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; `torch.optim.Muon`, which
     takes matrices alone, one after the other.
+
+    Attributes:
+        found_inf: as of torch's fused optimisers, where 1 (on the device) the next step leaves all as it was; None: 0.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class Muon(Optimizer):
             "adaptive": False,
         }
         super().__init__(groups, defaults)
+        self._counted: list[dict[str, Any]] = []  # states that the last step counted
         for group in self.param_groups:
             if group["orthogonal"] and any(p.ndim < 2 for p in group["params"]):
                 raise ValueError("Muon takes matrices and kernels: put vectors into a group with orthogonal=False")
@@ -69,32 +76,52 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._counted = []
         for group in self.param_groups:
-            direction = self._adapted if group["adaptive"] and not group["orthogonal"] else self._momentum
-            updates = [(p, direction(p, group["momentum"])) for p in group["params"] if p.grad is not None]
-            if group["orthogonal"]:
-                updates = self._orthogonal(updates, group["steps"])
-            for p, update in updates:
-                if group["orthogonal"] and group["unit_rows"]:
-                    p.mul_(len(p) ** 0.5 / (p.norm() + TINY))
-                if group["weight_decay"]:
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"])
+            stepped = [p for p in group["params"] if p.grad is not None]
+            changed = [x for p in stepped for x in (p, *self._averages(p, group))]
+            with unless(self.found_inf, changed):
+                self._step(group, stepped)
         return loss
+
+    def uncount(self) -> None:
+        """The last step was none: `found_inf` was 1."""
+        for state in self._counted:
+            state["step"] -= 1
+        self._counted = []
+
+    def _averages(self, p: Tensor, group: dict[str, Any]) -> list[Tensor]:
+        """The tensors of its state."""
+        state, adaptive = self.state[p], group["adaptive"] and not group["orthogonal"]
+        names = ("mean", "square") if adaptive else ("momentum",)
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(p)
+        if adaptive:
+            state.setdefault("step", 0)
+        return [state[name] for name in names]
+
+    def _step(self, group: dict[str, Any], stepped: list[Tensor]) -> None:
+        direction = self._adapted if group["adaptive"] and not group["orthogonal"] else self._momentum
+        updates = [(p, direction(p, group["momentum"])) for p in stepped]
+        if group["orthogonal"]:
+            updates = self._orthogonal(updates, group["steps"])
+        for p, update in updates:
+            if group["orthogonal"] and group["unit_rows"]:
+                p.mul_(len(p) ** 0.5 / (p.norm() + TINY))
+            if group["weight_decay"]:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update, alpha=-group["lr"])
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         """grad + momentum m, after m <- momentum m + grad."""
-        state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        return p.grad + momentum * state["momentum"].mul_(momentum).add_(p.grad)  # type: ignore[operator]
+        return p.grad + momentum * self.state[p]["momentum"].mul_(momentum).add_(p.grad)  # type: ignore[operator]
 
     def _adapted(self, p: Tensor, momentum: float) -> Tensor:
         """Adam's: the mean of the gradients over the root of the mean of their squares."""
         state = self.state[p]
-        if "step" not in state:
-            state["step"], state["mean"], state["square"] = 0, torch.zeros_like(p), torch.zeros_like(p)
         state["step"] += 1
+        self._counted.append(state)
         means = []
         for name, value, beta in (("mean", p.grad, momentum), ("square", p.grad.square(), SQUARES)):  # type: ignore[union-attr]
             state[name].lerp_(value, 1 - beta)
@@ -112,6 +139,16 @@ class Muon(Optimizer):
             matrices = orthogonalized(torch.stack([update.flatten(1) for _, update in alike]), steps)
             found += [(p, scale * matrix.view(p.shape)) for (p, _), matrix in zip(alike, matrices, strict=True)]
         return found
+
+
+@contextmanager
+def unless(skipped: Tensor | None, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """What changes inside in the tensors is taken back where `skipped`, on their device, is not 0; None: it is 0."""
+    before = [] if skipped is None else [x.clone() for x in tensors]
+    yield
+    if skipped is not None:
+        for x, old in zip(tensors, before, strict=True):
+            x.copy_(torch.where(skipped != 0, old, x))
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:

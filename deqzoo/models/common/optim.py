@@ -6,14 +6,17 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from deqzoo.implicit.private_api import fused_devices, scales_no_gradients
 from deqzoo.models.common.config import ParameterGroup
 from deqzoo.models.common.muon import Muon
 
 OPTIMIZERS = ("adamw", "sgd", "muon")
+OTHERWISE = "fused", "foreach", "capturable", "differentiable", "dampening"  # options that rule out, or say, fused
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
 
 
@@ -25,6 +28,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     groups: Sequence[ParameterGroup] = (),
+    fused: bool = False,
     **options: Any,
 ) -> Optimizer:
     """AdamW, SGD with Nesterov's momentum, or `Muon`. Weight decay spares tensors of one dimension.
@@ -32,6 +36,8 @@ def make_optimizer(
     Args:
         groups: parameters with a learning rate of their own; a parameter belongs to the first whose pattern fits its
             name. With "muon" they are stepped by SGD or, if adaptive, by Adam, and what is left must be kernels.
+        fused: all of a step of AdamW or SGD in one kernel, where PyTorch has it for the parameters and the options;
+            not for a loss that is scaled.
         options: further ones of the optimiser.
     """
     if name not in OPTIMIZERS:
@@ -43,14 +49,46 @@ def make_optimizer(
     ]
     parts += [{"params": params, "lr": group.lr, "weight_decay": group.weight_decay} for group, params in chosen]
     if name == "adamw":
-        return AdamW(parts, lr=lr, **options)
+        return _made(AdamW, parts, {"lr": lr}, options, fused)
     for part, (group, _) in zip(parts[2:], chosen, strict=True):
         part["momentum"] = group.momentum
     if name == "sgd":
-        return SGD(parts, lr=lr, momentum=momentum, nesterov=momentum > 0, **options)
+        own = {"lr": lr, "momentum": momentum, "nesterov": momentum > 0}
+        return _made(SGD, parts, own, options, fused)
     for part, (group, _) in zip(parts[2:], chosen, strict=True):
         part["orthogonal"], part["adaptive"] = False, group.adaptive
     return Muon([part for part in parts if part["params"]], lr=lr, momentum=momentum, **options)
+
+
+def _made(
+    optimizer: type[AdamW | SGD],
+    parts: list[dict[str, Any]],
+    own: dict[str, Any],
+    options: dict[str, Any],
+    fused: bool,
+) -> Optimizer:
+    """The optimiser with our own options and further ones; fused, if it is to be and can be."""
+    parameters = [p for part in parts for p in part["params"]]
+    can_be = all(p.device.type in fused_devices() and p.is_floating_point() for p in parameters)
+    if not (fused and can_be) or not options.keys().isdisjoint(OTHERWISE):
+        return optimizer(parts, **own, **options)
+    made = optimizer(parts, fused=True, **own, **options)
+    scales_no_gradients(made)
+    made.register_load_state_dict_pre_hook(_keep_fused)
+    for p in parameters if optimizer is SGD else ():
+        # A first step that is skipped would leave it as the memory happened to be.
+        made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return made
+
+
+def _keep_fused(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint, which may be from another device."""
+    return state | {"param_groups": [part | {"fused": True} for part in state["param_groups"]]}
+
+
+def skips_by_itself(optimizer: Optimizer) -> bool:
+    """Whether its step does nothing where its `found_inf`, on the device, is 1."""
+    return isinstance(optimizer, Muon) or all(part.get("fused") for part in optimizer.param_groups)
 
 
 def _divided(
