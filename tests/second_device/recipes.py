@@ -7,7 +7,7 @@ ALL = [
 ]
 TWO_STEPS = [  # of few samples, as all that is asked is where each tensor stands
     *("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"),
-    *("data.batch_size=4", "data.eval_batch_size=8"),
+    *("data.batch_size=2", "data.eval_batch_size=4"),
 ]
 DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data.val_size=40"]
 PLAIN = ["data.augment.rotate=0", "data.augment.translate=0"]
