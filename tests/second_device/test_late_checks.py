@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from deqzoo.implicit import Tsit5, odeint
 from deqzoo.models import NonFiniteError
-from deqzoo.models.common.classifier import Classifier
+from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.config import Optimizer, ParameterGroup, Schedule
 from deqzoo.models.common.finite import MOST
 from deqzoo.models.common.optim import make_optimizer, skips_by_itself
