@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from ..bridge import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
 from ..modes import eager, host_flags, needs_derivative, no_derivatives
-from ..operator import jacobian
 from ..problem import report_to, returned
 from ..pytree import map_tensors
 from ..solution import OnFailure, Solution, Status
@@ -190,27 +188,38 @@ def _conditions(
     return c + layout.times_transposed(A, v + s), b - layout.times(A, x) - s
 
 
+def _jacobian(cones: Cones, layout: Whole | Sparse, v: Tensor, A: Tensor) -> Tensor:
+    """The Jacobian of `_conditions` in (x, v), (programs, n + m, n + m): with D that of the projection at -v,
+
+    [0   A'(I - D)]
+    [-A   D       ]
+    """
+    A, D = layout.dense(A), cones.derivative(-v)
+    upper = torch.cat([A.new_zeros(*A.shape[:-2], A.shape[-1], A.shape[-1]), A.mT - A.mT @ D], dim=-1)
+    return torch.cat([upper, torch.cat([-A, D], dim=-1)], dim=-2)
+
+
 def _polished(
-    conditions: Callable[..., tuple[Tensor, Tensor]], x: Tensor, v: Tensor, given: tuple[Tensor, ...]
+    cones: Cones, layout: Whole | Sparse, x: Tensor, v: Tensor, given: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """x and v after a Newton step on the conditions, where that is small enough to be written out, and nearer to 0.
 
     An interior-point method stops at a small gap, of which x on a curved boundary may still be off by the root.
     """
-    (c, _, b), n = given, x.shape[1]
+    (c, A, b), n = given, x.shape[1]
     point = torch.cat([x, v], dim=1)
     if not 0 < point.numel() <= _DENSE * len(point):
         return x, v
 
     def residual(point: Tensor) -> Tensor:
-        return torch.cat(conditions((point[:, :n], point[:, n:]), *given), dim=1)
+        return torch.cat(_conditions(cones, layout, (point[:, :n], point[:, n:]), *given), dim=1)
 
     now = residual(point)
     size = 1 + torch.cat([c, b], dim=1).abs().amax(dim=1)
     for _ in range(_POLISHING):
         if host_flags(row_norm(now) <= _EXACT * torch.finfo(now.dtype).eps * size)[0][1]:
             break
-        step, info = torch.linalg.solve_ex(jacobian(residual, point).to_dense(point), now.unsqueeze(-1))
+        step, info = torch.linalg.solve_ex(_jacobian(cones, layout, point[:, n:], A), now.unsqueeze(-1))
         nearer = point - step.squeeze(-1)
         then = residual(nearer)
         better = ((info == 0) & (row_norm(then) < row_norm(now))).unsqueeze(1)
@@ -238,18 +247,22 @@ def _solve(
     x, v = c.new_zeros(systems, n), c.new_zeros(systems, m)
     status = torch.full((systems,), Status.DIVERGED)
     steps = torch.zeros(systems, dtype=torch.long)
-    finite = [all(bool(t.isfinite().all()) for t in program) for program in zip(c, A, b, strict=True)]
+    finite = torch.cat([c, A.flatten(1), b], dim=1).isfinite().all(dim=1).tolist()
 
     def solve(i: int) -> None:
         found = solver(c[i], layout.compressed(A[i]), b[i], cones, tol)
         primal, dual, slack = (torch.as_tensor(part, dtype=c.dtype).nan_to_num(0.0, 0.0, 0.0) for part in found[:3])
         x[i], v[i], status[i], steps[i] = primal, dual - slack, found[3], found[4]
 
-    with ThreadPoolExecutor(solver.threads) as pool:
-        list(pool.map(solve, [i for i in range(systems) if finite[i]]))
-    conditions = functools.partial(_conditions, cones, layout)
-    x, v = _polished(conditions, x, v, (c, A, b))
-    errors = zip(conditions((x, v), c, A, b), (c, b), strict=True)
+    sound = [i for i in range(systems) if finite[i]]
+    if solver.threads == 1 or len(sound) == 1:
+        for i in sound:
+            solve(i)
+    else:
+        with ThreadPoolExecutor(solver.threads) as pool:
+            list(pool.map(solve, sound))
+    x, v = _polished(cones, layout, x, v, (c, A, b))
+    errors = zip(_conditions(cones, layout, (x, v), c, A, b), (c, b), strict=True)
     residual = torch.stack([_largest(error) / (1 + _largest(data)) for error, data in errors]).amax(dim=0)
     status = torch.where((status == Status.STALLED) & (residual <= tol), Status.CONVERGED, status)
     parts = (x.to(like), v.to(like), status.to(like.device), residual.to(like), steps.to(like.device))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..constraints.projections import second_order_cone, semidefinite_cone
+from ..operator import jacobian
 from .exponential_cone import exponential_cone
 
 
@@ -64,6 +66,23 @@ class Cones:
             last = exponential_cone(last.unflatten(-1, (self.exponential, 3))).flatten(-2)
         return torch.cat([*projected, last], dim=-1)
 
+    def derivative(self, v: Tensor) -> Tensor:
+        """The Jacobian of `project` at the rows of v, (programs, rows, rows); symmetric, one block per cone."""
+        parts = v.split(self._sizes(), dim=-1)
+        blocks = [(v.new_zeros(()), self.zero), (torch.diag_embed((parts[1] > 0).to(v)), self.nonnegative)]
+        first_triangle = 2 + len(self.second_order)
+        blocks += [(_of_second_order(part), part.shape[-1]) for part in parts[2:first_triangle]]
+        for part, n in zip(parts[first_triangle:-1], self.semidefinite, strict=True):
+            project = functools.partial(_project_triangle, n=n)
+            blocks.append((jacobian(project, part).to_dense(part), part.shape[-1]))
+        for part in parts[-1].split(3, dim=-1) if self.exponential else ():
+            blocks.append((jacobian(exponential_cone, part).to_dense(part), 3))
+        whole, start = v.new_zeros(*v.shape, v.shape[-1]), 0
+        for block, size in blocks:
+            whole[:, start : start + size, start : start + size] = block
+            start += size
+        return whole
+
     def of_clarabel(self, clarabel: Any) -> list[Any]:
         """The same in the terms of Clarabel, whose module is handed in."""
         cones = [clarabel.ZeroConeT(self.zero)] if self.zero else []
@@ -71,6 +90,29 @@ class Cones:
         cones += [clarabel.SecondOrderConeT(size) for size in self.second_order]
         cones += [clarabel.PSDTriangleConeT(size) for size in self.semidefinite]
         return cones + [clarabel.ExponentialConeT() for _ in range(self.exponential)]
+
+
+def _of_second_order(v: Tensor) -> Tensor:
+    """The Jacobian of `second_order_cone` at vectors (t, x), (programs, k, k).
+
+    With u = x / ||x||, r = (1, u) and I the identity for x it is (rr' + (1 + t / ||x||) (I - uu')) / 2 where neither v
+    nor -v lies in the cone.
+    """
+    t, x = v[..., :1], v[..., 1:]
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    between, inside = norm > t.abs(), t > 0
+    norm = norm.clamp(min=torch.finfo(v.dtype).tiny)
+    u = torch.cat([torch.zeros_like(t), x / norm], dim=-1)
+    of_x = torch.cat([torch.zeros_like(t), torch.ones_like(x)], dim=-1)
+    r = u + 1 - of_x
+    share = (1 + t / norm).unsqueeze(-1)
+    oblique = (_outer(r) + share * (torch.diag_embed(of_x) - _outer(u))) / 2
+    whole = torch.diag_embed(inside.to(v).expand_as(v))
+    return torch.where(between.unsqueeze(-1), oblique, whole)
+
+
+def _outer(v: Tensor) -> Tensor:
+    return v.unsqueeze(-1) * v.unsqueeze(-2)
 
 
 def _project_triangle(triangle: Tensor, n: int) -> Tensor:

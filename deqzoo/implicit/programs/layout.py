@@ -22,6 +22,10 @@ class Whole:
         """A' y."""
         return times(A.mT, y)
 
+    def dense(self, A: Tensor) -> Tensor:
+        """A as (..., m, n)."""
+        return A
+
     def compressed(self, A: Tensor) -> Any:
         """One matrix (m, n) in SciPy's form of compressed columns."""
         from scipy.sparse import csc_matrix
@@ -44,6 +48,11 @@ class Sparse:
     def times_transposed(self, values: Tensor, y: Tensor) -> Tensor:
         """A' y."""
         return _scatter(values * y[..., self.rows], self.columns, self.shape[1])
+
+    def dense(self, values: Tensor) -> Tensor:
+        """The matrix as (..., m, n)."""
+        places = self.rows * self.shape[1] + self.columns
+        return _scatter(values, places, self.shape[0] * self.shape[1]).unflatten(-1, self.shape)
 
     def compressed(self, values: Tensor) -> Any:
         """One matrix in SciPy's form of compressed columns."""

@@ -11,7 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 pytest.importorskip("clarabel", reason="needs pip install 'deqzoo[convex]'")
 
 from deqzoo.implicit import Clarabel, Cones, NonConvergenceWarning, Status, cone_program
+from deqzoo.implicit.programs.cone_program import _conditions, _jacobian
 from deqzoo.implicit.programs.exponential_cone import exponential_cone
+from deqzoo.implicit.programs.layout import Sparse, Whole
 
 F64 = torch.float64
 EVERY = Cones(zero=1, nonnegative=3, second_order=(5, 3), semidefinite=(2, 3), exponential=2)
@@ -109,6 +111,29 @@ def test_a_product_of_cones_projects_each_part():
     torch.testing.assert_close((p * (v - p)).sum(-1), torch.zeros(4, dtype=F64), rtol=0, atol=1e-9)
     assert (p[:, 0] == 0).all()
     assert (p[:, 1:4] >= 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_the_derivative_of_a_projection_is_that_of_its_tape(scale):
+    v = torch.randn(20, EVERY.rows, dtype=F64, generator=torch.Generator().manual_seed(2))
+    v[:, EVERY.zero + EVERY.nonnegative] *= scale  # the first cone of second order: outside, beside, inside
+    of_tape = torch.stack([torch.func.jacrev(EVERY.project)(row) for row in v])
+    torch.testing.assert_close(EVERY.derivative(v), of_tape, rtol=0, atol=1e-9)
+
+
+def test_the_derivative_of_the_conditions_is_that_of_its_tape():
+    c, A, b = random_program(EVERY)
+    rows, columns = torch.cartesian_prod(torch.arange(A.shape[0]), torch.arange(A.shape[1])).unbind(1)
+    sparse = Sparse(rows, columns, tuple(A.shape))
+    x, v = torch.randn(4, dtype=F64), torch.randn(EVERY.rows, dtype=F64)
+
+    def conditions(point):
+        return torch.cat(_conditions(EVERY, Whole(), (point[:4], point[4:]), c, A, b))
+
+    of_tape = torch.func.jacrev(conditions)(torch.cat([x, v]))
+    for layout, entries in ((Whole(), A), (sparse, A.flatten())):
+        found = _jacobian(EVERY, layout, v.unsqueeze(0), entries.unsqueeze(0))[0]
+        torch.testing.assert_close(found, of_tape, rtol=0, atol=1e-9)
 
 
 # --- solutions ---
