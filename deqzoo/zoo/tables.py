@@ -6,6 +6,7 @@ Their numbers are those of ``checkpoints/NAME/metrics.json``: `deqzoo.training.r
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,10 @@ def _kind(name: str) -> Kind:
 def _result(name: str, metrics: dict[str, Any]) -> str:
     """What a shipped entry reached."""
     kind = _kind(name)
-    label = "" if kind.metric == "accuracy" else f"{METRICS[kind.metric].label} "
-    numbers = [f"{METRICS[other].label} {METRICS[other].show(metrics['test'][other])}" for other in kind.beside]
-    numbers += [f"{label}{result(kind.metric, metrics)}"]
+    numbers = [_number(name, kind, metrics) for name in kind.shown or [kind.metric] if name in metrics["test"]]
     return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}"
+
+
+def _number(name: str, kind: Kind, metrics: Mapping[str, Any]) -> str:
+    value = result(name, metrics) if name == kind.metric else METRICS[name].show(metrics["test"][name])
+    return value if name == "accuracy" else f"{METRICS[name].label} {value}"

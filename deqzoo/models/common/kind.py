@@ -101,7 +101,7 @@ class Kind:
         family: one of `FAMILIES`.
         info: what its network must know of the data: it says which data sets fit.
         metric: the number that an entry is judged by, a name of `deqzoo.models.common.metrics.METRICS`.
-        beside: further ones that stand before it in tables.
+        shown: the numbers in tables, in their order; empty: that one.
         takes: what the loaded network takes and gives, for the card.
         try_next: an override worth trying on a trained entry; empty: none.
         check: its own examination, if it has one.
@@ -110,7 +110,7 @@ class Kind:
     family: str
     info: type[DataInfo]
     metric: str
-    beside: Sequence[str] = ()
+    shown: Sequence[str] = ()
     takes: str
     try_next: str = ""
     check: Check | None = None

@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "nll": Metric("negative log-likelihood (nats)", ".4f"),
     "bits_per_dim": Metric("bits/dim", ".4f"),
     "mse": Metric("mean squared error", ".4f"),
+    "accuracy_alone": Metric("each query asked by itself", ".2%"),
     "accuracy_interval": Metric("95 % interval of it, to each side", ".2%"),
     "mse_interval": Metric("95 % interval of it, to each side", ".4f"),
     "stationarity": Metric("inner gradient left, relative (median)", ".1e"),

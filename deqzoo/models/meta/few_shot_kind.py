@@ -25,6 +25,7 @@ class FewShotKind(Kind):
     family = META
     info = FewShotInfo
     metric = "accuracy"
+    shown = ("accuracy", "accuracy_alone")
     takes = "support images, labels, query images (episodes, n, C, H, W) -> logits"
 
     def network(self, settings: FewShotConfig, info: FewShotInfo) -> nn.Module:

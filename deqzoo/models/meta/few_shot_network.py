@@ -16,9 +16,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "so
 class FewShotNetwork(HeadedNetwork):
     """Four convolutions with stride 2, each with a batch norm and an activation, and a linear head.
 
-    The batch norms take the statistics of the batch that they see, in training and after: there are no others for a
-    new task. Queries that are asked together so know a little of each other, as in the published results. A smooth
-    activation gives the inner problem of iMAML regular minima, which ReLU does not.
+    The batch norms take the statistics of the batch that they see: there are no others for a new task. Queries that are
+    asked together so know a little of each other, as in the published results; a network that `MetaLearner.adapt`
+    returns has the statistics of the support set instead. A smooth activation gives the inner problem of iMAML regular
+    minima, which ReLU does not.
 
     Args:
         in_channels: channels of the images.

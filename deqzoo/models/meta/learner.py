@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from deqzoo.implicit import Solution
 from deqzoo.implicit.private_api import Dropout
+from deqzoo.models.meta.support_statistics import keep_statistics, normalised_by_first
 from deqzoo.nn.adaptation import Adaptation, Loss, Params, each_task
 
 
@@ -53,13 +54,23 @@ class MetaLearner(nn.Module):
         self.network, self.method, self.loss, self.chunk = network, method, loss, chunk
         self.solutions: Sequence[Solution] = ()
 
-    def forward(self, support_inputs: Tensor, support_targets: Tensor, query_inputs: Tensor) -> Tensor:
+    def forward(
+        self, support_inputs: Tensor, support_targets: Tensor, query_inputs: Tensor, *, alone: bool = False
+    ) -> Tensor:
         """Predictions (tasks, queries, ...) of the network adapted to each task.
 
         Args:
             support_inputs, support_targets: (tasks, support, ...).
             query_inputs: (tasks, queries, ...).
+            alone: batch norms take the statistics of the support set, as after `adapt`, so that each query is answered
+                by itself; else those of all queries of a task together, as in the papers' numbers.
         """
+        return self.predictions(support_inputs, support_targets, query_inputs, [alone])[0]
+
+    def predictions(
+        self, support_inputs: Tensor, support_targets: Tensor, query_inputs: Tensor, alone: Sequence[bool]
+    ) -> list[Tensor]:
+        """As `forward`, for several values of `alone`, after one adaptation."""
         if not len(support_inputs) == len(support_targets) == len(query_inputs):
             counts = ", ".join(str(len(part)) for part in (support_inputs, support_targets, query_inputs))
             raise ValueError(
@@ -67,28 +78,34 @@ class MetaLearner(nn.Module):
             )
         if not len(support_inputs):
             self.solutions = ()
-            return self.predict(self.start, query_inputs.flatten(0, 1)).unflatten(0, query_inputs.shape[:2])
+            none = self.predict(self.start, query_inputs.flatten(0, 1)).unflatten(0, query_inputs.shape[:2])
+            return [none for _ in alone]
         size = self.chunk or len(support_inputs)
         chunks = zip(support_inputs.split(size), support_targets.split(size), query_inputs.split(size), strict=True)
-        predictions, solutions = [], []
+        predictions: list[list[Tensor]] = [[] for _ in alone]
+        solutions = []
         for inputs, targets, queries in chunks:
             adapted, solution = self.method(self.task_loss, self.start, inputs, targets)
-            predictions.append(each_task(self.predict)(adapted, queries))
+            for found, one in zip(predictions, alone, strict=True):
+                predict = each_task(self._predict_alone if one else self._predict_together)
+                found.append(predict(adapted, inputs, queries))
             solutions += [] if solution is None else [solution]
         self.solutions = solutions
-        return torch.cat(predictions)
+        return [torch.cat(found) for found in predictions]
 
     def adapt(self, support_inputs: Tensor, support_targets: Tensor) -> nn.Module:
-        """The network adapted to one task, (support, ...): a copy, to be used as any other network.
+        """The network adapted to one task, (support, ...): a copy in eval mode, to be used as any other network.
 
-        All of its parameters are fitted, also those that need no gradient. `solutions` tells how
-        near an inner solve came.
+        All of its parameters are fitted, also those that need no gradient. Batch norms keep the statistics of the
+        support set: what is predicted for one input does not depend on the others. `solutions` tells how near an inner
+        solve came.
         """
         with torch.no_grad():
             adapted, solution = self.method(self.task_loss, self.start, support_inputs[None], support_targets[None])
         self.solutions = [] if solution is None else [solution]
         network = copy.deepcopy(self.network)
         network.load_state_dict({name: value[0] for name, value in adapted.items()}, strict=False)
+        keep_statistics(network, support_inputs)
         return network
 
     @property
@@ -104,6 +121,13 @@ class MetaLearner(nn.Module):
     def predict(self, parameters: Params, inputs: Tensor) -> Tensor:
         """The network's outputs with other parameters."""
         return functional_call(self.network, parameters, (inputs,))
+
+    def _predict_together(self, parameters: Params, support: Tensor, inputs: Tensor) -> Tensor:
+        return self.predict(parameters, inputs)
+
+    def _predict_alone(self, parameters: Params, support: Tensor, inputs: Tensor) -> Tensor:
+        with normalised_by_first(self.network, len(support)):
+            return self.predict(parameters, torch.cat([support, inputs]))[len(support) :]
 
     def __getstate__(self) -> dict[str, object]:
         """For copies and pickles: without the last solutions, which may hang on a graph."""

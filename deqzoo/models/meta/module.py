@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from deqzoo.implicit import Solution, Status
 from deqzoo.models.common.module import Batch, SolverModule, Step
 from deqzoo.models.common.solves import largest_nfe
+from deqzoo.models.meta.support_statistics import batch_norms
 
 
 class MetaModule(SolverModule):
@@ -17,7 +18,8 @@ class MetaModule(SolverModule):
     besides what `SolverModule` logs: the tasks' score, and, of methods with an inner solve, ``nfe``, ``stationarity``
     (the inner gradient left, relative to that at the start; its median) and ``inner_unconverged`` (the fraction of
     tasks whose inner problem was not solved to its tolerance); in training ``meta_residual`` and ``bad_curvature`` of
-    the linear solves too. In the test, the half-width of a 95 % interval of the score's mean.
+    the linear solves too. In the test, the half-width of a 95 % interval of the score's mean, and, of networks with
+    batch norms, the score where each query is asked by itself (``accuracy_alone``).
 
     Args:
         network: a `MetaLearner`.
@@ -38,12 +40,15 @@ class MetaModule(SolverModule):
         """Loss and score on the query sets."""
         learner: Any = network
         *support, queries, targets = batch
-        predictions = learner(*support, queries)
+        # Papers ask all queries together; in the test each is asked by itself, too, where that makes a difference.
+        alone = [False, True] if stage == "test" and batch_norms(learner.network) else [False]
+        predictions, *of_each = learner.predictions(*support, queries, alone)
         loss = learner.loss(predictions.flatten(0, 1), targets.flatten(0, 1))
         scores = self.scores(predictions.detach(), targets)
         if stage == "test":
             self._scores.append(scores)
         metrics = {self.score_name: scores.mean(), **inner_metrics(learner.solutions)}
+        metrics |= {f"{self.score_name}_alone": self.scores(found, targets).mean() for found in of_each}
         inputs = torch.cat([part.flatten(1) for part in batch if part.is_floating_point()], 1)  # a task per row
         return Step(loss, metrics, inputs, len(targets))
 

@@ -30,7 +30,7 @@ class LatentODEKind(Kind):
     family = ODES
     info = SeriesInfo
     metric = "rmse"
-    beside = ("rmse_beyond",)  # papers' predictive errors
+    shown = ("rmse_beyond", "rmse")  # the papers' predictive errors first
     takes = "times (T,), values and mask (B, T, C) -> prediction (B, T, C)"
 
     def network(self, settings: LatentODEConfig, info: SeriesInfo) -> nn.Module:

@@ -1,5 +1,6 @@
 """Few-shot classification: a short training of each method on a stand-in, the loaded model, settings that cannot be."""
 
+import copy
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import deqzoo
 from deqzoo.errors import ConfigError
 from deqzoo.models import FewShotNetwork
+from deqzoo.models.meta.support_statistics import normalised_by_first
 from deqzoo.training import Run
 from tests.data.episode_sets import put_in_place
 from tests.running import composed, run
@@ -58,8 +60,10 @@ def test_short_training(entry, tmp_path):
     model = deqzoo.load(tmp_path / "export")
     logits = model(support, labels, queries)
     torch.testing.assert_close(logits, finished.module.trained_network(support, labels, queries), atol=1e-3, rtol=1e-3)
-    learner = model.adapt(support[0], labels[0])
-    torch.testing.assert_close(learner(queries[0]), logits[0], atol=1e-3, rtol=1e-3)
+    learner, alone = model.adapt(support[0], labels[0]), model(support, labels, queries, alone=True)
+    torch.testing.assert_close(learner(queries[0]), alone[0], atol=1e-3, rtol=1e-3)
+    alone = [model(*batch[:3], alone=True).argmax(2) == batch[3] for batch in finished.data.test_dataloader()]
+    assert test["accuracy_alone"] == pytest.approx(torch.cat(alone).float().mean().item(), abs=0.03)
     finished.module.step(finished.module.network, (support, labels, queries, targets), "train").loss.backward()
     gradients = {name: p.grad for name, p in finished.module.network.named_parameters() if p.requires_grad}
     # A convolution's bias is taken out by the batch norm behind it: what is left is round-off.
@@ -95,6 +99,45 @@ def test_eval_mode_changes_nothing():
     network, images = FewShotNetwork(1, (28, 28), 5, [0.5], [0.5], width=4), torch.rand(6, 1, 28, 28)
     assert torch.equal(network.train()(images), network.eval()(images))
     assert {name for name, _ in network.named_buffers()} == {"mean", "std"}
+
+
+def test_an_adapted_network_answers_each_query_by_itself():
+    """By all 75 queries, by those of one class, and one by one; the papers' protocol mixes them."""
+    torch.manual_seed(0)
+    learner = deqzoo.load("maml_omniglot_5w1s")
+    support, labels, queries = torch.rand(5, 1, 28, 28), torch.arange(5), torch.rand(75, 1, 28, 28)
+    network = learner.adapt(support, labels)
+    answers = network(queries)
+    for some in (queries[:15], queries[60:], queries[:1]):
+        first = next(i for i in range(75) if torch.equal(queries[i], some[0]))
+        torch.testing.assert_close(network(some), answers[first : first + len(some)], atol=1e-4, rtol=1e-4)
+    of_tasks = [part.expand(3, *part.shape) for part in (support, labels, queries)]
+    torch.testing.assert_close(learner(*of_tasks, alone=True)[2], answers, atol=1e-3, rtol=1e-3)
+    together = learner(*of_tasks)[0]
+    assert (together - answers).abs().max() > 0.1
+    assert (learner(*of_tasks[:2], of_tasks[2][:, :15])[0] - together[:15]).abs().max() > 0.1
+    copied = copy.deepcopy(network)  # statistics are buffers: they are copied, saved and moved with the network
+    copied.load_state_dict(network.state_dict())
+    assert torch.equal(copied(queries), answers)
+    assert not network.training
+
+
+def test_support_statistics_are_differentiated_and_match_a_batch_norm_by_hand():
+    norm = torch.nn.BatchNorm2d(3, track_running_stats=False).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(6, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    with normalised_by_first(norm, 4):
+        out = norm(x)
+    alone = norm(x[:4])
+    torch.testing.assert_close(out[:4], alone)
+    known = torch.nn.functional.batch_norm(
+        x[4:], x[:4].mean((0, 2, 3)).detach(), x[:4].var((0, 2, 3), correction=0).detach(), norm.weight, norm.bias
+    )
+    torch.testing.assert_close(out[4:], known)
+    assert torch.equal(norm(x), norm.eval()(x))  # outside, it is as it was
+    with normalised_by_first(norm, 4):
+        assert torch.autograd.gradcheck(lambda x: norm(x)[4:, :, :1], x, fast_mode=True)
 
 
 @pytest.mark.parametrize(
