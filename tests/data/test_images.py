@@ -56,6 +56,15 @@ def test_digits_split_is_the_one_that_shipped_checkpoints_were_tested_on(digits)
     assert fingerprints == {"train": "a1b26e4b", "val": "627d3e44", "test": "0bd339e2"}
 
 
+def test_info_is_what_a_network_must_know_of_the_images(digits):
+    info = digits.info
+    assert (info.in_channels, info.size, info.levels) == (1, (8, 8), 17)
+    assert info.classes == tuple("0123456789")
+    (mean,), (std,) = info.mean, info.std
+    assert 0 < mean < 1
+    assert 0 < std < 1
+
+
 def test_parts_are_disjoint_and_hold_every_class_in_proportion(digits):
     parts = [digits.parts[part] for part in ("train", "val", "test")]
     assert torch.cat(parts).unique().numel() == 1797

@@ -190,6 +190,22 @@ def test_mirror_descent_of_a_softmax(total):
     torch.testing.assert_close(torch.func.jacfwd(solve)(Q), known)
 
 
+def test_the_step_of_the_projected_and_the_proximal_gradient_is_1_unless_given():
+    """y - prox(y - step grad f(y), step), away from a solution, where it depends on the step."""
+    y, c = torch.tensor([3.0, -1.0, 0.2]).double(), torch.tensor([1.0, 1.0, 1.0]).double()
+
+    def distance(y, c):
+        return (y - c).square().sum() / 2
+
+    for step in (None, 1.0, 0.25):
+        options = {} if step is None else {"step": step}
+        moved = y - (step or 1.0) * (y - c)
+        shrunk = moved.sign() * (moved.abs() - 0.5 * (step or 1.0)).clamp(min=0)
+        torch.testing.assert_close(conditions.proximal_gradient(distance, L1(0.5), **options)(y, c), y - shrunk)
+        projected = conditions.projected_gradient(distance, NonNegative(), **options)(y, c)
+        torch.testing.assert_close(projected, y - moved.clamp(min=0))
+
+
 def test_wrong_numbers_of_multipliers_are_an_error():
     with pytest.raises(ValueError, match="the unknown must be a tuple of x and 2 multipliers"):
         kkt((Q, B), Q, B, K)

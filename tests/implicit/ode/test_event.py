@@ -199,6 +199,21 @@ def test_a_start_at_the_event_is_none():
         odeint_event(lambda t, y: torch.stack([y[1], 0.01 + 0 * y[1]]), double(1.0, 0.0), SPAN, lambda t, y: y[0] - 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_start_whose_rounding_has_the_wrong_sign_is_no_event(sign):
+    """0.1 * 3 is above 0.3; what leaves it slowly has that sign for a while, and then its own."""
+
+    def accelerated(t, y):
+        return torch.stack([y[1], sign + 0 * y[1]])
+
+    level = 0.1 * 3 if sign > 0 else 0.3
+    start = double(0.3 if sign > 0 else 0.1 * 3, 0.0)
+    for options in ({}, {"direction": sign}, {"solver": RK4(step_size=1e-9)}):
+        end = 4e-9 if "solver" in options else 1.0
+        with pytest.warns(NonConvergenceWarning, match="event"):
+            odeint_event(accelerated, start, [0.0, end], lambda t, y: y[0] - level, **options)
+
+
 @pytest.mark.parametrize("solver", [Tsit5(), Dopri8(), RK4(step_size=0.05)])
 def test_an_event_of_each_sample(solver):
     heights = double(1.0, 3.0, 0.4, 2.0).requires_grad_()

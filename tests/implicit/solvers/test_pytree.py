@@ -34,6 +34,19 @@ def test_flatten_and_unflatten_are_inverse(batch, shapes, seed):
     assert all(torch.equal(a, b) for a, b in zip(back["tail"][0], leaves[1:], strict=True))
 
 
+def test_many_matrices_are_unflattened_at_once():
+    """As one by one: several leaves, a single one, and one whose layout is channels last."""
+    channels_last = randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    for tree in ({"a": randn(2, 3), "b": (randn(2), randn(2, 2, 2))}, randn(2, 4), channels_last):
+        ravel = Ravel(tree, batch_dims=1)
+        matrices = randn(3, *ravel.flatten(tree).shape, seed=1)
+        alone = [tensor_leaves(ravel.unflatten(matrix)) for matrix in matrices]
+        many = tensor_leaves(ravel.unflatten_many(matrices))
+        assert len(many) == len(alone[0])
+        for leaf, *others in zip(many, *alone, strict=True):
+            assert torch.equal(leaf, torch.stack(others))
+
+
 def test_a_row_holds_the_leaves_of_one_system_in_order():
     tree = (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([9.0, 8.0]))
     assert Ravel(tree, 1).flatten(tree).tolist() == [[1, 2, 9], [3, 4, 8]]
