@@ -1,6 +1,7 @@
 """The data module: fixed splits, the official file formats, and what goes into a batch."""
 
 import hashlib
+import json
 import struct
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from lightning import LightningModule, Trainer
 from deqzoo.data import DATASETS, Augment, DataNotFoundError, ImageData
 from deqzoo.data.augment import augment_images
 from deqzoo.data.loader import generator
+from deqzoo.errors import ConfigError
 
 
 def md5(data):
@@ -63,6 +65,14 @@ def test_info_is_what_a_network_must_know_of_the_images(digits):
     (mean,), (std,) = info.mean, info.std
     assert 0 < mean < 1
     assert 0 < std < 1
+
+
+def test_info_reads_what_it_wrote_and_tells_of_wrong_keys(digits):
+    plain = json.loads(json.dumps(digits.info.to_json()))
+    assert type(digits.info).from_json(plain) == digits.info
+    for wrong, told in ((plain | {"colour": 1}, "colour"), ({k: v for k, v in plain.items() if k != "mean"}, "mean")):
+        with pytest.raises(ConfigError, match=f"unknown or missing keys: {told};"):
+            type(digits.info).from_json(wrong)
 
 
 def test_parts_are_disjoint_and_hold_every_class_in_proportion(digits):

@@ -97,6 +97,16 @@ def test_vowels_keep_one_value_in_five_and_ask_for_the_others(fake_sktime):
     assert torch.equal(batch.asked | batch.measured, torch.from_numpy(there[270:]))
 
 
+def test_the_last_measured_time_is_that_of_any_series_and_channel():
+    data = SeriesData("spirals", batch_size=8)
+    data.setup()
+    batch = SeriesBatch(*next(iter(data.train_dataloader())))
+    measured = torch.zeros_like(batch.measured)
+    for time in (0, 3, 40):
+        measured[time % 2, time, 1] = True
+        assert batch._replace(measured=measured).last_measured() == time
+
+
 def test_set_of_a_missing_package_names_the_mend(monkeypatch):
     monkeypatch.setitem(sys.modules, "sktime", None)
     monkeypatch.setitem(sys.modules, "sktime.datasets", None)

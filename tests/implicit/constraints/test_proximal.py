@@ -27,6 +27,14 @@ each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
 
 @each_penalty
+def test_the_step_is_1_unless_given(name):
+    penalty, shape = PENALTIES[name]
+    y = draw(*shape)
+    assert torch.equal(penalty.prox(y), penalty.prox(y, 1.0))
+    assert not torch.equal(penalty.prox(y), penalty.prox(y, 0.1))
+
+
+@each_penalty
 @given(
     seed=st.integers(0, 2**31),
     batch=st.sampled_from([(), (3,), (2, 3), (0,)]),

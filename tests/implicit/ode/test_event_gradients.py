@@ -119,6 +119,14 @@ def test_a_grazing_event_has_no_derivative():
     assert time.item() == pytest.approx(1.0, abs=1e-4)
     time.backward()
     assert not c.grad.isfinite()
+    # Beside one that grazes, another is what it is alone.
+    c, start = double(0.0, 0.125), double(1.0, 0.0).expand(2, 2)
+    with pytest.warns(NonConvergenceWarning, match="grazes"):
+        times, _ = odeint_event(
+            lambda t, y, c: 0 * y, start, [0.0, 2.0], lambda t, y, c: (t - 1.0) ** 3 - c, c, batch_dims=1
+        )
+    assert times.tolist() == pytest.approx([1.0, 1.5], abs=1e-4)
+    c = double(0.0).requires_grad_()
     with pytest.raises(NonConvergenceError, match="grazes"):
         odeint_event(rest, double(1.0, 0.0), [0.0, 2.0], lambda t, y, c: (t - 1.0) ** 3 - c, c, on_failure="raise")
     with warnings.catch_warnings():

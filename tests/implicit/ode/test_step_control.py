@@ -32,8 +32,28 @@ def attempts(errors, solver, each=False, end=2.0):
     return tried, tuple(map(int, controller.report()))
 
 
+@pytest.mark.parametrize("each", [True, False])
+def test_steps_end_at_jumps_beyond_the_second_output_time_and_are_not_stretched_beyond_the_longest(each):
+    """2 / 0.33 is a little above 6: six equal steps would be too long."""
+    for times, jumps, max_step in (([0.0, 1.0, 2.0], (1.5,), None), ([0.0, 2.0], (), 0.33)):
+        solver, points = Dopri5(jump_times=jumps, max_step=max_step), [*times, *jumps]
+        controller = ControllerPerSystem(solver, times, 1, True) if each else SharedController(solver, times)
+        ends, lengths = [], []
+        while (step := controller.next_step()) is not None:
+            start, size = map(float, step.each() if each else step.shared())
+            a, b = (points[int(point)] for point in (step.a, step.b))
+            ends.append(a + (start + size) * (b - a))
+            lengths.append(size * abs(b - a))
+            controller.judge(step, [1e-6])
+        assert not jumps or any(end == pytest.approx(1.5, abs=1e-12) for end in ends)
+        assert ends[-1] == pytest.approx(2.0)
+        assert max_step is None or max(lengths) <= max_step * (1 + 1e-9)
+
+
 @settings(deadline=None)
-@given(ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5]))
+@given(
+    ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5])
+)
 def test_steps_of_one_system_of_its_own_are_those_for_all(errors, jumps, max_step, end, method):
     solver = method(jump_times=jumps, max_step=max_step)
     tried, report = attempts(errors, solver, each=True, end=end)
