@@ -51,9 +51,7 @@ def test_steps_end_at_jumps_beyond_the_second_output_time_and_are_not_stretched_
 
 
 @settings(deadline=None)
-@given(
-    ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5])
-)
+@given(ERRORS, JUMPS, st.sampled_from([None, 0.3]), st.sampled_from([2.0, -2.0]), st.sampled_from([Dopri5, Kvaerno5]))
 def test_steps_of_one_system_of_its_own_are_those_for_all(errors, jumps, max_step, end, method):
     solver = method(jump_times=jumps, max_step=max_step)
     tried, report = attempts(errors, solver, each=True, end=end)
