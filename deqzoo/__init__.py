@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from deqzoo.errors import CheckpointError
     from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, odeint, root
     from deqzoo.models.common.monitor import ConvergenceMonitor
-    from deqzoo.nn import DEQ, ContinuousFlow, NeuralODE
-    from deqzoo.zoo import export, list_models, load
+    from deqzoo.nn import DEQ, ContinuousFlow, NeuralODE, fixed_steps
+    from deqzoo.zoo import export, export_onnx, list_models, load
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,8 @@ _HOMES = {
     "CheckpointError": "deqzoo.errors",
     "ConvergenceMonitor": "deqzoo.models.common.monitor",
     "export": "deqzoo.zoo",
+    "export_onnx": "deqzoo.zoo",
+    "fixed_steps": "deqzoo.nn",
     "list_models": "deqzoo.zoo",
     "load": "deqzoo.zoo",
 }
@@ -48,7 +50,9 @@ __all__ = [
     "__version__",
     "argmin",
     "export",
+    "export_onnx",
     "fixed_point",
+    "fixed_steps",
     "list_models",
     "load",
     "odeint",

@@ -15,6 +15,7 @@ BELOW: dict[str, set[str]] = {  # of each room, those that it may import
     "atomic": set(),
     "implicit": set(),
     "nn": {"implicit"},
+    "compat": {"implicit"},
     "data": {"implicit"} | GROUND,
     "plots": {"nn", "implicit"} | GROUND,
     "models": {"plots", "data", "nn", "implicit"} | GROUND,

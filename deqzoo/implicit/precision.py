@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def finite_inputs(args: Any, batch_shape: torch.Size, device: torch.device) -> T
     A tensor belongs to the systems if the batch axes are its leading ones. Others are shared by all, and may hold an
     Inf for a purpose, as masks do: of them the residual tells.
     """
-    systems, finite = batch_shape.numel(), None
+    systems, finite = math.prod(batch_shape), None
     for leaf in tensor_leaves(args):
         own = leaf.shape[: len(batch_shape)] == batch_shape and leaf.device == device and leaf.numel() > 0
         if own and (leaf.is_floating_point() or leaf.is_complex()):

@@ -79,7 +79,7 @@ class Ravel:
         self.shapes = [leaf.shape for leaf in leaves]
         self.dtypes = [leaf.dtype for leaf in leaves]
         self.device = leaves[0].device
-        self.batch_shape = torch.Size(leaves[0].shape[:batch_dims])
+        self.batch_shape = leaves[0].shape[:batch_dims]
         self.systems = math.prod(self.batch_shape)
         self.sizes = [math.prod(shape[batch_dims:]) for shape in self.shapes]
         self.dtype = torch.float32

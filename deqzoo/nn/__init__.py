@@ -12,6 +12,7 @@ from .contractive_attention import AttentionInjection, AttentionInput, Contracti
 from .deq import DEQ
 from .divergence import DensityDynamics
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
+from .exporting import fixed_steps
 from .flow import ContinuousFlow, FlowODE
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
@@ -57,6 +58,7 @@ __all__ = [
     "SolverLayer",
     "TransformerCell",
     "UNet",
+    "fixed_steps",
     "make_cell",
     "normalized_adjacency",
     "perron_frobenius",

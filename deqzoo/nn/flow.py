@@ -85,21 +85,21 @@ class FlowODE(NeedsFullPrecision):
     def to_base(self, x: Tensor, *context: Tensor) -> tuple[Tensor, Tensor]:
         """z = x(t_0) of x = x(t_1), and log p(x) - log p(z), (B,)."""
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
-        end = self._solve(start(x, ["log_density", *penalties]), self.ode.times.flip(0), *context)
+        end = self._solve(start(x, ["log_density", *penalties]), self.ode.interval[::-1], *context)
         # Backwards in time each integral is minus that along the path, and log_density is log p(z) - log p(x).
         self.path = {name: -end[name] for name in penalties}
         return end["y"], -end["log_density"]
 
     def from_base(self, z: Tensor, *context: Tensor) -> tuple[Tensor, Tensor]:
         """x = x(t_1) of z = x(t_0), and log p(x) - log p(z), (B,)."""
-        end = self._solve(start(z, ["log_density"]), self.ode.times, *context)
+        end = self._solve(start(z, ["log_density"]), self.ode.interval, *context)
         return end["y"], end["log_density"]
 
-    def states(self, y: Tensor, times: Tensor, *context: Tensor) -> Tensor:
+    def states(self, y: Tensor, times: Tensor | Sequence[float], *context: Tensor) -> Tensor:
         """x at two or more times, (len(times), B, ...), from y at the first one; without densities, so cheaper."""
         return self.ode(start(y, ()), times, y.new_zeros(0), *context)["y"]
 
-    def _solve(self, state: dict[str, Tensor], times: Tensor, *context: Tensor) -> dict[str, Tensor]:
+    def _solve(self, state: dict[str, Tensor], times: Sequence[float], *context: Tensor) -> dict[str, Tensor]:
         y = state["y"]
         divergence, generator = self.divergence, None
         if not self.training:
@@ -168,8 +168,11 @@ class ContinuousFlow(nn.Module):
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """As `sample`, with a graph: x is a function of z ~ N(0, I), the parameters and the context."""
         z, outer = self._noise(sample_shape, context)
-        x = self.flow.states(z, self.flow.ode.times, *_rows(context, outer))[-1]
-        return x.view(*outer, *self.event_shape)
+        return self.from_base(z, *_rows(context, outer)).view(*outer, *self.event_shape)
+
+    def from_base(self, z: Tensor, *context: Tensor) -> Tensor:
+        """The draws x (B, *event_shape) that the noise z ~ N(0, I), of the same shape, becomes."""
+        return self.flow.states(z, self.flow.ode.interval, *context)[-1]
 
     def rsample_with_log_prob(
         self, sample_shape: Sequence[int] = (), context: Tensor | None = None

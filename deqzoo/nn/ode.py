@@ -88,16 +88,18 @@ class NeuralODE(SolverLayer):
         self.solution = None
         self.path: dict[str, Tensor] = {}
 
-    def forward(self, y0: Any, t: Tensor | None = None, *args: Any) -> Any:
+    def forward(self, y0: Any, t: Tensor | Sequence[float] | None = None, *args: Any) -> Any:
         """y(t_1) of y0 = y(t_0); with `t`, 1-d and of any two or more times, y at all of them, (len(t), B, ...).
+
+        Times that are numbers can be part of a graph of `torch.compile` or `torch.export`.
 
         Further arguments go to the dynamics, f(t, y, *args); tensors among them get gradients.
         """
         y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
         leaf = tensor_leaves(y0)[0]
-        times: Any = self.interval  # numbers, which a graph can hold
-        if t is not None or not torch.compiler.is_compiling():
-            times = (self.times if t is None else t).to(leaf.real.dtype)
+        times: Any = self.interval if t is None else t  # numbers, which a graph can hold
+        if isinstance(t, Tensor) or not torch.compiler.is_compiling():
+            times = torch.as_tensor(self.times if t is None else t).to(leaf.real.dtype)
         f, parameters = with_parameters(self.dynamics)
         half = half_dtype(self.dynamics)
         if half is not None:

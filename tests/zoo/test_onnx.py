@@ -1,0 +1,88 @@
+"""Models as ONNX files: run by onnxruntime they give what the solvers give."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deqzoo
+from deqzoo.nn import DEQ, MLPDynamics, NeuralODE, fixed_steps, solver_layers
+from deqzoo.zoo.folder import read_golden
+from deqzoo.zoo.shipped import shipped_folder
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def run(path, *inputs):
+    session = onnxruntime.InferenceSession(str(path))
+    given = {each.name: value.numpy() for each, value in zip(session.get_inputs(), inputs, strict=True)}
+    (output,) = session.run(["output"], given)
+    return torch.from_numpy(np.asarray(output))
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.slow
+def test_logits_of_an_equilibrium_for_batches_of_any_size(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), DEQ(Cell()), nn.Linear(4, 2))
+    path = deqzoo.export_onnx(model, tmp_path / "model.onnx", torch.randn(5, 3))
+    model[1].solver = model[1].default_solver.__class__(tol=1e-6)
+    for batch in (5, 9):
+        x = torch.randn(batch, 3)
+        assert relative(run(path, x), model(x).detach()) < 1e-3
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, z, x):
+        return torch.tanh(0.5 * self.linear(z) + x)
+
+
+@pytest.mark.slow
+def test_an_entry(tmp_path):
+    images = read_golden(shipped_folder("deq_digits"))[0]["images"]
+    path = deqzoo.export_onnx(deqzoo.load("deq_digits"), tmp_path / "model.onnx", images, tol=3e-4)
+    exact = deqzoo.load("deq_digits", trainable=False, tol=1e-5, max_steps=5000)
+    assert relative(run(path, images), exact(images)) < 1e-3
+
+
+def test_the_rest_is_refused(tmp_path):
+    learner = deqzoo.load("imaml_sinusoid")
+    refused = [
+        (learner, (torch.zeros(1, 2, 1),) * 3, "export the network that its adapt"),
+        (deqzoo.ContinuousFlow(MLPDynamics(2), (2,), eval_divergence="rademacher"), (torch.zeros(2, 2),), "estimate"),
+        (deqzoo.load("optnet_sudoku4"), (torch.zeros(2, 4, 4, dtype=torch.long),), "ProgramLayer cannot take a fixed"),
+    ]
+    for model, inputs, told in refused:
+        with pytest.raises(ValueError, match=told):
+            deqzoo.export_onnx(model, tmp_path / "x.onnx", *inputs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fixed_number_of_steps_comes_as_near_as_was_asked():
+    torch.manual_seed(0)
+    deq, ode, x = DEQ(Cell()), NeuralODE(MLPDynamics(4)), torch.randn(6, 4)
+    ode.dynamics.layers[-1].weight.data *= 5
+    for layer in (deq, ode):
+        steps = []
+        for tol in (1e-1, 1e-3):
+            fixed = fixed_steps(layer, x, tol=tol)
+            exact = fixed_steps(layer, x, tol=1e-5)
+            assert relative(fixed(x), exact(x)) < 1.01 * tol
+            (inner,) = solver_layers(fixed)
+            steps.append(inner.solution.nfe)
+            assert not any(parameter.requires_grad for parameter in fixed.parameters())
+        assert steps[1] > steps[0]
+    assert deq.solver == DEQ.default_solver  # the model itself stays as it is
+
+
+def test_what_no_number_of_steps_reaches():
+    with pytest.raises(ValueError, match=r"does not come within tol=0\.001 .* by 1024 plain steps"):
+        fixed_steps(DEQ(lambda z, x: 1 - 30 * z + x, on_failure="ignore"), torch.ones(2, 3))
