@@ -218,3 +218,18 @@ def is_traced() -> bool:
     """Whether `make_fx`, `torch.export` or `torch.func.linearize` is tracing. Instead: fail with an error of theirs."""
     tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
     return tracing is not None and tracing.get_proxy_mode() is not None
+
+
+# ---- Conversion of modules. Why: `half()` of a layer that has no half precision is refused before a parameter is
+# rounded, and nn.Module has no hook for it. Instead: refuse at the next call, when the digits are lost.
+
+
+class Convertible(torch.nn.Module):
+    """A module that is told before its parameters are converted, by `half`, `to` and the like."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.before_conversion(fn(torch.empty(0)).dtype)
+        return super()._apply(fn, recurse)
+
+    def before_conversion(self, dtype: torch.dtype) -> None:
+        """Called with the dtype that floating-point parameters will have; may raise."""

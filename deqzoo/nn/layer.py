@@ -13,7 +13,7 @@ from torch.func import functional_call
 from ..implicit import Solution
 from ..implicit.by_name import shown
 from ..implicit.modes import eager, in_transform
-from ..implicit.private_api import own_parameters
+from ..implicit.private_api import Convertible, own_parameters
 from ..implicit.pytree import map_tensors
 
 
@@ -108,7 +108,7 @@ def evaluated_in(dtype: torch.dtype, f: Callable[..., Any]) -> Callable[..., Any
     return call
 
 
-class NeedsFullPrecision(nn.Module):
+class NeedsFullPrecision(Convertible):
     """A module whose parameters cannot be in half precision: `half()` and the like raise, and say what to do.
 
     Attributes:
@@ -117,13 +117,13 @@ class NeedsFullPrecision(nn.Module):
 
     why: ClassVar[str]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        if fn(torch.empty(0)).dtype in HALF:
+    def before_conversion(self, dtype: torch.dtype) -> None:
+        """As `Convertible.before_conversion`: half precision is an error."""
+        if dtype in HALF:
             raise TypeError(
                 f"{type(self).__name__} has no half precision: {self.why}. Leave the parameters in float32, and run it "
                 "under torch.autocast"
             )
-        return super()._apply(fn, recurse)
 
 
 def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
-def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+def batch_norms(network: nn.Module) -> list[Any]:
     """Those of a network that take the statistics of the batch that they see."""
-    found = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    found: list[Any] = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     return [module for module in found if not module.track_running_stats]
 
 
