@@ -233,14 +233,6 @@ def test_dense_output(method):
     torch.testing.assert_close(y[:, 0], expected, rtol=0, atol=2e-5)
 
 
-def test_dense_output_of_rodas5p_has_its_weights():
-    """One long step of y' = -y^2: with other weights of the last stage the order is the same, the error five times."""
-    start, times = torch.ones(1, dtype=torch.float64), torch.linspace(0, 0.2, 41, dtype=torch.float64)
-    solver = Rodas5P(rtol=1e9, atol=1e9, first_step=0.2, max_step=0.2)
-    dense = odeint_dense(lambda t, y: -(y**2), start, times[[0, -1]], solver=solver)
-    assert (dense(times)[:, 0] - 1 / (1 + times)).abs().max() < 8e-6
-
-
 def test_many_unknowns():
     """Heat in a rod: Kvaerno5 without a Jacobian, Rodas5P says what to use."""
     size = 120

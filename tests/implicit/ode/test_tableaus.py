@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deqzoo.implicit import Rodas5P, odeint_dense
 from deqzoo.implicit.ode import ODE_SOLVERS
 from deqzoo.implicit.ode.stiff_tableaus import RosenbrockTableau
 
@@ -148,3 +149,11 @@ def test_rodas_is_l_stable():
     b = weights(torch.tensor(ODE_SOLVERS["rodas5p"].tableau.b, dtype=torch.float64))
     torch.testing.assert_close(b, beta[-1])  # stiffly accurate
     assert_l_stable(beta, b)
+
+
+def test_dense_output_of_rodas5p_has_its_weights():
+    """One long step of y' = -y^2: with other weights of the last stage the order is the same, the error five times."""
+    start, times = torch.ones(1, dtype=torch.float64), torch.linspace(0, 0.2, 41, dtype=torch.float64)
+    solver = Rodas5P(rtol=1e9, atol=1e9, first_step=0.2, max_step=0.2)
+    dense = odeint_dense(lambda t, y: -(y**2), start, times[[0, -1]], solver=solver)
+    assert (dense(times)[:, 0] - 1 / (1 + times)).abs().max() < 8e-6
