@@ -52,13 +52,14 @@ def keep_statistics(network: nn.Module, support: Tensor) -> None:
     def keep(module: Any, given: tuple[Tensor], output: Tensor) -> None:
         module.running_mean, module.running_var = _statistics(given[0])
 
-    norms = batch_norms(network)
+    network.eval()
+    if not (norms := batch_norms(network)):
+        return
     hooks = [module.register_forward_hook(keep) for module in norms]
     network(support)
     for hook, module in zip(hooks, norms, strict=True):
         hook.remove()
         module.track_running_stats, module.momentum = True, 0.0  # no later batch changes them
-    network.eval()
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
