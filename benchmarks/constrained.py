@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.problems import seeded
-from benchmarks.report import Check, finished, open_console, print_checks, started
-from benchmarks.side_by_side import Row, SolutionAndGradient, Way, at_most, print_side_by_side, side_by_side
+from benchmarks.side_by_side import Comparison, Row, SolutionAndGradient, Way, side_by_side
 from deqzoo.implicit import L1, ProximalGradient, Simplex, argmin
 
 _MISSING = ""
@@ -117,21 +116,13 @@ def _by_jaxopt(X: Tensor, t: Tensor, weights: Tensor, strength: float | None) ->
     return way
 
 
-def constrained_checks(rows: list[Row]) -> list[Check]:
-    """At most 1.5 times jaxopt's time."""
-    return at_most(rows, LIMIT)
-
-
-def main() -> int:
-    """Run, print, and write."""
-    options = started(__doc__)
-    console = open_console()
-    rows = constrained_rows(options.quick)
-    checks = constrained_checks(rows)
-    print_side_by_side(console, "argmin on the simplex and of the lasso: solution and a gradient", rows)
-    print_checks(console, checks)
-    return finished(options, ["deqzoo", "jax", "jaxopt"], checks, constrained=rows)
-
+COMPARISON = Comparison(
+    "constrained",
+    "argmin on the simplex and of the lasso: solution and a gradient",
+    constrained_rows,
+    ("deqzoo", "jax", "jaxopt"),
+    LIMIT,
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(COMPARISON.main(__doc__))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.problems import seeded
-from benchmarks.report import Check, finished, open_console, print_checks, started
-from benchmarks.side_by_side import Row, SolutionAndGradient, Way, at_most, print_side_by_side, side_by_side
+from benchmarks.side_by_side import Comparison, Row, SolutionAndGradient, Way, side_by_side
 from deqzoo.implicit import Dogleg, GaussNewtonStep, LevenbergMarquardt, least_squares
 
 _MISSING = ""
@@ -176,21 +175,9 @@ def _layer(costs: list[Any], inputs: Callable[[Tensor], dict[str, Tensor]], read
     return lambda measured: read(layer.forward(inputs(measured), optimizer_kwargs=options)[0])
 
 
-def fitting_checks(rows: list[Row]) -> list[Check]:
-    """At most half of theseus's time."""
-    return at_most(rows, LIMIT)
-
-
-def main() -> int:
-    """Run, print, and write."""
-    options = started(__doc__)
-    console = open_console()
-    rows = fitting_rows(options.quick)
-    checks = fitting_checks(rows)
-    print_side_by_side(console, "Least squares: solution and a gradient", rows)
-    print_checks(console, checks)
-    return finished(options, ["deqzoo", "theseus-ai"], checks, fitting=rows)
-
+COMPARISON = Comparison(
+    "fitting", "Least squares: solution and a gradient", fitting_rows, ("deqzoo", "theseus-ai"), LIMIT
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(COMPARISON.main(__doc__))

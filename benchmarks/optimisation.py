@@ -22,13 +22,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.constrained import constrained_checks, constrained_rows
-from benchmarks.fitting import fitting_checks, fitting_rows
+from benchmarks import constrained, fitting, soft_ranking, transport
 from benchmarks.measure import interleaved
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
-from benchmarks.side_by_side import over_fastest_peer, print_side_by_side
-from benchmarks.soft_ranking import ranking_rows
-from benchmarks.transport import transport_rows
+from benchmarks.side_by_side import over_fastest_peer
 from deqzoo.implicit import InteriorPoint, from_cvxpy, quadratic_program
 
 try:
@@ -241,16 +238,12 @@ def main() -> int:
     console = open_console()
     tell_missing(console, qpth=QPFunction, cvxpylayers=CvxpyLayer)
     programs, cones = program_table(options.quick), cone_table(options.quick)
-    constrained, fitting = constrained_rows(options.quick), fitting_rows(options.quick)
-    ranking, transport = ranking_rows(options.quick), transport_rows(options.quick)
-    found = [*checks(programs, cones), *constrained_checks(constrained), *fitting_checks(fitting)]
     print_tables(console, programs, cones)
-    print_side_by_side(console, "argmin on the simplex and of the lasso: solution and a gradient", constrained)
-    print_side_by_side(console, "Least squares: solution and a gradient", fitting)
-    print_side_by_side(console, "Soft ranks: values and a gradient", ranking)
-    print_side_by_side(console, "Entropic transport: the least cost or the plan, and a gradient", transport)
+    found, tables = checks(programs, cones), {}
+    for part in (constrained, fitting, soft_ranking, transport):
+        tables[part.COMPARISON.name], promised = part.COMPARISON.printed(console, options.quick)
+        found += promised
     print_checks(console, found)
-    tables = {"constrained": constrained, "fitting": fitting, "ranking": ranking, "transport": transport}
     return finished(options, PACKAGES, found, programs=programs, cones=cones, **tables)
 
 

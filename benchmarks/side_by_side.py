@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich.console import Console
 from torch import Tensor
 
 from benchmarks.measure import in_a_row, interleaved, median_ratio
-from benchmarks.report import Check, print_table
+from benchmarks.report import Check, finished, open_console, print_checks, print_table, started
 
 SolutionAndGradient = tuple[Tensor, Tensor]
 Way = Callable[[], SolutionAndGradient] | str  # of a library; or why it is not there
@@ -92,3 +92,35 @@ def print_side_by_side(console: Console, title: str, rows: Iterable[Row]) -> Non
     print_table(
         console, title, ["problem", "library"], ["ms", "over the fastest peer", "error", "gradient error"], cells
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A table of such rows, alone or as a part of `optimisation.py`.
+
+    Attributes:
+        name: of the table in the JSON.
+        rows: makes it, of small problems if its argument is true.
+        packages: whose versions are noted.
+        limit: the promise, see `at_most`; None: there is none.
+    """
+
+    name: str
+    title: str
+    rows: Callable[[bool], list[Row]]
+    packages: Sequence[str]
+    limit: float | None = None
+
+    def printed(self, console: Console, quick: bool) -> tuple[list[Row], list[Check]]:
+        """Measure and print; the rows, and what was promised."""
+        rows = self.rows(quick)
+        print_side_by_side(console, self.title, rows)
+        return rows, [] if self.limit is None else at_most(rows, self.limit)
+
+    def main(self, doc: str) -> int:
+        """Run, print, and write."""
+        options = started(doc)
+        console = open_console()
+        rows, checks = self.printed(console, options.quick)
+        print_checks(console, checks)
+        return finished(options, self.packages, checks, **{self.name: rows})

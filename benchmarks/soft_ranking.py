@@ -7,8 +7,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from benchmarks.problems import seeded
-from benchmarks.report import finished, open_console, started
-from benchmarks.side_by_side import Row, SolutionAndGradient, Way, print_side_by_side, side_by_side
+from benchmarks.side_by_side import Comparison, Row, SolutionAndGradient, Way, side_by_side
 from deqzoo.implicit import soft_rank
 
 _MISSING = ""
@@ -61,13 +60,7 @@ def _exact(values: Tensor, weights: Tensor) -> SolutionAndGradient:
     return ranks, slopes
 
 
-def main() -> int:
-    """Run, print, and write."""
-    options = started(__doc__)
-    rows = ranking_rows(options.quick)
-    print_side_by_side(open_console(), "Soft ranks: values and a gradient", rows)
-    return finished(options, ["deqzoo", "torchsort"], ranking=rows)
-
+COMPARISON = Comparison("ranking", "Soft ranks: values and a gradient", ranking_rows, ("deqzoo", "torchsort"))
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(COMPARISON.main(__doc__))

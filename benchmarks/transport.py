@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.problems import seeded
-from benchmarks.report import finished, open_console, started
-from benchmarks.side_by_side import Row, SolutionAndGradient, Way, print_side_by_side, side_by_side
-from deqzoo.implicit import TrustRegion, sinkhorn
+from benchmarks.side_by_side import Comparison, Row, SolutionAndGradient, Way, side_by_side
+from deqzoo.implicit import sinkhorn
 
 _MISSING: dict[str, str] = {}
 try:
@@ -26,6 +25,7 @@ except ImportError as error:
 SIZES = [(64, 0.1), (64, 0.01), (500, 0.1), (500, 0.01)]  # points of each side, epsilon over the mean cost
 QUICK = [(5, 0.1)]
 STOP = 1e-11  # of POT: the error of the marginals
+ROUNDING, MOST_ROUNDS = 1e-14, 100_000  # of the reference: the last change of a potential over epsilon
 SCALING = 0.9  # of geomloss: the ratio of the blurs, each of which takes a step; it has no tolerance
 Solve = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # of x, y, the weights of the points, epsilon
 
@@ -46,7 +46,7 @@ def transport_rows(quick: bool) -> list[Row]:
             return solution.detach(), torch.autograd.grad((solution * weights).sum(), leaf)[0]
 
         for what, weights, solves in (("cost", 1.0, COSTS), ("plan", of_plan, PLANS)):
-            exact = way(functools.partial(solves["deqzoo"], tol=1e-14), weights)
+            exact = _exact(x, y, masses, epsilon, weights)
             ways: dict[str, Way] = {
                 name: _MISSING.get(name) or functools.partial(way, solve, weights) for name, solve in solves.items()
             }
@@ -59,10 +59,34 @@ def _costs(x: Tensor, y: Tensor) -> Tensor:
     return (x.unsqueeze(1) - y).square().sum(dim=2) / 2
 
 
-def _ours(x: Tensor, y: Tensor, masses: Tensor, epsilon: float, tol: float | None = None):
-    solver = None if tol is None else TrustRegion(tol=tol)
-    on_failure = "warn" if tol is None else "ignore"  # the reference goes as far as round-off lets it
-    return sinkhorn(_costs(x, y), masses, masses, epsilon=epsilon, solver=solver, on_failure=on_failure)
+def _exact(x: Tensor, y: Tensor, masses: Tensor, epsilon: float, weights: Tensor | float) -> SolutionAndGradient:
+    """By plain iteration to rounding. The cost's gradient in C is P; that of sum W P is, with G = W P / epsilon,
+
+    P (u 1' + 1 v') - G,    [diag P1   P      ] [u]   [G 1 ]
+                            [P'        diag P'1] [v] = [G' 1]
+    """
+    leaf = x.clone().requires_grad_()
+    costs = _costs(leaf, y)
+    scaled, log_masses = costs.detach() / epsilon, masses.log()
+    f = torch.zeros_like(masses)
+    for _ in range(MOST_ROUNDS):
+        g = -torch.logsumexp(log_masses.unsqueeze(1) + f.unsqueeze(1) - scaled, dim=0)
+        before, f = f, -torch.logsumexp(log_masses + g - scaled, dim=1)
+        if (f - before).abs().max() < ROUNDING:
+            break
+    plan = (log_masses.unsqueeze(1) + log_masses + f.unsqueeze(1) + g - scaled).exp()
+    if not isinstance(weights, Tensor):
+        (gradient,) = torch.autograd.grad(costs, leaf, plan)
+        return epsilon * (masses @ (f + g)), gradient
+    inner = weights * plan / epsilon
+    matrix = torch.cat([torch.cat([plan.sum(1).diag(), plan], 1), torch.cat([plan.T, plan.sum(0).diag()], 1)])
+    u, v = (torch.linalg.pinv(matrix, hermitian=True) @ torch.cat([inner.sum(1), inner.sum(0)])).chunk(2)
+    (gradient,) = torch.autograd.grad(costs, leaf, plan * (u.unsqueeze(1) + v) - inner)
+    return plan, gradient
+
+
+def _ours(x: Tensor, y: Tensor, masses: Tensor, epsilon: float):
+    return sinkhorn(_costs(x, y), masses, masses, epsilon=epsilon)
 
 
 def _by_pot(x: Tensor, y: Tensor, masses: Tensor, epsilon: float, grad: str):
@@ -76,23 +100,22 @@ def _by_geomloss(x: Tensor, y: Tensor, masses: Tensor, epsilon: float) -> Tensor
 
 
 COSTS: dict[str, Callable[..., Tensor]] = {
-    "deqzoo": lambda *given, **options: _ours(*given, **options).value,
+    "deqzoo": lambda *given: _ours(*given).value,
     "POT": lambda *given: _by_pot(*given, grad="envelope").value,
     "geomloss": _by_geomloss,
 }
 PLANS: dict[str, Callable[..., Tensor]] = {
-    "deqzoo": lambda *given, **options: _ours(*given, **options).plan,
+    "deqzoo": lambda *given: _ours(*given).plan,
     "POT": lambda *given: _by_pot(*given, grad="autodiff").plan,
 }
 
 
-def main() -> int:
-    """Run, print, and write."""
-    options = started(__doc__)
-    rows = transport_rows(options.quick)
-    print_side_by_side(open_console(), "Entropic transport: the least cost or the plan, and a gradient", rows)
-    return finished(options, ["deqzoo", "POT", "geomloss"], transport=rows)
-
+COMPARISON = Comparison(
+    "transport",
+    "Entropic transport: the least cost or the plan, and a gradient",
+    transport_rows,
+    ("deqzoo", "POT", "geomloss"),
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(COMPARISON.main(__doc__))
