@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..modes import Looks
+from ..modes import Looks, in_transform
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .arnoldi import Arnoldi
 from .base import ROUND_OFF, LinearSolver, begin, row_norm, safe_divide
+from .gmres_of_one import cycle_of_one
 from .refine import Cycle, refine
 
 
@@ -52,7 +53,8 @@ class GMRES(LinearSolver):
         if torch.compiler.is_compiling() and self.max_steps is not None and self.all_steps:
             return _one_cycle(operator, b, tol, min(self.max_steps, b.shape[1]))
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
-        cycle = partial(_cycle, operator, self.restart)
+        alone = len(b) == 1 and b.device.type == "cpu" and not in_transform()
+        cycle = partial(cycle_of_one if alone else _cycle, operator, self.restart)
         return refine(operator, b, x0, tol, limit, cycle, self.check_every, bounded=True)
 
 
