@@ -105,7 +105,7 @@ class DEQ(SolverLayer):
             f,
             z0,
             *args,
-            solver=self.solver,
+            solver=self.chosen_solver,
             adjoint=self.adjoint,
             batch_dims=self.batch_dims,
             compact=self.compact and not self.training,

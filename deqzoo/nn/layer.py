@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -12,7 +13,9 @@ from torch.func import functional_call
 
 from ..implicit import Solution
 from ..implicit.by_name import shown
+from ..implicit.fixed_point_solvers.blocks import BlockSolver
 from ..implicit.modes import eager, in_transform
+from ..implicit.ode.solvers import Adaptive, is_explicit
 from ..implicit.private_api import Convertible, own_parameters
 from ..implicit.pytree import map_tensors
 
@@ -30,6 +33,7 @@ class SolverLayer(nn.Module):
     solver: Any
     solution: Solution | None
     _compiled: Callable[..., Any] | None = None
+    _compiles_steps = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As any module's; in training by what `compile_training` has made."""
@@ -48,11 +52,26 @@ class SolverLayer(nn.Module):
         return f"solver={shown(self.solver)}" + ("" if adjoint is None else f", adjoint={shown(adjoint)}")
 
     def compile_training(self, **options: Any) -> None:
-        """Compile calls in training mode by `torch.compile`, with its options. All others run as before.
+        """Compile by `torch.compile`, with its options: calls in training as a whole, where they are one graph.
 
-        A call in eval mode, without gradients or under `inference_mode` would each be compiled anew.
+        All others run as before: a call in eval mode, without gradients or under `inference_mode` would each be
+        compiled anew. Where they are not one graph, `function` is compiled, in all modes, and in training the steps of
+        the solver are, if it can (`Picard(compile=True)`, `Tsit5(compile=True)`).
         """
-        self._compiled = torch.compile(super().__call__, **options)
+        if self.is_one_graph:
+            self._compiled = torch.compile(super().__call__, **options)
+            return
+        self._compiles_steps = True
+        if isinstance(self.function, nn.Module):
+            self.function.compile(**options)
+
+    @property
+    def chosen_solver(self) -> Any:
+        """The solver; in training that which compiles its steps, after `compile_training`."""
+        wanted = self._compiles_steps and self.training and torch.is_grad_enabled()
+        if not wanted or not compiles_steps(self.solver) or _may_draw(self.function):
+            return self.solver
+        return dataclasses.replace(self.solver, compile=True)
 
     @property
     def function(self) -> Any:
@@ -61,7 +80,14 @@ class SolverLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without the last solution, which may hang on a graph, and what was compiled."""
-        return {**self.__dict__, "solution": None, "_compiled": None}
+        return {**self.__dict__, "solution": None, "_compiled": None, "_compiles_steps": False}
+
+
+def compiles_steps(solver: Any) -> bool:
+    """Whether a solver that stops by itself has a form that compiles its steps."""
+    if isinstance(solver, Adaptive):
+        return is_explicit(solver)
+    return isinstance(solver, BlockSolver) and solver.stop != "never"
 
 
 def solver_layers(network: nn.Module) -> list[SolverLayer]:
@@ -170,20 +196,22 @@ def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..
     start = _rng_state(accelerator, device)
     draws: bool | None = None  # not known before the first call
 
-    def call(*args: Any) -> Any:
-        nonlocal draws
-        if draws is None:
-            value = f(*args)
-            draws = any(not torch.equal(a, b) for a, b in zip(start, _rng_state(accelerator, device), strict=True))
-            return value
-        if not draws:
-            return f(*args)
+    @eager  # by another generator a graph would draw other numbers than the first call did
+    def draw_again(*args: Any) -> Any:
         outside = _rng_state(accelerator, device)
         _set_rng_state(accelerator, device, start)
         try:
             return f(*args)
         finally:
             _set_rng_state(accelerator, device, outside)
+
+    def call(*args: Any) -> Any:
+        nonlocal draws
+        if draws is None:
+            value = f(*args)
+            draws = any(not torch.equal(a, b) for a, b in zip(start, _rng_state(accelerator, device), strict=True))
+            return value
+        return draw_again(*args) if draws else f(*args)
 
     return call
 

@@ -119,7 +119,7 @@ class NeuralODE(SolverLayer):
             times,
             *args,
             *parameters,
-            solver=self.solver,
+            solver=self.chosen_solver,
             adjoint=self.adjoint,
             batch_dims=int(separate),
             shared_steps=separate,

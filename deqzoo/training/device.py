@@ -54,15 +54,13 @@ def speed_up(network: nn.Module, model: Any, trainer: TrainerConfig) -> None:
 
     Layers with a fixed number of steps are compiled whole, forward and backward, in training: a `DEQ` with ``stop:
     never`` and ``neumann``, or ``gmres`` with ``max_steps``; a `NeuralODE` with a ``step_size``. Of other layers, what
-    the solver evaluates. In place: names in the state_dict stay.
+    the solver evaluates, and in training the steps: of a `DEQ` by blocks, of a `NeuralODE` one by one. In place: names
+    in the state_dict stay.
     """
     chosen = getattr(model, "compile", False)
     if uses_cuda(trainer) if chosen is None else chosen:
         for layer in solver_layers(network):
-            if layer.is_one_graph:
-                layer.compile_training()
-            else:
-                layer.function.compile()
+            layer.compile_training()
 
 
 def hardware(device: torch.device) -> str:

@@ -10,11 +10,12 @@ from torch.nn.functional import pad
 
 from ..linear_solvers.base import row_norm, safe_divide
 from ..rows import Rows, add_combination, products
-from .base import FixedPointSolver, Function, Method
+from .base import Function, Method
+from .blocks import BlockSolver
 
 
 @dataclasses.dataclass(frozen=True)
-class Broyden(FixedPointSolver):
+class Broyden(BlockSolver):
     """Broyden's first ("good") method on g(z) = f(z) - z, in compact form, from the Jacobian guess -I.
 
     With the last k steps S (rows s, scaled to length one) and D = S + Y, Y the changes of g, the step is

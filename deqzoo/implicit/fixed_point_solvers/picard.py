@@ -6,17 +6,19 @@ import dataclasses
 
 from torch import Tensor
 
-from .base import FixedPointSolver, Function, Method
+from .base import Function, Method
+from .blocks import BlockSolver
 
 
 @dataclasses.dataclass(frozen=True)
-class Picard(FixedPointSolver):
+class Picard(BlockSolver):
     """Damped fixed-point iteration, z <- z + damping (f(z) - z).
 
     Converges linearly where f contracts; damping below 1 also tames eigenvalues of the Jacobian left of -1.
 
     Args:
         damping: step length in (0, 1] or beyond; 1 is plain iteration.
+        compile: do `check_every` steps (None: 6) as one graph of `torch.compile`; see `BlockSolver`.
 
     >>> import torch
     >>> Picard(tol=1e-6)(torch.cos, torch.tensor(1.0)).value

@@ -109,6 +109,9 @@ class Adaptive(ODESolver):
             derivative in the time of a jump is wanted, solve in two pieces, with that time the end of one and the
             begin of the other.
         safety: factor on the step that the error estimate allows.
+        compile: compute each step as one graph of `torch.compile`, of explicit methods alone; the first solve compiles,
+            for seconds. Without effect in `torch.func` transforms, on the tape (`Direct`), and where the steps are
+            those of some systems of a batch.
 
     Source: Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4; Gustafsson, "Control theoretic
     techniques for stepsize selection in explicit Runge-Kutta methods", 1991; the order of rejected steps, and the
@@ -123,8 +126,11 @@ class Adaptive(ODESolver):
     safety: float = 0.9
     max_step: float | None = None
     jump_times: tuple[float, ...] = ()
+    compile: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.compile and not is_explicit(self):
+            raise ValueError(f"compile is for explicit methods (Tsit5, Dopri5, ...), not for {type(self).__name__}")
         object.__setattr__(self, "jump_times", _checked_jumps(self.jump_times))
         check_tolerances(self.rtol, self.atol)
         if self.max_steps < 1:

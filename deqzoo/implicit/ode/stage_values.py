@@ -56,6 +56,11 @@ class Buffer:
         self._k[i] = value.reshape(-1)
         self.filled = i + 1
 
+    def put_first(self, values: Tensor) -> None:
+        """Keep the first stages, (stages, systems, unknowns)."""
+        self.filled = len(values)
+        self._k[: self.filled] = values.flatten(1)
+
     def get(self, i: int) -> Tensor:
         """k_i, a view."""
         return self._k[i].view(self.shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..modes import in_transform
+from .compiled_step import compiled_step
 from .counted_field import CountedField, Field
 from .rosenbrock import Rosenbrock
 from .solvers import DiagonallyImplicit, ODESolver
@@ -23,6 +25,7 @@ class Stepper(CountedField):
         self._rows: Tensor | None = None
         self._stage_solver = StageSolver(self) if isinstance(solver, DiagonallyImplicit) else None
         self._rosenbrock = Rosenbrock(self) if isinstance(self.tableau, RosenbrockTableau) else None
+        self._compiles = getattr(solver, "compile", False) and not taped
 
     def begin(self, t: Tensor, h: Length, y: Tensor, first: Tensor | None, rows: Tensor | None = None) -> Stages:
         """The first `FIRST_STAGES` stages of a step; `first`: f(t, y), if known; `rows`: the systems that y holds."""
@@ -44,6 +47,13 @@ class Stepper(CountedField):
         if self._rosenbrock is not None:
             stages = self._empty(y)
             return self._rosenbrock.step(stages, coefficients(tableau, y), self.within(t), h, y, rows), stages
+        if self._compiles and known is None and rows is None and not in_transform():
+            buffer = Buffer(len(tableau.a), y)
+            length = y.new_full((), h) if isinstance(h, float) else h  # a number would be part of the graph
+            new, values = compiled_step()(self.f, tableau, t, length, y, first, self.limits)
+            buffer.put_first(values)
+            self.calls += tableau.stages - (first is not None)
+            return new, buffer
         stages = self._start(t, y, first, rows) if known is None else known
         at = self._extend(stages, t, h, y, 1 if known is None else FIRST_STAGES, tableau.stages)
         if tableau.last_is_next:  # the last stage stands at the end of the step
