@@ -6,7 +6,8 @@
 ``text.py``, which cuts them into windows. A graph: ``chains.py``. Known densities: ``densities.py``, and
 ``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
 ``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``; a small one, beside
-more to learn hyperparameters by: ``few_images.py``. Puzzles: ``sudoku.py``::
+more to learn hyperparameters by: ``few_images.py``. Puzzles: ``sudoku.py``, of 4 x 4
+cells, and ``sudoku9.py`` (``sudoku_generator.py``, ``sudoku_solver.py``, ``sudoku_symmetry.py``)::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from deqzoo.data.registry import DATASETS
     from deqzoo.data.sinusoids import SinusoidData
     from deqzoo.data.sudoku import SudokuData
+    from deqzoo.data.sudoku9 import Sudoku9Data
     from deqzoo.data.table import data_table
     from deqzoo.data.text import TextData
     from deqzoo.data.vocabulary import Vocabulary
@@ -66,6 +68,7 @@ _HOMES = {
     "RegressionTaskInfo": "deqzoo.data.info",
     "SinusoidData": "deqzoo.data.sinusoids",
     "SudokuData": "deqzoo.data.sudoku",
+    "Sudoku9Data": "deqzoo.data.sudoku9",
     "SudokuInfo": "deqzoo.data.info",
     "TextData": "deqzoo.data.text",
     "Vocabulary": "deqzoo.data.vocabulary",
@@ -95,6 +98,7 @@ __all__ = [
     "PointInfo",
     "RegressionTaskInfo",
     "SinusoidData",
+    "Sudoku9Data",
     "SudokuData",
     "SudokuInfo",
     "TextData",

@@ -392,3 +392,39 @@ class SudokuDataConfig(DataConfig):
                 "data.min_givens and data.max_givens must lie in this order between 4, the fewest with which a puzzle "
                 f"has one solution, and 15; got {self.min_givens} and {self.max_givens}"
             )
+
+
+@dataclass
+class Sudoku9DataConfig(DataConfig):
+    """Sudoku puzzles of 9 x 9 cells with one solution, drawn once and kept: the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``sudoku9`` here.
+        name: the set, always ``sudoku9``.
+        batch_size, eval_batch_size: puzzles per step.
+        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
+        train_size, val_size, test_size: puzzles of each part; see `deqzoo.data.sudoku9`.
+        added_givens: most digits that a training puzzle is given beside its own.
+        collections: test on collected puzzles as well, which are downloaded.
+        collected: of each collection, puzzles to test on.
+        download: fetch what is missing; False: an error says what is missing.
+    """
+
+    kind: str = "sudoku9"
+    name: str = "sudoku9"
+    batch_size: int = 16
+    eval_batch_size: int = 100
+    root: str | None = None
+    train_size: int = 40_000
+    val_size: int = 500
+    test_size: int = 1000
+    added_givens: int = 18
+    collections: bool = True
+    collected: int = 2000
+    download: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "train_size", "val_size", "test_size", "collected")
+        if not 0 <= self.added_givens <= 81:
+            raise ValueError(f"data.added_givens must lie between 0 and 81, got {self.added_givens}")

@@ -13,10 +13,13 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Archive:
-    """A published file: one that holds some of a set's files, compressed, or one of them as it is (``saved_as``)."""
+    """A published file: one that holds some of a set's files, compressed, or one of them as it is (``saved_as``).
+
+    Its md5 may be None where the content of the files is checked in another way.
+    """
 
     url: str
-    md5: str
+    md5: str | None
     saved_as: str | None = None
 
 

@@ -39,6 +39,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),
     "sudoku": _in("SudokuDataConfig", "sudoku:SudokuData"),
+    "sudoku9": _in("Sudoku9DataConfig", "sudoku9:Sudoku9Data"),
     "text": _in("TextDataConfig", "text:TextData"),
 }
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
+    from deqzoo.models.puzzle.network import SudokuEquilibrium
 
 _HOMES = {
     "CellSearch": "deqzoo.models.meta.cell_search_network",
@@ -65,6 +66,7 @@ _HOMES = {
     "PointInfo": "deqzoo.data.info",
     "SolverModule": "deqzoo.models.common.module",
     "SudokuConvNet": "deqzoo.models.optimisation.network",
+    "SudokuEquilibrium": "deqzoo.models.puzzle.network",
     "SudokuProgram": "deqzoo.models.optimisation.network",
     "UNetFlow": "deqzoo.models.flow.image_network",
     "anode_net": "deqzoo.models.ode.network",
@@ -108,6 +110,7 @@ __all__ = [
     "PointInfo",
     "SolverModule",
     "SudokuConvNet",
+    "SudokuEquilibrium",
     "SudokuProgram",
     "UNetFlow",
     "anode_net",

@@ -46,6 +46,7 @@ KINDS: dict[str, KindPlace] = {
     "image_flow": _in("flow", "ImageFlowConfig", "image_kind:KIND"),
     "meta_regression": _in("meta", "MetaRegressionConfig", "regression_kind:KIND"),
     "few_shot": _in("meta", "FewShotConfig", "few_shot_kind:KIND"),
+    "sudoku_equilibrium": _in("puzzle", "SudokuEquilibriumConfig", "kind:KIND"),
     "sudoku_program": _in("optimisation", "SudokuProgramConfig", "kind:PROGRAM"),
     "sudoku_conv": _in("optimisation", "SudokuConvConfig", "kind:CONV"),
     "cell_search": _in("meta", "CellSearchConfig", "cell_search_kind:KIND"),

@@ -14,7 +14,7 @@ from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
-from deqzoo.plots.sudoku import plot_puzzle, plot_row_spaces
+from deqzoo.plots.sudoku import animate_puzzle, plot_puzzle, plot_row_spaces, plot_solved
 from deqzoo.plots.training import (
     CLEANING_PANELS,
     DECAY_PANELS,
@@ -25,6 +25,7 @@ from deqzoo.plots.training import (
     META_PANELS,
     ODE_PANELS,
     PANELS,
+    PUZZLE_PANELS,
     SEARCH_PANELS,
     SERIES_PANELS,
     SUDOKU_PANELS,
@@ -42,11 +43,13 @@ __all__ = [
     "META_PANELS",
     "ODE_PANELS",
     "PANELS",
+    "PUZZLE_PANELS",
     "SEARCH_PANELS",
     "SERIES_PANELS",
     "SUDOKU_PANELS",
     "Budget",
     "animate_flow",
+    "animate_puzzle",
     "animate_series",
     "budget_curves",
     "plot_adaptation",
@@ -67,6 +70,7 @@ __all__ = [
     "plot_residuals",
     "plot_row_spaces",
     "plot_series",
+    "plot_solved",
     "plot_training",
     "plot_trust",
     "residual_traces",

@@ -1,12 +1,15 @@
-"""What a program has learned of Sudoku: its constraints beside the rules, and a puzzle with the scores of its cells."""
+"""Solvers of Sudoku: what a program has learned of the rules, puzzles with scores, and how they are solved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deqzoo.plots.figure import COLORS, panels, save
+from deqzoo.plots.figure import COLORS, panels, save, save_animation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plot_row_spaces(projectors: Mapping[str, Tensor], path: Path) -> Path:
@@ -35,12 +38,8 @@ def plot_puzzle(puzzle: Tensor, scores: Tensor, solution: Tensor, path: Path) ->
     figure, axes = panels(2, "A test puzzle")
     digits = scores.argmax(-1) + 1
     for axis, title in zip(axes, ("given", "scores of the digits, the largest written"), strict=True):
-        axis.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xticks=[], yticks=[])
+        _grid(axis, side)
         axis.set_title(title, fontsize="medium")
-        for line in range(side + 1):
-            width = 2 if line % round(side**0.5) == 0 else 0.7
-            axis.axhline(line, color="0.2", linewidth=width)
-            axis.axvline(line, color="0.2", linewidth=width)
     for row in range(side):
         for column in range(side):
             where: dict[str, Any] = {"x": column + 0.5, "y": row + 0.45, "ha": "center", "va": "center", "fontsize": 16}
@@ -54,3 +53,67 @@ def plot_puzzle(puzzle: Tensor, scores: Tensor, solution: Tensor, path: Path) ->
             heights = (-0.25 * scores[row, column].clamp(0, 1)).tolist()
             axes[1].bar(places, heights, width=0.15, bottom=row + 0.97, color=color)
     return save(figure, path)
+
+
+def plot_solved(
+    over_nfe: Mapping[str, Mapping[int, float]], over_starts: Mapping[str, Mapping[int, float]], path: Path
+) -> Path:
+    """Draw the shares of puzzles solved, of each set, over evaluations of the cell and over starts."""
+    figure, axes = panels(2, "Whole puzzles solved: more computation solves more")
+    for axis, curves in zip(axes, (over_nfe, over_starts), strict=True):
+        for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+            shares = [100 * share for share in points.values()]
+            axis.plot(list(points), shares, label=name, color=color, marker="o", markersize=3)
+        axis.set(ylabel="whole puzzles solved (%)", ylim=(-3, 103), xscale="log")
+        axis.set_xticks(sorted({count for points in curves.values() for count in points}), minor=False)
+        axis.minorticks_off()
+        axis.xaxis.set_major_formatter("{x:g}")
+    axes[0].set(xlabel="evaluations of the cell (NFE), one start")
+    axes[1].set(xlabel="starts, while none has converged")
+    axes[0].legend(frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def animate_puzzle(puzzle: Tensor, frames: Sequence[tuple[int, Tensor, float]], path: Path) -> Path:
+    """A GIF of a puzzle (n, n) being solved; digits are the fainter the less probable they are.
+
+    Args:
+        frames: of each its number of steps, the probabilities of the digits (n, n, n), and the residual.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    side = len(puzzle)
+
+    def draw(frame: int) -> None:
+        steps, probabilities, residual = frames[frame]
+        axis.clear()
+        _grid(axis, side)
+        axis.set_title(f"{steps} evaluations, residual {residual:.0e}", fontsize="medium")
+        likely, digits = probabilities.max(-1)
+        for row in range(side):
+            for column in range(side):
+                given = int(puzzle[row, column])
+                axis.text(
+                    column + 0.5,
+                    row + 0.52,
+                    str(given or int(digits[row, column]) + 1),
+                    ha="center",
+                    va="center",
+                    fontsize=108 / side,
+                    color="0.1" if given else COLORS[0],
+                    alpha=1.0 if given else float(likely[row, column]) ** 2,
+                )
+
+    draw(0)
+    return save_animation(figure, draw, len(frames), path, fps=6)
+
+
+def _grid(axis: "Axes", side: int) -> None:
+    """The lines of an empty puzzle; cell (0, 0) is the upper left one."""
+    axis.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xticks=[], yticks=[])
+    for line in range(side + 1):
+        width = 2 if line % round(side**0.5) == 0 else 0.7
+        axis.axhline(line, color="0.2", linewidth=width)
+        axis.axvline(line, color="0.2", linewidth=width)

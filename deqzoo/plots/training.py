@@ -64,6 +64,12 @@ DECAY_PANELS: Mapping[str, Curves] = {  # of learned decays
     "relative residual": INNER_RESIDUALS,
 }
 
+PUZZLE_PANELS: Mapping[str, Curves] = {  # of an equilibrium that solves puzzles
+    "share of whole puzzles solved": {"train/puzzles_solved": "training", "val/puzzles_solved": "validation"},
+    "share of cells wrong": {"train/cells_wrong": "training", "val/cells_wrong": "validation"},
+    "NFE of a solve": {"val/nfe": "validation, the longest"},
+}
+
 SUDOKU_PANELS: Mapping[str, Curves] = {  # of a solver of puzzles
     "share of whole puzzles wrong": {"train/puzzles_wrong": "training", "val/puzzles_wrong": "validation"},
     "share of cells wrong": {"train/cells_wrong": "training", "val/cells_wrong": "validation"},

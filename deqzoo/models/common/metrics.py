@@ -50,6 +50,7 @@ METRICS: dict[str, Metric] = {
     "mse_interval": Metric("95 % interval of it, to each side", ".4f"),
     "stationarity": Metric("inner gradient left, relative (median)", ".1e"),
     "inner_unconverged": Metric("inner problems not solved to tolerance", ".1%"),
+    "puzzles_solved": Metric("whole puzzles solved", ".2%"),
     "puzzles_wrong": Metric("whole puzzles wrong", ".2%"),
     "cells_wrong": Metric("cells wrong", ".2%"),
     "loss": Metric("loss", ".4f"),

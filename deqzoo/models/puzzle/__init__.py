@@ -1,0 +1,1 @@
+"""Networks that reason: puzzles whose solution is an equilibrium."""

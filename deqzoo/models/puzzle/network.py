@@ -1,0 +1,120 @@
+"""A network that solves Sudoku by an equilibrium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.puzzle.answers import Answer, answer_of, read_puzzle
+from deqzoo.models.puzzle.cell import SudokuCell
+from deqzoo.nn import DEQ
+
+
+class SudokuEquilibrium(nn.Module):
+    """Reads the digits of a puzzle off an equilibrium: z* = cell(z*, puzzle), scores = V z* + c.
+
+    The iteration starts from noise: the same one for each puzzle in eval mode, another one in training. From other
+    noise it may end elsewhere, see `solve`.
+
+    Args:
+        side: cells of a row: 4 or 9.
+        width, hidden, digit_symmetry: see `SudokuCell`.
+        solver, adjoint: see `deqzoo.nn.DEQ`; each puzzle is a system of its own.
+
+    >>> network = SudokuEquilibrium(4, width=8, hidden=16).eval()
+    >>> network(torch.zeros(2, 4, 4, dtype=torch.long)).shape
+    torch.Size([2, 4, 4, 4])
+    """
+
+    def __init__(
+        self,
+        side: int,
+        *,
+        width: int = 24,
+        hidden: int = 48,
+        digit_symmetry: bool = True,
+        solver: FixedPointSolver | None = None,
+        adjoint: EquationAdjoint | None = None,
+    ) -> None:
+        super().__init__()
+        self.side = side
+        cell = SudokuCell(side, width=width, hidden=hidden, digit_symmetry=digit_symmetry)
+        self.deq = DEQ(cell, solver=solver, adjoint=adjoint, compact=True)
+        self.head = nn.Linear(width, 1 if digit_symmetry else side)
+
+    def forward(self, puzzles: Tensor, start: int = 0) -> Tensor:
+        """Scores of the digits (B, side, side, side) of puzzles (B, side, side), 0 for an empty cell.
+
+        Args:
+            puzzles: int64.
+            start: in eval mode, the seed of the noise from which the iteration starts.
+        """
+        x = self.deq.cell.inject(puzzles)
+        random = None if self.training else torch.Generator().manual_seed(start)
+        return self.read(self.deq(x, self.deq.cell.initial_state(x, random)))
+
+    def read(self, z: Tensor) -> Tensor:
+        """The scores (B, side, side, side) of states."""
+        return self.head(z).flatten(3)
+
+    def iterates(
+        self, puzzles: Tensor, steps: int, damping: float, *, lead: int = 0, start: int | None = None
+    ) -> Iterator[Tensor]:
+        """The states of the damped iteration z <- z + damping (cell(z) - z), one after each of the ``steps``.
+
+        Gradients flow through these; ``lead`` steps before have none. ``start`` as in `forward`; None: other noise for
+        each puzzle.
+        """
+        cell = self.deq.cell
+        x = cell.inject(puzzles)
+        z = cell.initial_state(x, None if start is None else torch.Generator().manual_seed(start))
+        with torch.no_grad():
+            for _ in range(lead):
+                z = torch.lerp(z, cell(z, x), damping)
+        for _ in range(steps):
+            z = torch.lerp(z, cell(z, x), damping)
+            yield z
+
+    @torch.no_grad()
+    def solve(self, puzzle: str | Tensor, *, restarts: int = 0, choose: str = "residual", seed: int = 0) -> Answer:
+        """Solve one puzzle.
+
+        Args:
+            puzzle: a string with a character for each cell, row after row, ``.`` or 0 for an empty one; or a tensor,
+                array or nested list of integers, (side, side) or flat, 0 for an empty cell.
+            restarts: further starts, from other noise, while none has converged. If none does, the answer is that of
+                the start with the least residual.
+            choose: "residual"; or "rules": start again while the digits break the rules of the game, too. That is
+                search, in which the network proposes.
+            seed: of the noise of the first start; those after it count on.
+
+        Returns:
+            See `Answer`: digits, whether the iteration has converged, whether they keep the rules.
+
+        Raises:
+            ValueError: the puzzle is malformed, or a digit stands twice in a row, column or box.
+
+        >>> network = SudokuEquilibrium(4, width=8, hidden=16).eval()
+        >>> answer = network.solve("1..............2")
+        >>> answer.digits.shape, answer.digits[0, 0].item(), len(str(answer))
+        (torch.Size([4, 4]), 1, 16)
+        """
+        if choose not in ("residual", "rules"):
+            raise ValueError(f"choose must be 'residual' or 'rules', got {choose!r}")
+        if restarts < 0:
+            raise ValueError(f"restarts must not be negative, got {restarts}")
+        if self.training:
+            raise RuntimeError("the network is in training mode, where starts are random: call .eval() first")
+        given = read_puzzle(puzzle, self.side).to(self.head.weight.device)
+        answers: list[Answer] = []
+        for start in range(seed, seed + restarts + 1):
+            scores = self(given.unsqueeze(0), start)[0]
+            solution: Any = self.deq.solution
+            answers.append(answer_of(given, scores, solution.residual.item(), bool(solution.converged), start))
+            if answers[-1].valid if choose == "rules" else answers[-1].converged:
+                return answers[-1]
+        return min(answers, key=lambda answer: answer.residual)
