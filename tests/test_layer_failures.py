@@ -128,7 +128,7 @@ METHODS = {
 }
 OWN_TEST = {
     "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel",
-    "MetaLearner", "SudokuProgram", "fixed_steps",
+    "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",

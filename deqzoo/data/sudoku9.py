@@ -22,6 +22,7 @@ from deqzoo.data.sudoku_collections import COLLECTIONS, read_puzzles
 from deqzoo.data.sudoku_generator import draw_grids, remove_digits
 from deqzoo.data.sudoku_solver import Puzzles, solve_sudokus
 from deqzoo.data.sudoku_symmetry import grid_invariants
+from deqzoo.implicit.sending import send
 
 _VERSION = 1  # of what is drawn: another one makes other puzzles of the same options
 _COLLECTED = {"17": "17_clue.txt", "hardest": "forum_hardest_1905.txt"}
@@ -125,8 +126,9 @@ class AddingLoader(TensorLoader):
     def _make_batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         puzzles, solutions = super()._make_batch(indices)
         random = generator(self.seed, self.epoch, self.batch, self.rank)
-        count = ((1 + self.added) * torch.rand(len(puzzles), 1, generator=random) ** 2).long().to(puzzles.device)
-        order = torch.rand(puzzles[0].numel(), len(puzzles), generator=random).T.to(puzzles.device)
+        count = ((1 + self.added) * torch.rand(len(puzzles), 1, generator=random) ** 2).long()
+        order = torch.rand(puzzles[0].numel(), len(puzzles), generator=random).T
+        count, order = send(count, puzzles.device), send(order, puzzles.device)
         rank = (order + (puzzles.flatten(1) > 0)).argsort(1).argsort(1)  # empty cells first
         return torch.where((rank < count).view_as(puzzles), solutions, puzzles), solutions
 

@@ -78,6 +78,7 @@ SMALL = {
         *("data.train_queries=3", "data.train_episodes=8", "data.val_episodes=2", "data.test_episodes=5"),
         *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
     ],
+    "sudoku_equilibrium": ["model=deq_sudoku4", "model.width=4", "model.hidden=8", "model.lead_from=0", *PUZZLES],
     "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
     "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
     "cell_search": [

@@ -48,6 +48,7 @@ WAITS = {
     "image_flow": 2,
     "meta_regression": 11,
     "few_shot": 9,
+    "sudoku_equilibrium": 1,
     "sudoku_program": 17,
     "sudoku_conv": 1,
     "cell_search": 59,
@@ -199,6 +200,9 @@ def test_two_steps_of_each_recipe(entry, device, tmp_path, monkeypatch, request)
     for name, value in SMALL_PICTURES.items():
         monkeypatch.setattr(name, value)
     fewer = ["data.train_size=1000"] if entry == "data_cleaning_mnist" else []  # no more are imitated
+    if entry in ("deq_sudoku", "deq_sudoku_tokens"):  # none is drawn before
+        fewer = [f"data.root={tmp_path}", "data.train_size=8", "data.val_size=4", "data.test_size=4"]
+        fewer.append("data.collections=false")
     try:
         run = Run(composed(f"model={entry}", *ALL, *TWO_STEPS, *fewer), tmp_path / "run")
     except MissingPackageError as error:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.implicit.sending import send
+
 
 class SudokuCell(nn.Module):
     r"""z -> normalised(z + a + W3 relu(W2 z + b + messages)): one round of talk between the cells of a puzzle.
@@ -72,7 +74,8 @@ class SudokuCell(nn.Module):
         """
         a = x[0]
         shape = a.shape if random is None else a.shape[1:]
-        noise = torch.randn(shape, generator=random, device=None if random else a.device).to(a)
+        noise = torch.randn(shape, generator=random, device=None if random else a.device)
+        noise = send(noise.to(a.dtype), a.device)
         return F.layer_norm(noise, (self.width,)).expand_as(a)
 
     def forward(self, z: Tensor, x: tuple[Tensor, Tensor]) -> Tensor:

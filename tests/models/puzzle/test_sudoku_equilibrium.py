@@ -10,6 +10,7 @@ import torch
 import deqzoo
 from deqzoo.data.sudoku import sudoku_grids
 from deqzoo.errors import ConfigError
+from deqzoo.implicit import NonConvergenceWarning, Picard
 from deqzoo.models import SudokuEquilibrium
 from deqzoo.models.puzzle.answers import keeps_rules, read_puzzle
 from deqzoo.models.puzzle.cell import SudokuCell
@@ -66,6 +67,13 @@ def test_each_puzzle_is_solved_by_itself_and_from_the_same_noise():
         network.deq.cell.initial_state(network.deq.cell.inject(puzzles), torch.Generator())[0],
         network.deq.cell.initial_state(network.deq.cell.inject(puzzles), torch.Generator())[2],
     )
+
+
+def test_an_exhausted_budget_is_told_and_no_puzzle_is_none():
+    network = SudokuEquilibrium(4, width=6, hidden=8, solver=Picard(damping=0.7, tol=1e-7, max_steps=2)).eval()
+    with pytest.warns(NonConvergenceWarning):
+        network(torch.zeros(2, 4, 4, dtype=torch.long))
+    assert network(torch.zeros(0, 4, 4, dtype=torch.long)).shape == (0, 4, 4, 4)
 
 
 def test_gradients_flow_through_the_last_steps_alone():
