@@ -43,7 +43,7 @@ class SudokuEquilibriumKind(Kind):
     family = EQUILIBRIA
     info = SudokuInfo
     metric = "puzzles_solved"
-    takes = "puzzles (B, n, n), 0 where empty -> scores (B, n, n, n) of the digits; `model.solve(text)` for one puzzle"
+    takes = "puzzles (B, n, n), 0: empty -> scores (B, n, n, n); or model.solve(text)"
 
     def network(self, settings: SudokuEquilibriumConfig, info: SudokuInfo) -> nn.Module:
         """See `deqzoo.models.SudokuEquilibrium`."""
