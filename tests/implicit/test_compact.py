@@ -136,6 +136,15 @@ def test_under_vmap_it_changes_nothing():
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("solver", [Newton(tol=1e-10), NewtonKrylov(tol=1e-10)], ids=lambda s: type(s).__name__)
+def test_under_vmap_it_changes_nothing_for_roots(solver):
+    a = torch.tensor([[[1.0], [8.0], [1e6]], [[2.0], [1e-3], [27.0]]], dtype=torch.float64)
+    solve = lambda a, **how: root(lambda y, a: y**3 - a, torch.ones_like(a), a, solver=solver, batch_dims=1, **how)  # noqa: E731
+    found, expected = (torch.func.vmap(lambda a, c=c: solve(a, compact=c))(a) for c in (True, False))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(found, a ** (1 / 3))
+
+
 def test_wrong_use_says_what_is_needed():
     with pytest.raises(ValueError, match="needs batch_dims=1"):
         fixed_point(torch.cos, torch.zeros(3), compact=True)
