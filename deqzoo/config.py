@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -210,8 +211,25 @@ def explain(error: BaseException) -> str:
     for inner in chain:
         if isinstance(inner, OmegaConfBaseException) and inner.full_key is not None:
             return _explain_key(inner)
-    text = str(error).partition("Config search path")[0].strip()  # an unknown model= or data=, or bad grammar
-    return " ".join(text.removeprefix("In 'run': ").split())
+    text = " ".join(str(error).partition("Config search path")[0].removeprefix("In 'run': ").split())
+    if found := re.match(r"Could not find '(model|data)/(\S*)'", text):
+        return _unknown_name(found[1], found[2])
+    return text  # bad grammar
+
+
+def _unknown_name(group: str, name: str) -> str:
+    what, valid = {"model": ("entry", names("models")), "data": ("data set", names("data"))}[group]
+    return f"there is no {what} {name!r}; valid are {_listed(valid)}.{nearest(name, valid)}"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A question after the valid name that is like this one, if there is one.
+
+    >>> nearest("deq_digit", ["deq_cifar", "deq_digits"])
+    ' Did you mean deq_digits?'
+    """
+    found = get_close_matches(name, list(valid), n=1, cutoff=0.7)
+    return f" Did you mean {found[0]}?" if found else ""
 
 
 def _explain_key(error: OmegaConfBaseException) -> str:
@@ -219,7 +237,9 @@ def _explain_key(error: OmegaConfBaseException) -> str:
     if isinstance(parent, DictConfig) and error.key not in parent:
         prefix = str(error.full_key).rpartition(".")[0]
         valid = [f"{prefix}.{name!s}".lstrip(".") for name in parent if name != "hydra"]
-        return f"there is no setting {error.full_key!r}; valid are {_listed(valid)}."
+        return (
+            f"there is no setting {error.full_key!r}; valid are {_listed(valid)}.{nearest(str(error.full_key), valid)}"
+        )
     return f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}."
 
 

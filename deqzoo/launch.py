@@ -1,12 +1,15 @@
 """The command line around ``train.py``: help page, Hydra, errors told in a sentence. Imports no torch."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
-from deqzoo.errors import written_for_users
+from deqzoo import signals
+from deqzoo.errors import Stopped, written_for_users
 from deqzoo.paths import first_line, zoo_path
 
 _HELP = """\
@@ -56,43 +59,82 @@ def launch(main: Callable[[Any], Any]) -> None:
     """Run ``main`` on the configuration that the command line composes; after a sweep, compare its results.
 
     ``--help`` is answered before Hydra is imported. A mistake of the user's ends with one sentence and exit
-    code 1; ``HYDRA_FULL_ERROR=1`` shows the traceback.
+    code 1; ``HYDRA_FULL_ERROR=1`` shows the traceback. Ctrl-C ends with code 130, SIGTERM with 143.
     """
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_page(sys.argv[1:]))
         return
+    signals.install()
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    results: list[Any] = []
+    try:
+        _run(main, results)
+    except Stopped as stopped:
+        print(f"\n{stopped.told}", file=sys.stderr)
+        sys.exit(stopped.code)
+    except (Exception, _Failed) as failed:
+        error: Any = failed.__cause__ if isinstance(failed, _Failed) else failed
+        sentence = None if wants_traceback else _sentence(error)
+        if sentence is None:
+            raise error from None
+        sys.exit(f"Error: {sentence}")
+    if len(results) > 1:
+        from deqzoo.training.report import report_sweep
+
+        report_sweep(results)
+
+
+class _Failed(BaseException):
+    """Around an error of a run: of an `Exception` Hydra would print a line of its own."""
+
+
+def _run(main: Callable[[Any], Any], results: list[Any]) -> None:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from deqzoo import config
+
+    @wraps(main)
+    def collecting(settings: Any) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if settings.trainer.enable_progress_bar and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{settings.entry}: mode={settings.mode.name}, seed={settings.seed}, in {folder}", flush=True)
+        try:
+            results.append(main(settings))
+        except Exception as error:
+            raise _Failed from error
+        finally:
+            _remove_if_empty(folder)
+
+    sys.argv[1:] = config.current_words(sys.argv[1:])
+    config.register(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A start that fails leaves no folder, nor those above it that it made."""
+    while folder != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _sentence(error: Exception) -> str | None:
+    """What a user is told of an error; None: a fault of ours, whose traceback is wanted."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from deqzoo import config
 
-    results = []
-
-    @wraps(main)
-    def collecting(settings: Any) -> None:
-        results.append(main(settings))
-
-    try:
-        sys.argv[1:] = config.current_words(sys.argv[1:])
-        config.register(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. `resume=last` goes on from the last checkpoint.")
-    except Exception as error:
-        if wants_traceback:
-            raise
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            sys.exit(f"Error: {config.explain(error)}")
-        if written_for_users(error):
-            sys.exit(f"Error: {error}")
-        raise
-    if len(results) > 1:
-        from deqzoo.training.report import report_sweep
-
-        report_sweep(results)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return config.explain(error)
+    if written_for_users(error):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename}). Free some space; `resume=last` goes on from the last checkpoint."
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename:
+        return f"{error.filename} cannot be written: {error.strerror}. Give another hydra.run.dir (or data.root)."
+    return None
 
 
 def help_page(arguments: list[str]) -> str:

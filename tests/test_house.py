@@ -8,9 +8,10 @@ import pytest
 import deqzoo
 
 PACKAGE = Path(deqzoo.__file__).parent
-GROUND = {"errors", "paths", "atomic"}
+GROUND = {"errors", "paths", "atomic", "signals"}
 BELOW: dict[str, set[str]] = {  # of each room, those that it may import
     "errors": set(),
+    "signals": {"errors"},
     "paths": set(),
     "atomic": set(),
     "implicit": set(),

@@ -1,5 +1,6 @@
 """What a run tells at its end, and a sweep at its own."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from deqzoo.models.common.kind import Kind
 from deqzoo.models.common.metrics import METRICS
-from deqzoo.training.callbacks import console
+from deqzoo.training.progress import console
 from deqzoo.zoo.cards import duration
 
 
@@ -31,7 +32,7 @@ def report(metrics: Mapping[str, Any], folder: Path, kind: Kind, *, trained: boo
     lines += ["", f"run folder   {shown(folder)}"]
     if trained:
         lines += [f"plots        {shown(folder / 'plots')}", f"load it      deqzoo.load({str(exported)!r})"]
-        again = f"python train.py model={entry} mode=test ckpt={exported} {kind.try_next}"
+        again = f"python train.py model={entry} mode=test ckpt={shlex.quote(str(exported))} {kind.try_next}"
         lines += [f"try next     {again.rstrip()}"]
     console.print(Rule(), *lines, sep="\n")
 
@@ -51,12 +52,14 @@ def _convergence(check: Mapping[str, Any]) -> list[str]:
 
 
 def report_sweep(runs: list[dict[str, Any]]) -> None:
-    """A table of several runs: what was changed, and what came of it."""
+    """A table of several runs: what differs between them, and what came of it."""
     names = [name for name in METRICS if any(name in run["test"] for run in runs)]
-    table = Table("run", "overrides", *names, "time")
-    for number, run in enumerate(runs):
+    settings = [dict(word.split("=", 1) for word in run["overrides"] if "=" in word) for run in runs]
+    swept = [name for name in settings[0] if len({found.get(name) for found in settings}) > 1]
+    table = Table("run", *swept, *names, "time")
+    for number, (run, found) in enumerate(zip(runs, settings, strict=True)):
         values = [METRICS[name].show(run["test"][name]) if name in run["test"] else "" for name in names]
-        table.add_row(str(number), " ".join(run["overrides"]), *values, duration(run["time"]))
+        table.add_row(str(number), *(found.get(name, "") for name in swept), *values, duration(run["time"]))
     console.print(table)
 
 

@@ -1,8 +1,10 @@
 """The course of one run: from a configuration to a folder of results."""
 
 import json
+import math
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,15 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from deqzoo.atomic import whole_file
 from deqzoo.config import Logger, Mode, RunConfig, load_run, to_plain
 from deqzoo.data.kinds import make_data
-from deqzoo.errors import ConfigError
+from deqzoo.errors import ConfigError, Stopped
 from deqzoo.models import NonFiniteError, build_network
 from deqzoo.models.common.kind import Kind, Trained
 from deqzoo.models.registry import kind_of
-from deqzoo.paths import names
-from deqzoo.training.callbacks import LastCheckpoint, RunProgress, SeedSteps
+from deqzoo.signals import BetweenSteps
+from deqzoo.training.callbacks import LastCheckpoint, SeedSteps
 from deqzoo.training.device import choose_tf32, devices, hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
+from deqzoo.training.progress import RunProgress, watched
 from deqzoo.training.report import report
+from deqzoo.training.settings_checks import checked
 from deqzoo.training.stages import stage_config
 from deqzoo.training.weights import earlier_training, initial_weights, of_training
 from deqzoo.zoo import export
@@ -47,7 +51,7 @@ class Run:
     def __init__(self, config: DictConfig, folder: Path) -> None:
         self.folder = folder
         self.config = config
-        self.settings: RunConfig = _checked(config, folder)
+        self.settings: RunConfig = checked(config, folder)
         self.checkpoint = folder / "last.ckpt"
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
@@ -84,26 +88,30 @@ class Run:
         """Train, the recipe's stages first, or go on with training from ``last.ckpt``."""
         if self.settings.mode is not Mode.fit:
             return
-        self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
-        if self.settings.stages and self.settings.ckpt is None:
-            self._train_stages()
+        signals = BetweenSteps()
         callbacks: list[Callback] = [
-            LastCheckpoint(self.checkpoint, self.settings.save_every_n_steps),
+            LastCheckpoint(self.checkpoint, self.settings.save_every_n_steps, signals),
             SeedSteps(self.settings.seed),
             self.timer,
             *self._progress(),
         ]
         with quiet_lightning():
             trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
-            resumed = str(self.checkpoint) if self.checkpoint.is_file() else None
-            try:
+        self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
+        if self.settings.stages and self.settings.ckpt is None:
+            self._train_stages()
+        resumed = str(self.checkpoint) if self.checkpoint.is_file() else None
+        try:
+            with quiet_lightning(), signals:
                 trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"{error} {self._last_good()}") from error
-            except SystemExit:
-                if trainer.interrupted:
-                    raise KeyboardInterrupt from None
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {self._last_good()}") from error
+        except (Stopped, SystemExit) as error:  # Lightning has an exit of its own for SIGTERM
+            signum = error.signum if isinstance(error, Stopped) else signals.asked
+            if signum is None:
                 raise
+            told = error.told if isinstance(error, Stopped) else "Stopped."
+            raise Stopped(signum, f"{told} {self._goes_on()}") from None
         if validated := _of_stage("val", trainer.callback_metrics):  # else training had been done already
             self.metrics["val"] = validated
         self.metrics["steps"] = trainer.global_step
@@ -200,9 +208,23 @@ class Run:
         trainer, self.data.trainer = self.data.trainer, None
         try:
             find = partial(find_baseline, data=self.data)
-            yield Trained(network, self.settings.model, self.data, self.device, history, find)
+            yield Trained(network, self.settings.model, self.data, self.device, history, find, self._among())
         finally:
             self.data.trainer = trainer
+
+    def _among(self) -> Callable[[Any], Iterable[Any]]:
+        """The limits of the run bind what follows it, too: of the test batches as many, and no longer."""
+        chosen, until = self.settings.trainer, _ends(self.settings.trainer.max_time)
+
+        def among(batches: Any) -> Iterator[Any]:
+            count = limited(len(batches), chosen.limit_test_batches, chosen.max_steps)
+            found = watched("check", batches, count) if chosen.enable_progress_bar else batches
+            for number, batch in enumerate(found, 1):
+                yield batch
+                if number == count or time.monotonic() > until:
+                    return
+
+        return among
 
     @rank_zero_only
     def _write(self, name: str, text: str) -> None:
@@ -213,14 +235,17 @@ class Run:
         # A Timer among the callbacks makes Lightning ignore its own max_time: ours has it.
         chosen = to_plain(OmegaConf.structured(self.settings.trainer))
         chosen |= {"precision": precision, "max_time": None, "devices": devices(self.settings.trainer)}
-        return Trainer(
-            **chosen,
-            logger=loggers,
-            callbacks=callbacks,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_model_summary=False,
-            default_root_dir=self.folder,
-        )
+        try:
+            return Trainer(
+                **chosen,
+                logger=loggers,
+                callbacks=callbacks,
+                enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+                enable_model_summary=False,
+                default_root_dir=self.folder,
+            )
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:  # of a setting of trainer
+            raise ConfigError(" ".join(str(error).split())) from error
 
     def _progress(self) -> list[Callback]:
         return [RunProgress(self.kind.metric)] if self.settings.trainer.enable_progress_bar else []
@@ -237,6 +262,11 @@ class Run:
             loggers.append(tensorboard_logger(self.folder))
         return loggers
 
+    def _goes_on(self) -> str:
+        if not self.checkpoint.is_file():
+            return "No checkpoint had been written yet."
+        return f"`python train.py resume={shlex.quote(str(self.folder))}` goes on."
+
     def _last_good(self) -> str:
         if not self.checkpoint.is_file():
             return "No checkpoint had been written yet."
@@ -251,37 +281,30 @@ class Run:
         return shlex.join(["python", "train.py", *words])
 
 
-def _checked(config: DictConfig, folder: Path) -> RunConfig:
-    """The typed settings, after the checks that no single field can make."""
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from error
-    assert isinstance(settings, RunConfig)
-    if not 0 <= settings.seed < 2**32:
-        raise ConfigError(f"seed={settings.seed}: it must lie in [0, 2^32).")
-    if settings.mode is Mode.test and settings.ckpt is None:
-        raise ConfigError("mode=test needs weights: ckpt=pretrained, or ckpt=PATH of a checkpoint folder.")
-    model = settings.model
-    for entry in filter(None, [getattr(model, "baseline", None), *getattr(model, "baselines", [])]):
-        if entry not in names("models") and not Path(entry).is_dir():
-            raise ConfigError(f"the baseline {entry!r} is neither an entry of the zoo nor a checkpoint folder.")
-    used = [name for name in ("last.ckpt", METRICS, "stage_1") if (folder / name).exists()]
-    if settings.mode is Mode.fit and settings.resume is None and used:
-        raise ConfigError(
-            f"{folder} holds a run already ({', '.join(used)}): resume it by `resume={folder}`, or give "
-            "another hydra.run.dir."
-        )
-    if settings.resume is not None and next(folder.rglob("last.ckpt"), None) is None:
-        raise ConfigError(f"{folder} has no last.ckpt to go on from: start the run anew.")
-    return settings
-
-
 def _timer(max_time: Any) -> Timer:
     try:
         return Timer(duration=max_time)
     except (MisconfigurationException, TypeError) as error:
         raise ConfigError(f"trainer.max_time={max_time}: give days, hours, minutes, seconds as 00:01:30:00.") from error
+
+
+def _ends(max_time: Any) -> float:
+    """When a time that begins now has passed."""
+    left = _timer(max_time).time_remaining()
+    return math.inf if left is None else time.monotonic() + left
+
+
+def limited(count: int, limit: Any, max_steps: int) -> int:
+    """How many of the batches Lightning's limit (a number, or a share of them) and max_steps allow; one at least.
+
+    >>> limited(80, None, -1), limited(80, 5, -1), limited(80, 0.25, -1), limited(80, None, 3)
+    (80, 5, 20, 3)
+    """
+    if limit is not None:
+        count = min(count, int(limit) if isinstance(limit, int) else int(count * limit))
+    if max_steps > 0:
+        count = min(count, max_steps)
+    return max(count, 1)
 
 
 def _check_that_data_fit(settings: RunConfig, kind: Kind, data: Any) -> None:

@@ -60,6 +60,7 @@ class Trained:
         device: where it was tested.
         history: rows of the run's ``metrics.csv``.
         find_baseline: the trained entry of a name, or None where it does not serve to compare with.
+        among: of the batches of the test set those that are looked at.
     """
 
     network: nn.Module
@@ -68,10 +69,11 @@ class Trained:
     device: torch.device
     history: Sequence[Mapping[str, float]]
     find_baseline: Callable[[str | None], Baseline | None] = lambda entry: None
+    among: Callable[[Any], Iterable[tuple[Tensor, ...]]] = iter
 
     def test_batches(self) -> Iterator[tuple[Tensor, ...]]:
         """The batches of the test set, on the device."""
-        for batch in self.data.test_dataloader():
+        for batch in self.among(self.data.test_dataloader()):
             yield tuple(part.to(self.device) for part in batch)
 
 
