@@ -88,6 +88,30 @@ class ImageDataConfig(DataConfig):
 
 
 @dataclass
+class ImageFolderConfig(ImageDataConfig):
+    """Images of the user's in a folder per class.
+
+    Attributes:
+        kind: the kind of data, always ``image_folder`` here.
+        name: the set, always ``folder``.
+        root: the folder; it has no default.
+        size: side in pixels to which the images are scaled, and cut to a square about the middle.
+        channels: 3: colour; 1: grey.
+    """
+
+    kind: str = "image_folder"
+    name: str = "folder"
+    size: int = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "size")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels must be 3 (colour) or 1 (grey), got {self.channels}")
+
+
+@dataclass
 class PointDataConfig(DataConfig):
     """A set of labelled points, drawn when it is set up: the same ones always.
 

@@ -3,6 +3,7 @@
 A reader gets ``content``, which gives the verified bytes of a file of the set, and returns `Images`.
 """
 
+import io
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,6 +44,24 @@ def read_cifar10(content: Content) -> Images:
     records = np.concatenate(batches)
     images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32)
     return Images(images, records[:, 0].astype(np.int64), _last(len(records), len(batches[-1])))
+
+
+def read_cifar100(content: Content) -> Images:
+    """The binary version: records of a coarse label, which is left out, a fine one, and 3 x 32 x 32 pixel bytes."""
+    parts = [np.frombuffer(content(name), np.uint8).reshape(-1, 3074) for name in ("train.bin", "test.bin")]
+    records = np.concatenate(parts)
+    images = np.ascontiguousarray(records[:, 2:]).reshape(-1, 3, 32, 32)
+    return Images(images, records[:, 1].astype(np.int64), _last(len(records), len(parts[-1])))
+
+
+def read_svhn(content: Content) -> Images:
+    """Two files of MATLAB's: X (32, 32, 3, N) and y (N, 1), where the digit 0 has the label 10."""
+    from scipy.io import loadmat
+
+    parts = [loadmat(io.BytesIO(content(f"{part}_32x32.mat"))) for part in ("train", "test")]
+    images = np.concatenate([part["X"].transpose(3, 2, 0, 1) for part in parts])
+    labels = np.concatenate([part["y"].reshape(-1) for part in parts]).astype(np.int64) % 10
+    return Images(np.ascontiguousarray(images), labels, _last(len(labels), len(parts[-1]["y"])))
 
 
 def read_mnist(content: Content) -> Images:

@@ -25,7 +25,7 @@ class ImageData(TensorData):
     and changed on the device. They are ((B, C, H, W) float32 in [0, 1], (B,) int64).
 
     After `setup`, ``images`` (N, C, H, W) uint8 and ``labels`` (N,) hold all of the set, and ``parts`` the
-    indices of "train", "val" and "test". ``classes``, ``shape``, ``mean``, ``std`` are there from the start.
+    indices of "train", "val" and "test". ``classes``, ``shape``, ``mean``, ``std``, ``white`` are there from the start.
 
     Args:
         name: the set; `deqzoo.data.DATASETS` has them.
@@ -51,12 +51,12 @@ class ImageData(TensorData):
         super().__init__(name, seed=seed, **options)
         self.spec = image_set(name)
         self.classes, self.shape = self.spec.classes, self.spec.shape
-        self.mean, self.std = self.spec.mean, self.spec.std
+        self.mean, self.std, self.white = self.spec.mean, self.spec.std, self.spec.white
 
     @property
     def info(self) -> ImageInfo:
         """Channels, classes, statistics, size and levels of the images."""
-        return ImageInfo(self.shape[0], self.classes, self.mean, self.std, self.shape[1:], self.spec.white + 1)
+        return ImageInfo(self.shape[0], self.classes, self.mean, self.std, self.shape[1:], self.white + 1)
 
     @property
     def images(self) -> Tensor:
@@ -96,7 +96,7 @@ class ImageData(TensorData):
     def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> ImageLoader:
         """Batches of float images, augmented if ``train``."""
         transform = self._augment if train else None
-        white, indices = self.spec.white, self.parts[part]
+        white, indices = self.white, self.parts[part]
         return ImageLoader(
             self.images,
             self.labels,

@@ -33,6 +33,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "density": _in("DensityDataConfig", "density_points:DensityData"),
     "episodes": _in("EpisodeDataConfig", "episodes:EpisodeData"),
     "few_images": _in("FewImageDataConfig", "few_images:FewImageData"),
+    "image_folder": _in("ImageFolderConfig", "image_folder:ImageFolderData"),
     "images": _in("ImageDataConfig", "images:ImageData"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
     "points": _in("PointDataConfig", "points:PointData"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deqzoo.data.files import Archive, FileSet
-from deqzoo.data.formats import Content, Images, read_cifar10, read_digits, read_mnist
+from deqzoo.data.formats import Content, Images, read_cifar10, read_cifar100, read_digits, read_mnist, read_svhn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,17 @@ class ImageSet(FileSet):
 
 
 _DIGITS = tuple("0123456789")
+_FINE = (  # classes of CIFAR-100
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel "
+    "can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur "
+    "dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion "
+    "lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree "
+    "pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea "
+    "seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank "
+    "telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
 _OSSCI = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_SVHN = "http://ufldl.stanford.edu/housenumbers/"
 _ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 DATASETS: dict[str, ImageSet] = {
@@ -83,6 +93,48 @@ DATASETS: dict[str, ImageSet] = {
         },
         archives=(
             Archive("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+        ),
+    ),
+    "cifar100": ImageSet(
+        title="CIFAR-100",
+        shape=(3, 32, 32),
+        classes=tuple(_FINE.split()),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        n_train=50_000,
+        n_test=10_000,
+        val_size=5_000,
+        source="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="none stated; free for research by custom (cite Krizhevsky, 2009)",
+        read=read_cifar100,
+        megabytes=169,
+        folder="cifar-100-binary",
+        files={"train.bin": "0cbc93f95cb9fe548c7deb91c5e39f1a", "test.bin": "5ad63b41cd65441383bcdd0d51c9bb6e"},
+        archives=(
+            Archive("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+        ),
+    ),
+    "svhn": ImageSet(
+        title="SVHN: house numbers, cropped digits",
+        shape=(3, 32, 32),
+        classes=_DIGITS,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        n_train=73_257,
+        n_test=26_032,
+        val_size=5_000,
+        source="http://ufldl.stanford.edu/housenumbers/",
+        licence="for non-commercial use (cite Netzer et al., 2011)",
+        read=read_svhn,
+        megabytes=246,
+        folder="svhn",
+        files={
+            "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+        },
+        archives=(
+            Archive(_SVHN + "train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", saved_as="train_32x32.mat"),
+            Archive(_SVHN + "test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", saved_as="test_32x32.mat"),
         ),
     ),
     "mnist": ImageSet(

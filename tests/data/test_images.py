@@ -1,12 +1,14 @@
 """The data module: fixed splits, the official file formats, and what goes into a batch."""
 
 import hashlib
+import io
 import json
 import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from lightning import LightningModule, Trainer
 
@@ -156,6 +158,37 @@ def test_cifar10_binary_records(published):
     assert data.classes[3] == "cat"
 
 
+def test_cifar100_binary_records(published):
+    rng = np.random.default_rng(0)
+    pixels, fine = rng.integers(0, 256, (500, 3072), dtype=np.uint8), np.tile(np.arange(100, dtype=np.uint8), 5)
+    records = np.concatenate([fine[:, None] // 5, fine[:, None], pixels], 1)
+    files = {"train.bin": records[:300].tobytes(), "test.bin": records[300:].tobytes()}
+    data = ImageData("cifar100", root=str(published("cifar100", files)), val_size=100)
+    data.setup()
+    images, labels = batches(data.test_dataloader())
+    assert labels.tolist() == list(range(100)) * 2
+    np.testing.assert_allclose(images.numpy(), pixels[300:].reshape(200, 3, 32, 32) / 255, rtol=1e-6)
+    assert (data.classes[0], data.classes[99], len(data.classes)) == ("apple", "worm", 100)
+
+
+def test_svhn_matlab_files(published):
+    rng = np.random.default_rng(0)
+    files, arrays = {}, {}
+    for part, n in (("train", 60), ("test", 20)):
+        arrays[part] = rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        file = io.BytesIO()
+        scipy.io.savemat(
+            file,
+            {"X": arrays[part], "y": np.arange(1, n + 1)[:, None] % 10 + 10 * (np.arange(1, n + 1)[:, None] % 10 == 0)},
+        )
+        files[f"{part}_32x32.mat"] = file.getvalue()
+    data = ImageData("svhn", root=str(published("svhn", files)), val_size=10)
+    data.setup()
+    images, labels = batches(data.test_dataloader())
+    assert labels.tolist() == [i % 10 for i in range(1, 21)]  # the digit 0 has the label 10 in the files
+    np.testing.assert_allclose(images.numpy(), arrays["test"].transpose(3, 2, 0, 1) / 255, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mnist_idx_files(published, name):
     rng = np.random.default_rng(0)
@@ -206,7 +239,7 @@ def test_impossible_sizes_are_errors(options, message):
 
 
 def test_unknown_names_list_the_valid_ones():
-    with pytest.raises(ValueError, match="no data set 'digit'; valid names are cifar10, digits"):
+    with pytest.raises(ValueError, match="no data set 'digit'; valid names are cifar10, cifar100, digits"):
         ImageData("digit")
     with pytest.raises(TypeError, match="no option 'batchsize'; valid are augment, batch_size"):
         ImageData("digits", batchsize=3)

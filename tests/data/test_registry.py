@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from deqzoo.data import DATASETS, ImageDataConfig, data_table
 from deqzoo.data.kinds import DATA_KINDS, data_settings_of, make_data
 from deqzoo.paths import names, zoo_path
+from tests.data.test_image_folder import write_images
 
 
 def test_each_image_set_has_a_recipe():
@@ -20,9 +21,11 @@ def test_each_recipe_has_a_row_in_the_table():
 
 
 @pytest.mark.parametrize("kind", sorted(DATA_KINDS))
-def test_each_kind_of_data_has_its_module(kind):
+def test_each_kind_of_data_has_its_module(kind, tmp_path):
     settings = data_settings_of(kind)()
     assert settings.kind == kind
+    if kind == "image_folder":
+        settings.root = str(write_images(tmp_path, {"": 5}))
     assert make_data(settings, seed=3).info.items
 
 

@@ -29,7 +29,7 @@ class Classifier(SolverModule):
             return
         network, data = cast(ImageClassifier, self.network), cast(ImageData, self.trainer.datamodule)  # type: ignore[attr-defined]
         chosen = data.parts["train"][:WHITENED]
-        images = data.images[chosen].to(self.device).float() / data.spec.white
+        images = data.images[chosen].to(self.device).float() / data.white
         for whitening in whitenings:
             whitening.fit((images - network.mean) / network.std)
 
