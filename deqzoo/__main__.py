@@ -1,4 +1,4 @@
-"""``python -m deqzoo list | tables [--check] | publish RUN ... | measure NAME ...``, in a checkout."""
+"""``python -m deqzoo list | tables [--check] | docs | publish RUN ... | measure NAME ...``, in a checkout."""
 
 import argparse
 import sys
@@ -22,13 +22,18 @@ def main(arguments: list[str] | None = None) -> None:
     publishing.add_argument("runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it")
     measuring = commands.add_parser("measure", help="test shipped weights again, and write their metrics and card anew")
     measuring.add_argument("names", nargs="+", metavar="NAME", help="an entry")
+    documentation = commands.add_parser("docs", help="build the documentation in build/docs/site, and serve it")
+    documentation.add_argument("--no-serve", action="store_true", help="only build")
+    documentation.add_argument("--port", type=int, default=8000, help="of the server; 0: one that is free")
     chosen = parser.parse_args(arguments)
     if chosen.command == "list":
         trained = list_models(pretrained=True)
         print("\n".join(f"{name}{' *' if name in trained else ''}" for name in list_models()))
-    elif chosen.command in ("publish", "measure"):
+    elif chosen.command in ("docs", "publish", "measure"):
         try:
-            if chosen.command == "publish":
+            if chosen.command == "docs":
+                _docs(None if chosen.no_serve else chosen.port)
+            elif chosen.command == "publish":
                 _publish(chosen.runs)
             else:
                 _measure(chosen.names)
@@ -41,6 +46,16 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"stale: {', '.join(map(str, pages))}; run `python -m deqzoo tables`")
     else:
         print("\n".join(f"wrote {path}" for path in write_pages()) or "all pages are up to date")
+
+
+def _docs(port: int | None) -> None:
+    from deqzoo.docs.build import build, serve
+
+    site = build()
+    if port is None:
+        print(f"built {site}")
+    else:
+        serve(site, port)
 
 
 def _publish(runs: Sequence[Path]) -> None:

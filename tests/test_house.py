@@ -22,9 +22,10 @@ BELOW: dict[str, set[str]] = {  # of each room, those that it may import
     "models": {"plots", "data", "nn", "implicit"} | GROUND,
     "config": {"models", "data"} | GROUND,
     "zoo": {"config", "models", "data", "nn", "implicit"} | GROUND,
+    "docs": {"zoo", "models"} | GROUND,
     "training": {"zoo", "config", "models", "data", "nn", "implicit", ""} | GROUND,  # "": the package's version
     "launch": {"training", "config"} | GROUND,
-    "__main__": {"training", "zoo"} | GROUND,
+    "__main__": {"training", "docs", "zoo"} | GROUND,
 }
 
 

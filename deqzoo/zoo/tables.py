@@ -1,24 +1,19 @@
-"""The generated pages: ``models/README.md``, ``data/README.md``, the cards, the table in ``README.md``.
+"""The generated pages: ``models/README.md``, ``data/README.md``, the cards, ``docs/results.*``, rows in ``README.md``.
 
 Their numbers are those of ``checkpoints/NAME/metrics.json``: `deqzoo.training.run.Run.test` measures them, and
 `deqzoo.zoo.shipped.publish` adds those of other seeds.
 """
 
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from deqzoo.atomic import whole_file
 from deqzoo.data import data_table
-from deqzoo.models.common.kind import FAMILIES, Kind
-from deqzoo.models.common.metrics import METRICS, result, total
-from deqzoo.models.registry import kind_of
 from deqzoo.paths import first_line, head, names, zoo_path
-from deqzoo.zoo.cards import duration, model_card
+from deqzoo.zoo.cards import model_card
 from deqzoo.zoo.folder import CARD, read_config
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
+from deqzoo.zoo.results import chosen_results, reached, results_csv, results_page, row
 from deqzoo.zoo.shipped import plots, shipped
 
 _MARKS = "<!-- entries: python -m deqzoo tables -->\n", "<!-- end of entries -->"
@@ -41,12 +36,11 @@ def pages() -> dict[Path, str]:
         config = read_config(checkpoints / name)
         metrics = json.loads((checkpoints / name / METRICS_FILE).read_text())
         found[checkpoints / name / CARD] = model_card(config, metrics, plots(checkpoints / name))
-    readme = models.parent / "README.md"
-    if readme.is_file():
-        start, end = _MARKS
-        text = readme.read_text()
-        before, _, rest = text.partition(start)
-        found[readme] = before + start + results_table() + end + rest.partition(end)[2]
+    root = models.parent
+    if (root / "docs").is_dir():
+        found[root / "docs" / "results.md"] = f"{results_page()}\n{generated}"
+        found[root / "docs" / "results.csv"] = results_csv()
+        found[root / "README.md"] = _between_marks((root / "README.md").read_text(), chosen_results())
     return found
 
 
@@ -75,84 +69,12 @@ def entries_table() -> str:
         recipe = zoo_path("models") / f"{name}.yaml"
         weights, ours = "none yet", "not measured"
         if name in shipped():
-            weights, ours = f"[`{name}`](../checkpoints/{name}/README.md)", _result(name, _metrics(name))
-        lines.append(_row(f"[`{name}`]({name}.yaml)", first_line(recipe), head(name, "Paper"), weights, ours))
+            weights, ours = f"[`{name}`](../checkpoints/{name}/README.md)", reached(name)
+        lines.append(row(f"[`{name}`]({name}.yaml)", first_line(recipe), head(name, "Paper"), weights, ours))
     return "\n".join(lines) + "\n"
 
 
-def results_table() -> str:
-    """The trained entries in Markdown, for ``README.md``: what the paper says, what was reached, and at what cost."""
-    trained = [name for name in names("models") if name in shipped()]
-    lines = []
-    for family in FAMILIES:
-        lines += [
-            f"**{family}**",
-            "",
-            "| entry | paper (its number) | ours | parameters | NFE | hardware | time | command |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
-            *(_result_row(name) for name in trained if _kind(name).family == family),
-            "",
-        ]
-    others = ", ".join(f"[`{name}`](models/{name}.yaml)" for name in names("models") if name not in trained)
-    return "\n".join(lines) + f"\nRecipes without weights as yet: {others}.\n"
-
-
-def short_paper(paper: str) -> str:
-    """A citation without title and further authors.
-
-    >>> short_paper("Chen, Duvenaud, Neural ODEs, [arXiv:1806.07366](https://arxiv.org/abs/1806.07366) (a figure)")
-    'Chen et al., [arXiv:1806.07366](https://arxiv.org/abs/1806.07366) (a figure)'
-    """
-    author, *others = paper.partition("[")[0].split(", ")
-    more = len(others) > 2 and "et al." not in author  # authors, title, and what follows the last comma
-    return f"{author}{' et al.' * more}, {paper[paper.index('[') :]}"
-
-
-def short_hardware(hardware: str) -> str:
-    """A processor's name without its trade marks.
-
-    >>> short_hardware("CPU Intel(R) Xeon(R) Processor @ 2.80GHz, 1 of 2 cores")
-    'CPU Intel Xeon @ 2.80GHz, 1 of 2 cores'
-    """
-    return re.sub(r"\((R|TM)\)| Processor", "", hardware)
-
-
-def _result_row(name: str) -> str:
-    metrics = _metrics(name)
-    nfe = metrics["test"].get("nfe")
-    return _row(
-        f"[`{name}`](checkpoints/{name}/README.md)",
-        short_paper(head(name, "Paper")),
-        _result(name, metrics),
-        f"{metrics['parameters']:,}",
-        "" if nfe is None else f"{nfe:.0f}",
-        short_hardware(metrics["hardware"]),
-        duration(total("time", metrics)),
-        f"`{metrics['command']}`" + (", which does not reproduce it (see its card)" if head(name, "Trained") else ""),
-    )
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _metrics(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((zoo_path("checkpoints") / name / METRICS_FILE).read_text())
-    return found
-
-
-def _kind(name: str) -> Kind:
-    config = read_config(zoo_path("checkpoints") / name)
-    return kind_of(config["model"]["kind"])
-
-
-def _result(name: str, metrics: dict[str, Any]) -> str:
-    """What a shipped entry reached."""
-    kind = _kind(name)
-    numbers = [_number(name, kind, metrics) for name in kind.shown or [kind.metric] if name in metrics["test"]]
-    return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}"
-
-
-def _number(name: str, kind: Kind, metrics: Mapping[str, Any]) -> str:
-    value = result(name, metrics) if name == kind.metric else METRICS[name].show(metrics["test"][name])
-    return value if name == "accuracy" else f"{METRICS[name].label} {value}"
+def _between_marks(text: str, table: str) -> str:
+    start, end = _MARKS
+    before, _, rest = text.partition(start)
+    return before + start + table + end + rest.partition(end)[2]

@@ -1,5 +1,6 @@
 """The checkpoints that come with deqzoo, and the pages that are made from them."""
 
+import csv
 import json
 import os
 import shutil
@@ -24,7 +25,8 @@ from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
 from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
-from deqzoo.zoo.tables import results_table, stale
+from deqzoo.zoo.results import results_csv, results_page
+from deqzoo.zoo.tables import stale
 from tests.running import composed, to_plain_model
 
 ENTRIES = shipped()
@@ -71,7 +73,7 @@ def test_it_was_trained_by_its_recipe_as_it_stands(name):
 @pytest.mark.parametrize("name", [name for name in ENTRIES if head(name, "Trained")])
 def test_a_command_that_does_not_reproduce_its_number_is_said_to(name):
     assert head(name, "Trained") in (folder(name) / CARD).read_text()
-    (row,) = (line for line in results_table().splitlines() if line.startswith(f"| [`{name}`]"))
+    (row,) = (line for line in results_page().splitlines() if line.startswith(f"| [`{name}`]"))
     assert "does not reproduce it" in row
 
 
@@ -168,8 +170,12 @@ def test_generated_pages_are_up_to_date():
 
 
 def test_results_have_one_row_an_entry():
-    rows = [line.split("`")[1] for line in results_table().splitlines() if line.startswith("| [`")]
+    rows = [line.split("`")[1] for line in results_page().splitlines() if line.startswith("| [`")]
     assert sorted(rows) == ENTRIES
+    table = {row["entry"]: row for row in csv.DictReader(results_csv().splitlines())}
+    assert sorted(table) == ENTRIES
+    accuracy = metrics("deq_digits")["test"]["accuracy"]
+    assert (table["deq_digits"]["metric"], float(table["deq_digits"]["value"])) == ("accuracy", accuracy)
 
 
 def test_command_line(capsys):

@@ -1,0 +1,39 @@
+"""Docstrings as the reference shows them; ``docs/griffe_extension.py`` hands them over to mkdocstrings."""
+
+import re
+from pathlib import Path
+
+_EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
+_REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def reference_names() -> dict[str, str]:
+    """The short names that the reference documents, each with its full one."""
+    pages = [page.read_text() for page in sorted(_REFERENCE.glob("*.md"))]
+    return {
+        name.rpartition(".")[2]: name for page in pages for name in re.findall(r"^::: (\S+)", page, flags=re.MULTILINE)
+    }
+
+
+def as_markdown(text: str, homes: dict[str, str]) -> str:
+    """A docstring with its examples in fences and the names in ``homes`` as links.
+
+    >>> print(as_markdown("Of `root`::\\n\\n    code\\n\\n>>> 1\\n1", {"root": "deqzoo.root"}))
+    Of [`root`][deqzoo.root]:
+    <BLANKLINE>
+        code
+    <BLANKLINE>
+    ```pycon
+    >>> 1
+    1
+    ```
+    """
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    text = re.sub(r"^(?![-*])(\S.*[^:\s])\n(?=    \S)", r"\1\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^Source: ", "**Source:** ", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"(?<![`\w])`(\w+)`(?!`)",
+        lambda match: f"[`{match[1]}`][{homes[match[1]]}]" if match[1] in homes else match[0],
+        text,
+    )
+    return _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
