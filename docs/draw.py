@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -70,16 +71,22 @@ def shrink(path: Path) -> None:
 
     with Image.open(path) as image:
         frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-    palette = frames[-1].quantize(24)
+    palette = frames[-1].quantize(32)
+    colours = palette.getpalette() or []
+    brightest = max(range(0, len(colours), 3), key=lambda start: sum(colours[start : start + 3]))
+    colours[brightest : brightest + 3] = [255, 255, 255]  # the ground, which was averaged with what lies on it
+    palette.putpalette(colours)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[100] * (len(frames) - 1) + [1500], loop=0, optimize=True)
+    times = [*[100] * (len(frames) - 1), 1500]  # ms
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
 
 
 def gradient(path: Path) -> None:
     """The fixed point of cos(a z), how a solver walks to it, and its derivative in a. A PNG."""
     a = torch.linspace(0.2, 1.6, 100)
-    solve = torch.vmap(lambda a: deqzoo.fixed_point(lambda z, a: torch.cos(a * z), torch.tensor(0.5), a))
-    slope = torch.vmap(torch.func.grad(lambda a: deqzoo.fixed_point(lambda z, a: torch.cos(a * z), torch.tensor(0.5), a)))
+    f = lambda z, a: torch.cos(a * z)  # noqa: E731
+    of_one = lambda a: deqzoo.fixed_point(f, torch.tensor(0.5), a)  # noqa: E731
+    solve, slope = torch.vmap(of_one), torch.vmap(torch.func.grad(of_one))
     figure, (walk, curve) = panels(2, "A fixed point, and its derivative by one linear solve")
     z = torch.linspace(0, 1.1, 100)
     walk.plot(z, torch.cos(1.2 * z), color=COLORS[0], label="f(z, a) = cos(a z), a = 1.2")
@@ -87,7 +94,7 @@ def gradient(path: Path) -> None:
     steps = [torch.tensor(0.1)]
     for _ in range(12):
         steps.append(torch.cos(1.2 * steps[-1]))
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         walk.plot([before, before, after], [before, after, after], color=COLORS[1], linewidth=0.8)
     walk.plot([steps[0]], [steps[0]], "o", color=COLORS[1], markersize=4, label="steps of plain iteration")
     walk.set(xlabel="z", ylabel="f(z, a)")
@@ -96,7 +103,9 @@ def gradient(path: Path) -> None:
     chosen = torch.tensor([0.5, 0.9, 1.3])
     for at, value, rise in zip(chosen, solve(chosen), slope(chosen), strict=True):
         ends = torch.tensor([-0.18, 0.18])
-        curve.plot(at + ends, value + rise * ends, color=COLORS[1], linewidth=2, label="slope" if at == chosen[0] else None)
+        curve.plot(
+            at + ends, value + rise * ends, color=COLORS[1], linewidth=2, label="slope" if at == chosen[0] else None
+        )
         curve.plot([at], [value], "o", color=COLORS[1], markersize=4)
     curve.set(xlabel="a", ylabel="z*")
     curve.legend(frameon=False)

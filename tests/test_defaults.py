@@ -1,4 +1,4 @@
-"""The defaults: those of a layer and of recipes agree, and README's table has them."""
+"""The defaults: those of a layer and of recipes agree, and the table in docs/solvers.md has them."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_what_a_recipe_says_goes_before_the_defaults():
     assert options.ode_solver(settings).step_size == 0.1
 
 
-def test_the_table_of_the_readme():
+def test_the_table_of_the_documentation():
     precise = " in ".join([f"{default_tolerance(torch.float32):.0e}", "float32, "])
     precise += " in ".join([f"{default_tolerance(torch.float64):.0e}", "float64"])
     rows = [
@@ -68,7 +68,7 @@ def test_the_table_of_the_readme():
         ("`NeuralODE`, and recipes", NeuralODE.default_solver, Discrete()),
         ("`ContinuousFlow`, and recipes", FlowODE.default_solver, Discrete()),
     ]
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "solvers.md").read_text()
     for name, solver, adjoint in rows:
         if isinstance(solver, Tsit5):
             stop, how = f"rtol {solver.rtol:.0e}, atol {solver.atol:.0e}", "Discrete()"

@@ -6,10 +6,11 @@ import shlex
 import pytest
 
 from tests.running import ROOT, composed
+from tests.texts import python_blocks
 
 TEXT = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = re.findall(r"python train\.py [^`#&]+", TEXT)
+PYTHON = python_blocks(ROOT / "README.md")
+COMMANDS = re.findall(r"python train\.py [^`#&\n]+", TEXT + (ROOT / "docs" / "training.md").read_text())
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.strip().splitlines()[-1][:40])
@@ -30,10 +31,19 @@ def test_ridge_gradient_is_the_closed_form():
     torch.testing.assert_close(strength.grad, closed.grad)
 
 
+def test_five_snippets_a_hero_and_ten_results():
+    assert len(PYTHON) == 5
+    assert all(len(block.strip().splitlines()) <= 20 for block in PYTHON)
+    hero = ROOT / "docs" / "pictures" / "hero.gif"
+    assert hero.stat().st_size < 300_000
+    assert "(docs/pictures/hero.gif)" in TEXT
+    assert TEXT.count("\n| [`") == 10
+
+
 def test_commands_compose():
     assert len(COMMANDS) >= 3
     for command in COMMANDS:
-        words = [word for word in shlex.split(command)[2:] if word not in ("-m", "--help")]
+        words = [word for word in shlex.split(command)[2:] if word not in ("-m", "--help", "resume=last")]
         composed(*[word.partition(",")[0] for word in words])
 
 

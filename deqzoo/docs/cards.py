@@ -24,12 +24,12 @@ def zoo_cards() -> str:
 
 
 def picture(name: str) -> Path:
-    """The plot that stands for an entry: the one whose shape fits a card best, that of its training if there is no other."""
+    """The plot that stands for an entry: the still that fits a card best, not that of its training if it can be."""
     from PIL import Image
 
     folder = zoo_path("checkpoints") / name
     shapes = {}
-    for plot in plots(folder):
+    for plot in (plot for plot in plots(folder) if plot.endswith(".png")):
         with Image.open(folder / PLOTS / plot) as image:
             shapes[folder / PLOTS / plot] = image.width / image.height
     return min(shapes, key=lambda path: (path.stem == "training", abs(shapes[path] - _RATIO)))
@@ -58,9 +58,10 @@ def _card(name: str) -> str:
 def _html(name: str, data: dict[str, Any], result: str, what: str, numbers: list[str], shown: Path) -> str:
     attributes = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in data.items())
     source = shown.relative_to(zoo_path("checkpoints").parent).as_posix()
+    alt = f"{shown.stem.replace('_', ' ')} of {name}"
+    costs = " · ".join([data["task"], *numbers])
     return (
         f'<a class="zoo-card" href="zoo/{name}.html" {attributes}>'
-        f'<img src="{source}" alt="{escape(shown.stem.replace("_", " "))} of {name}" loading="lazy">'
-        f"<strong>{name}</strong><span>{escape(what)}</span>"
-        f'<span class="zoo-result">{escape(result)}</span><small>{escape(" · ".join([data["task"], *numbers]))}</small></a>'
+        f'<img src="{source}" alt="{escape(alt)}" loading="lazy"><strong>{name}</strong><span>{escape(what)}</span>'
+        f'<span class="zoo-result">{escape(result)}</span><small>{escape(costs)}</small></a>'
     )

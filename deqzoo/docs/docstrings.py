@@ -16,9 +16,9 @@ def reference_names() -> dict[str, str]:
 
 
 def as_markdown(text: str, homes: dict[str, str]) -> str:
-    """A docstring with its examples in fences and the names in ``homes`` as links.
+    r"""A docstring with its examples in fences and the names in ``homes`` as links.
 
-    >>> print(as_markdown("Of `root`::\\n\\n    code\\n\\n>>> 1\\n1", {"root": "deqzoo.root"}))
+    >>> print(as_markdown("Of `root`::\n\n    code\n\n>>> 1\n1", {"root": "deqzoo.root"}))
     Of [`root`][deqzoo.root]:
     <BLANKLINE>
         code

@@ -7,11 +7,7 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(\S(?:[^$\n]*\S)?)\$", re.DOTALL)
 
 
 def with_mathml(text: str) -> str:
-    r"""Markdown whose ``$x$`` and ``$$x$$`` are MathML; what stands in code is left alone.
-
-    >>> print(with_mathml("`$a$` is $a$"))
-    `$a$` is <span class="formula"><math ...><mrow><mi>a</mi></mrow></math></span>
-    """
+    """Markdown whose ``$x$`` and ``$$x$$`` are MathML; what stands in code is left alone."""
     parts = _CODE.split(text)
     return "".join(part if index % 2 else _FORMULA.sub(_mathml, part) for index, part in enumerate(parts))
 

@@ -41,7 +41,7 @@ def write_pages(root: Path, folder: Path) -> None:
 
 
 class Site:
-    """The files that are written to ``folder``; ``homes`` has the page of the site that shows a file of the checkout."""
+    """The files that are written to ``folder``; ``homes`` has the page that shows a file of the checkout."""
 
     def __init__(self, root: Path, folder: Path, homes: dict[Path, Path]) -> None:
         self.root, self.folder, self.homes = root, folder, homes

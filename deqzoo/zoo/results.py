@@ -1,4 +1,4 @@
-"""What the trained entries reached: ``docs/results.md``, ``docs/results.csv``, and the rows that ``README.md`` shows."""
+"""What the trained entries reached: ``docs/results.md``, ``docs/results.csv``, and the rows in ``README.md``."""
 
 import csv
 import io
@@ -32,8 +32,8 @@ CHOSEN = (  # for README.md: one or two of each family
 
 def chosen_results() -> str:
     """Ten results in Markdown, for ``README.md``."""
-    head_row = ["| entry | paper (its number) | ours | parameters |", "| --- | --- | --- | --- |"]
-    return "\n".join([*head_row, *(_result_row(name, "checkpoints", False) for name in CHOSEN if name in shipped())]) + "\n"
+    rows = [_result_row(name, "checkpoints", costs=False) for name in CHOSEN if name in shipped()]
+    return "\n".join(["| entry | paper (its number) | ours | parameters |", "| --- | --- | --- | --- |", *rows]) + "\n"
 
 
 def results_page() -> str:
@@ -41,8 +41,9 @@ def results_page() -> str:
     lines = [
         "# Results",
         "",
-        "What the trained entries reached on the whole test set, what it cost, and what the paper says. An entry's page has",
-        "the command that trains it, the hardware, its check and its plots; [`results.csv`](results.csv) has all numbers.",
+        "What the trained entries reached on the whole test set, what it cost, and what the paper says. An entry's page",
+        "has the command that trains it, the hardware, its check and its plots; [`results.csv`](results.csv) has all",
+        "numbers. Times are those of training, mostly on one core.",
         "",
     ]
     for family in FAMILIES:
@@ -51,11 +52,11 @@ def results_page() -> str:
             "",
             "| entry | paper (its number) | ours | parameters | NFE | time |",
             "| --- | --- | --- | --- | --- | --- |",
-            *(_result_row(name, "../checkpoints", True) for name in shipped() if _kind(name).family == family),
+            *(_result_row(name, "../checkpoints", costs=True) for name in shipped() if _kind(name).family == family),
             "",
         ]
     others = ", ".join(f"[`{name}`](../models/{name}.yaml)" for name in names("models") if name not in shipped())
-    return "\n".join(lines) + f"\nTimes are those of training, mostly on one core. Recipes without weights as yet: {others}.\n"
+    return "\n".join(lines) + f"\nRecipes without weights as yet: {others}.\n"
 
 
 def results_csv() -> str:
@@ -112,7 +113,7 @@ def short_hardware(hardware: str) -> str:
     return re.sub(r"\((R|TM)\)| Processor", "", hardware)
 
 
-def _result_row(name: str, checkpoints: str, costs: bool) -> str:
+def _result_row(name: str, checkpoints: str, *, costs: bool) -> str:
     metrics = _metrics(name)
     nfe = metrics["test"].get("nfe")
     return row(

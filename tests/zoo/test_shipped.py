@@ -24,8 +24,8 @@ from deqzoo.zoo import CheckpointError
 from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
-from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
 from deqzoo.zoo.results import results_csv, results_page
+from deqzoo.zoo.shipped import PLOTS, manifest, plots, shipped
 from deqzoo.zoo.tables import stale
 from tests.running import composed, to_plain_model
 
