@@ -41,8 +41,8 @@ def results_page() -> str:
     lines = [
         "# Results",
         "",
-        "What the trained entries reached on the whole test set, what it cost, and what the paper says. An entry's page",
-        "has the command that trains it, the hardware, its check and its plots; [`results.csv`](results.csv) has all",
+        "What the trained entries reached on the whole test set, what it cost, and what the paper says. The page of an",
+        "entry has its command, the hardware, its check and its plots; [`results.csv`](results.csv) has all",
         "numbers. Times are those of training, mostly on one core.",
         "",
     ]

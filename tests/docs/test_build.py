@@ -8,6 +8,7 @@ import pytest
 from deqzoo.__main__ import main
 from deqzoo.docs import build
 from deqzoo.docs.cards import picture, zoo_cards
+from deqzoo.docs.docstrings import as_markdown
 from deqzoo.docs.formulas import with_mathml
 from deqzoo.docs.pages import Site, write_pages
 from deqzoo.zoo.shipped import shipped
@@ -35,6 +36,15 @@ def test_formulas_become_mathml_but_not_in_code():
     assert text.startswith('`$a$` is <span class="formula"><math')
     assert "not 3 $ or 4 $\n\n```\n$a$\n```" in text
     assert 'display="block"' in text.partition("```\n\n")[2]
+
+
+def test_docstrings_become_markdown():
+    text = "Names\n    a.py  first\n\nOf `root` and `a root`::\n\n    code\n\n>>> 1\n1\n\nSource: a paper."
+    wanted = (
+        "Names\n\n    a.py  first\n\nOf [`root`][deqzoo.root] and `a root`:\n\n    code\n\n"
+        "```pycon\n>>> 1\n1\n```\n\n**Source:** a paper."
+    )
+    assert as_markdown(text, {"root": "deqzoo.root"}) == wanted
 
 
 def test_every_page_is_in_the_navigation():
