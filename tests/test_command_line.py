@@ -14,8 +14,8 @@ import pytest
 from deqzoo.errors import ConfigError, Stopped
 from deqzoo.launch import launch
 from deqzoo.training import Run
+from deqzoo.training.limits import limited
 from deqzoo.training.report import report_sweep
-from deqzoo.training.run import limited
 from tests.running import ROOT, SMALL, TWO_EPOCHS, composed, run
 
 QUICK = ["model=deq_digits", *TWO_EPOCHS]

@@ -1,10 +1,8 @@
 """The course of one run: from a configuration to a folder of results."""
 
 import json
-import math
 import shlex
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger as LightningLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +27,8 @@ from deqzoo.signals import BetweenSteps
 from deqzoo.training.callbacks import LastCheckpoint, SeedSteps
 from deqzoo.training.device import choose_tf32, devices, hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
-from deqzoo.training.progress import RunProgress, watched
+from deqzoo.training.limits import timer, within_limits
+from deqzoo.training.progress import RunProgress
 from deqzoo.training.report import report
 from deqzoo.training.settings_checks import checked
 from deqzoo.training.stages import stage_config
@@ -66,7 +65,7 @@ class Run:
             initial_weights(self.module, self.settings.ckpt, self.settings.entry)
         for part in {self.module.network, self.module.trained_network}:
             speed_up(part, self.settings.model, self.settings.trainer)
-        self.timer = _timer(self.settings.trainer.max_time)
+        self.timer = timer(self.settings.trainer.max_time)
         self.device = torch.device("cpu")
         self.metrics: dict[str, Any] = {}
         if self.settings.mode is Mode.fit and self.settings.ckpt is not None:
@@ -208,23 +207,17 @@ class Run:
         trainer, self.data.trainer = self.data.trainer, None
         try:
             find = partial(find_baseline, data=self.data)
-            yield Trained(network, self.settings.model, self.data, self.device, history, find, self._among())
+            yield Trained(
+                network,
+                self.settings.model,
+                self.data,
+                self.device,
+                history,
+                find,
+                within_limits(self.settings.trainer),
+            )
         finally:
             self.data.trainer = trainer
-
-    def _among(self) -> Callable[[Any], Iterable[Any]]:
-        """The limits of the run bind what follows it, too: of the test batches as many, and no longer."""
-        chosen, until = self.settings.trainer, _ends(self.settings.trainer.max_time)
-
-        def among(batches: Any) -> Iterator[Any]:
-            count = limited(len(batches), chosen.limit_test_batches, chosen.max_steps)
-            found = watched("check", batches, count) if chosen.enable_progress_bar else batches
-            for number, batch in enumerate(found, 1):
-                yield batch
-                if number == count or time.monotonic() > until:
-                    return
-
-        return among
 
     @rank_zero_only
     def _write(self, name: str, text: str) -> None:
@@ -279,32 +272,6 @@ class Run:
         words = [word for word in self.settings.overrides if not word.startswith(own)]
         words = [f"model={self.settings.entry}", *words, f"seed={self.settings.seed}"]
         return shlex.join(["python", "train.py", *words])
-
-
-def _timer(max_time: Any) -> Timer:
-    try:
-        return Timer(duration=max_time)
-    except (MisconfigurationException, TypeError) as error:
-        raise ConfigError(f"trainer.max_time={max_time}: give days, hours, minutes, seconds as 00:01:30:00.") from error
-
-
-def _ends(max_time: Any) -> float:
-    """When a time that begins now has passed."""
-    left = _timer(max_time).time_remaining()
-    return math.inf if left is None else time.monotonic() + left
-
-
-def limited(count: int, limit: Any, max_steps: int) -> int:
-    """How many of the batches Lightning's limit (a number, or a share of them) and max_steps allow; one at least.
-
-    >>> limited(80, None, -1), limited(80, 5, -1), limited(80, 0.25, -1), limited(80, None, 3)
-    (80, 5, 20, 3)
-    """
-    if limit is not None:
-        count = min(count, int(limit) if isinstance(limit, int) else int(count * limit))
-    if max_steps > 0:
-        count = min(count, max_steps)
-    return max(count, 1)
 
 
 def _check_that_data_fit(settings: RunConfig, kind: Kind, data: Any) -> None:
