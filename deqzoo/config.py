@@ -9,6 +9,7 @@ family in ``deqzoo/models`` and in ``deqzoo/data/config.py``. This file imports 
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -237,9 +238,11 @@ def _explain_key(error: OmegaConfBaseException) -> str:
     if isinstance(parent, DictConfig) and error.key not in parent:
         prefix = str(error.full_key).rpartition(".")[0]
         valid = [f"{prefix}.{name!s}".lstrip(".") for name in parent if name != "hydra"]
-        return (
-            f"there is no setting {error.full_key!r}; valid are {_listed(valid)}.{nearest(str(error.full_key), valid)}"
-        )
+        full = str(error.full_key)
+        told = f"there is no setting {full!r}; valid are {_listed(valid)}.{nearest(full, valid)}"
+        if full.startswith("data.") and not any(full in word for word in sys.argv):
+            told += f" The recipe sets {full} for its own data set: choose another of that kind."
+        return told
     return f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}."
 
 
