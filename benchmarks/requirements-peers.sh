@@ -7,6 +7,11 @@ pip install "clarabel>=0.11" "cvxpy>=1.9" "jaxopt>=0.8.5" "POT>=0.9.7"
 pip install --no-deps "qpth==0.0.18" "cvxpylayers>=1.2" "diffcp>=1.1.9" threadpoolctl "geomloss>=0.3.1"
 # These two are built from source, against the torch that is installed.
 pip install setuptools wheel ninja
-pip install --no-deps --no-build-isolation "torchsort>=0.1.10" || echo "torchsort could not be built"
+# torchsort builds for a GPU wherever it finds nvcc, and fails where there is no GPU; the tables are of a CPU.
+without_nvcc=$(printf '%s\n' "$PATH" | tr : '\n' | while read -r folder; do
+    [ -x "$folder/nvcc" ] || printf '%s:' "$folder"
+done)
+PATH=${without_nvcc%:} pip install --no-deps --no-build-isolation "torchsort>=0.1.10" ||
+    echo "torchsort could not be built"
 pip install --no-deps --no-build-isolation "theseus-ai>=0.2.3" torchlie torchkin urdf_parser_py lxml six ||
     echo "theseus could not be built"
