@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constraints.projections import second_order_cone, semidefinite_cone
+from ..constraints.projections import semidefinite_cone
 from ..operator import jacobian
 from .exponential_cone import exponential_cone
+from .power_cone import power_cone
+from .second_order_cones import SecondOrderCones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Cones:
         semidefinite: sizes n of cones of semidefinite (n, n) matrices, each as the n (n + 1) / 2 rows of its upper
             triangle, column by column, the entries off the diagonal times sqrt(2).
         exponential: number of exponential cones, each of the closure of (x, y, z) with y e^(x/y) <= z, y > 0.
+        power: exponents, each between 0 and 1, of power cones, each of (x, y, z) with x^alpha y^(1 - alpha) >= |z|,
+            x >= 0, y >= 0.
 
     >>> cones = Cones(zero=1, second_order=(2,))
     >>> cones.rows, cones.project(torch.tensor([3.0, 0.0, 2.0]))
@@ -36,12 +40,18 @@ class Cones:
     second_order: tuple[int, ...] = ()
     semidefinite: tuple[int, ...] = ()
     exponential: int = 0
+    power: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "second_order", tuple(self.second_order))
         object.__setattr__(self, "semidefinite", tuple(self.semidefinite))
+        object.__setattr__(self, "power", tuple(float(alpha) for alpha in self.power))
         if min(self.zero, self.nonnegative, self.exponential, *self.second_order, *self.semidefinite, 0) < 0:
             raise ValueError(f"sizes and numbers of cones must not be negative, got {self}")
+        if 0 in self.second_order:
+            raise ValueError(f"second-order cones have at least one row, got sizes {self.second_order}")
+        if not all(0 < alpha < 1 for alpha in self.power):
+            raise ValueError(f"exponents of power cones must lie between 0 and 1, got {self.power}")
 
     @property
     def rows(self) -> int:
@@ -50,37 +60,47 @@ class Cones:
 
     def _sizes(self) -> list[int]:
         triangles = [n * (n + 1) // 2 for n in self.semidefinite]
-        return [self.zero, self.nonnegative, *self.second_order, *triangles, 3 * self.exponential]
+        return [
+            self.zero,
+            self.nonnegative,
+            sum(self.second_order),
+            *triangles,
+            3 * self.exponential,
+            3 * len(self.power),
+        ]
 
     def project(self, v: Tensor) -> Tensor:
         """The nearest point of K, along the last axis."""
-        parts = v.split(self._sizes(), dim=-1)
-        projected = [torch.zeros_like(parts[0]), parts[1].clamp(min=0)]
-        first_triangle = 2 + len(self.second_order)
-        projected += [second_order_cone(part) for part in parts[2:first_triangle]]
-        projected += [
-            _project_triangle(part, n) for part, n in zip(parts[first_triangle:-1], self.semidefinite, strict=True)
-        ]
-        last = parts[-1]
+        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes(), dim=-1)
+        projected = [torch.zeros_like(zero), nonnegative.clamp(min=0)]
+        if self.second_order:
+            projected.append(SecondOrderCones(self.second_order).project(second_order))
+        projected += [_project_triangle(part, n) for part, n in zip(triangles, self.semidefinite, strict=True)]
         if self.exponential:
-            last = exponential_cone(last.unflatten(-1, (self.exponential, 3))).flatten(-2)
-        return torch.cat([*projected, last], dim=-1)
+            projected.append(exponential_cone(exponential.unflatten(-1, (self.exponential, 3))).flatten(-2))
+        if self.power:
+            triples = power.unflatten(-1, (len(self.power), 3))
+            projected.append(power_cone(triples, v.new_tensor(self.power)).flatten(-2))
+        return torch.cat(projected, dim=-1)
 
     def derivative(self, v: Tensor) -> Tensor:
         """The Jacobian of `project` at the rows of v, (programs, rows, rows); symmetric, one block per cone."""
-        parts = v.split(self._sizes(), dim=-1)
-        blocks = [(v.new_zeros(()), self.zero), (torch.diag_embed((parts[1] > 0).to(v)), self.nonnegative)]
-        first_triangle = 2 + len(self.second_order)
-        blocks += [(_of_second_order(part), part.shape[-1]) for part in parts[2:first_triangle]]
-        for part, n in zip(parts[first_triangle:-1], self.semidefinite, strict=True):
-            project = functools.partial(_project_triangle, n=n)
-            blocks.append((jacobian(project, part).to_dense(part), part.shape[-1]))
-        for part in parts[-1].split(3, dim=-1) if self.exponential else ():
-            blocks.append((jacobian(exponential_cone, part).to_dense(part), 3))
+        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes(), dim=-1)
+        blocks = [zero.new_zeros(*zero.shape, self.zero), torch.diag_embed((nonnegative > 0).to(v))]
+        if self.second_order:
+            blocks.append(SecondOrderCones(self.second_order).derivative(second_order))
+        for part, n in zip(triangles, self.semidefinite, strict=True):
+            blocks.append(jacobian(functools.partial(_project_triangle, n=n), part).to_dense(part))
+        if self.exponential:
+            blocks += [jacobian(exponential_cone, part).to_dense(part) for part in exponential.split(3, dim=-1)]
+        for i, alpha in enumerate(self.power):
+            part = power[..., 3 * i : 3 * i + 3]
+            blocks.append(jacobian(functools.partial(power_cone, alpha=v.new_tensor(alpha)), part).to_dense(part))
         whole, start = v.new_zeros(*v.shape, v.shape[-1]), 0
-        for block, size in blocks:
-            whole[:, start : start + size, start : start + size] = block
-            start += size
+        for block in blocks:
+            end = start + block.shape[-1]
+            whole[:, start:end, start:end] = block
+            start = end
         return whole
 
     def of_clarabel(self, clarabel: Any) -> list[Any]:
@@ -89,30 +109,8 @@ class Cones:
         cones += [clarabel.NonnegativeConeT(self.nonnegative)] if self.nonnegative else []
         cones += [clarabel.SecondOrderConeT(size) for size in self.second_order]
         cones += [clarabel.PSDTriangleConeT(size) for size in self.semidefinite]
-        return cones + [clarabel.ExponentialConeT() for _ in range(self.exponential)]
-
-
-def _of_second_order(v: Tensor) -> Tensor:
-    """The Jacobian of `second_order_cone` at vectors (t, x), (programs, k, k).
-
-    With u = x / ||x||, r = (1, u) and I the identity for x it is (rr' + (1 + t / ||x||) (I - uu')) / 2 where neither v
-    nor -v lies in the cone.
-    """
-    t, x = v[..., :1], v[..., 1:]
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    between, inside = norm > t.abs(), t > 0
-    norm = norm.clamp(min=torch.finfo(v.dtype).tiny)
-    u = torch.cat([torch.zeros_like(t), x / norm], dim=-1)
-    of_x = torch.cat([torch.zeros_like(t), torch.ones_like(x)], dim=-1)
-    r = u + 1 - of_x
-    share = (1 + t / norm).unsqueeze(-1)
-    oblique = (_outer(r) + share * (torch.diag_embed(of_x) - _outer(u))) / 2
-    whole = torch.diag_embed(inside.to(v).expand_as(v))
-    return torch.where(between.unsqueeze(-1), oblique, whole)
-
-
-def _outer(v: Tensor) -> Tensor:
-    return v.unsqueeze(-1) * v.unsqueeze(-2)
+        cones += [clarabel.ExponentialConeT() for _ in range(self.exponential)]
+        return cones + [clarabel.PowerConeT(alpha) for alpha in self.power]
 
 
 def _project_triangle(triangle: Tensor, n: int) -> Tensor:

@@ -171,12 +171,12 @@ def _completion(variable: Any, free: int) -> Tensor:
 
 
 def _cones(dims: Any) -> Cones:
-    if dims.p3d or getattr(dims, "pnd", None):
+    if getattr(dims, "pnd", None):
         raise ValueError(
-            "the problem needs a power cone, whose projection has no closed form to differentiate: write it with "
-            "squares, norms, or exp and log"
+            "the problem needs a power cone of more than three dimensions, which from_cvxpy does not know: write it "
+            "with those of three (cvxpy.PowCone3D), or with logarithms"
         )
-    return Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp)
+    return Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp, tuple(dims.p3d))
 
 
 def _columns(program: Any, parameters: Sequence[Any]) -> list[int]:

@@ -14,9 +14,10 @@ from deqzoo.implicit import Clarabel, Cones, NonConvergenceWarning, Status, cone
 from deqzoo.implicit.programs.cone_program import _conditions, _jacobian
 from deqzoo.implicit.programs.exponential_cone import exponential_cone
 from deqzoo.implicit.programs.layout import Sparse, Whole
+from deqzoo.implicit.programs.power_cone import power_cone
 
 F64 = torch.float64
-EVERY = Cones(zero=1, nonnegative=3, second_order=(5, 3), semidefinite=(2, 3), exponential=2)
+EVERY = Cones(zero=1, nonnegative=3, second_order=(5, 3), semidefinite=(2, 3), exponential=2, power=(0.3, 0.8))
 DISC = Cones(second_order=(3,))
 
 
@@ -40,6 +41,7 @@ def random_program(cones, n=4, seed=0, batch=()):
         columns, rows = torch.tril_indices(size, size)
         inside.append(0.3 * (rows == columns))
     inside += [torch.tensor([0.0, 1.0, 1.5])] * cones.exponential
+    inside += [torch.tensor([1.0, 1.0, 0.3])] * len(cones.power)
     return draw(n), A, torch.cat([part.double() for part in inside]).expand(*batch, -1)
 
 
@@ -102,6 +104,49 @@ def test_derivatives_of_the_exponential_cone():
     v = torch.randn(6, 3, dtype=F64, requires_grad=True)
     assert gradcheck(exponential_cone, v, check_forward_ad=True)
     assert gradgradcheck(exponential_cone, v)
+
+
+@given(
+    st.lists(st.integers(-1000, 1000).map(lambda k: k / 100), min_size=3, max_size=3),
+    st.sampled_from([0.1, 0.3, 0.5, 0.8]),
+)
+@settings(max_examples=150)
+def test_moreau_splits_a_vector_by_the_power_cone(v, alpha):
+    v = torch.tensor(v, dtype=F64)
+    p = power_cone(v, torch.tensor(alpha, dtype=F64))
+    rest = v - p
+    size = max(1.0, v.abs().max().item())
+    assert abs(torch.dot(p, rest).item()) <= 1e-12 * size**2
+    x, y, z = p.tolist()  # in the cone
+    assert min(x, y) >= 0
+    assert x**alpha * y ** (1 - alpha) >= abs(z) - 1e-12 * size
+    # Minus the rest in the dual cone, once moved inwards by more than its round-off.
+    u, w, t = (-rest + 1e-12 * size * torch.tensor([1.0, 1.0, 0.0], dtype=F64)).tolist()
+    assert (u / alpha) ** alpha * (w / (1 - alpha)) ** (1 - alpha) >= abs(t) - 1e-12 * size
+
+
+def test_the_power_cone_far_out_and_at_its_faces():
+    points = [
+        [-1.0, -1.0, 50.0],
+        [0.0, 0.0, 0.0],
+        [1.0, 0.0, 0.0],
+        [-1.0, 2.0, 0.0],
+        [1e-3, -1e3, 1.0],
+        [-1.0, 0.0, 1e9],
+    ]
+    v = torch.tensor(points, dtype=F64)
+    p = power_cone(v, torch.tensor([0.5, 0.1, 0.5, 0.3, 0.7, 0.05]))
+    torch.testing.assert_close((p * (v - p)).sum(-1) / v.norm(dim=1).clamp(min=1) ** 2, torch.zeros(6, dtype=F64))
+    torch.testing.assert_close(p[:4], torch.tensor([[16.0, 16, 16], [0, 0, 0], [1, 0, 0], [0, 2, 0]], dtype=F64))
+    assert power_cone(torch.tensor([torch.nan, 1, 1]), torch.tensor(0.5)).isnan().all()
+
+
+def test_derivatives_of_the_power_cone():
+    source = torch.Generator().manual_seed(0)
+    v = torch.randn(8, 3, dtype=F64, generator=source).requires_grad_()
+    alpha = torch.tensor([0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], dtype=F64)
+    assert gradcheck(lambda v: power_cone(v, alpha), v, check_forward_ad=True)
+    assert gradgradcheck(lambda v: power_cone(v, alpha), v)
 
 
 def test_a_product_of_cones_projects_each_part():
@@ -178,8 +223,8 @@ def test_the_derivative_of_the_disc_is_the_closed_form():
 
 @pytest.mark.parametrize(
     "cones",
-    [DISC, Cones(1, 2, (4, 3)), Cones(0, 1, (4,), (2,)), Cones(1, 1, (4,), (), 1)],
-    ids=["disc", "second order", "semidefinite", "exponential"],
+    [DISC, Cones(1, 2, (4, 3)), Cones(0, 1, (4,), (2,)), Cones(1, 1, (4,), (), 1), Cones(0, 1, (4,), power=(0.3, 0.6))],
+    ids=["disc", "second order", "semidefinite", "exponential", "power"],
 )
 def test_gradients_are_those_of_finite_differences(cones):
     arguments = disc() if cones is DISC else random_program(cones, 3, seed=3)
@@ -257,3 +302,7 @@ def test_bad_input_is_told(change, message):
         cone_program(**({"c": c, "A": A, "b": b, "cones": DISC} | change))
     with pytest.raises(ValueError, match="must not be negative"):
         Cones(zero=-1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Cones(power=(1.5,))
+    with pytest.raises(ValueError, match="at least one row"):
+        Cones(second_order=(0,))
