@@ -30,7 +30,7 @@ from .black_box import as_tensors, call_black_box
 from .by_name import instance
 from .condition_check import newton_distance, unsatisfied
 from .grads_batched import each_alone
-from .lifting import Lifted, apply_visibly, check_complete, lift, value_again
+from .lifting import Lifted, apply_visibly, check_complete, lift, lift_closed, value_again
 from .linear_solvers import GMRES, LINEAR_SOLVERS, LinearSolver
 from .linear_solvers.base import default_tolerance, row_norm
 from .modes import (
@@ -75,6 +75,7 @@ class System:
     tape: Pullback | None = None
     ravel: Ravel | None = None
     precision: torch.dtype | None = None  # in which F is evaluated
+    jacobian: Callable[[], Tensor] | None = None  # writes dF/dy out, which the derived systems have, too
 
     def solve(self, y: Tensors, inputs: Tensors, b: Tensors, transpose: bool) -> Tensors:
         """A^-1 b, or A^-T b, at the frozen point (y, inputs); by the tape's products, where there is a tape."""
@@ -143,6 +144,9 @@ class System:
         if self.preconditioner is not None and not in_transform():
             inverse = (lambda v: transposed(precondition, v)(v)) if self.transposed else precondition
             operator = dataclasses.replace(operator, preconditioner=inverse)
+        if self.jacobian is not None and not in_transform():
+            written = self.jacobian
+            operator = dataclasses.replace(operator, matrix=(lambda: written().mT) if self.transposed else written)
         return operator.T if transpose else operator
 
     def adjoint(self) -> System:
@@ -393,13 +397,21 @@ class ImplicitFunction:
 
     @eager
     def differentiable(
-        self, y: Any, *args: Any, report: Callable[[Solution], None] | None = None, look: bool = False
+        self,
+        y: Any,
+        *args: Any,
+        report: Callable[[Solution], None] | None = None,
+        look: bool = False,
+        jacobian: Callable[[], Tensor] | None = None,
+        closed: bool = False,
     ) -> Any:
         """A solution y that is at hand, as a differentiable function of `args`.
 
-        `report` gets each adjoint solve; `look`: check the conditions, as a call does.
+        `report` gets each adjoint solve; `look`: check the conditions, as a call does; `jacobian` writes dF/dy at y
+        out, (systems, unknowns, unknowns), for a linear solver that takes it whole; `closed`: the conditions read no
+        tensor that matters besides y and `args`, in whose precision they compute, so that none is looked for.
         """
-        return self._differentiable(y, args, (), report, look)
+        return self._differentiable(y, args, (), report, look, jacobian, closed)
 
     def _differentiable(
         self,
@@ -408,14 +420,18 @@ class ImplicitFunction:
         names: tuple[str, ...],
         report: Callable[[Solution], None] | None,
         look: bool,
+        jacobian: Callable[[], Tensor] | None = None,
+        closed: bool = False,
     ) -> Any:
         ravel = Ravel(y, self.batch_dims)
         leaves = _frozen(tensor_leaves(y))
         if not needs_derivative():
             return ravel.restore([t.clone() for t in leaves])  # the solver may have returned a tensor of the caller's
-        seen = Coarsest(ravel.dtype)
-        condition = _on_leaves(seen.first_call(with_keywords(self.conditions, names)), ravel, args)
-        recorded = _record(keep_autocast(condition, ravel.device.type), leaves, tuple(tensor_leaves(args)))
+        seen, conditions = Coarsest(ravel.dtype), with_keywords(self.conditions, names)
+        if not closed or torch.is_autocast_enabled(ravel.device.type):
+            conditions = seen.first_call(conditions)
+        condition = keep_autocast(_on_leaves(conditions, ravel, args), ravel.device.type)
+        recorded = _record(condition, leaves, tuple(tensor_leaves(args)), closed)
         system = System(
             recorded.condition,
             self.linear_solver,
@@ -427,6 +443,7 @@ class ImplicitFunction:
             tape=recorded.tape,
             ravel=ravel,
             precision=seen.dtype,
+            jacobian=None if in_transform() else jacobian,
         )
         if look and self.on_failure != "ignore":
             system.check_conditions(leaves, recorded.residual)
@@ -473,14 +490,15 @@ class _Recorded(NamedTuple):
     tape: Pullback | None
 
 
-def _record(condition: Condition, leaves: Tensors, args: Tensors) -> _Recorded:
+def _record(condition: Condition, leaves: Tensors, args: Tensors, closed: bool) -> _Recorded:
     """Evaluate a condition at the frozen `leaves` of y, with a tape where it may be read more than once."""
+    made_explicit = lift_closed if closed else lift
     # Under checkpointing and other hooks a tape may be read once only: then F is evaluated again in the backward.
     if in_transform() or saved_tensors_are_hooked():
-        return _Recorded(*lift(condition, leaves, args), None)
+        return _Recorded(*made_explicit(condition, leaves, args), None)
     own = tuple(t.detach().requires_grad_() for t in leaves)
     slot = tuple(apply_visibly(_Slot, t) for t in own)
-    lifted, residual = lift(condition, slot, args)
+    lifted, residual = made_explicit(condition, slot, args)
     if not any(t.requires_grad for t in lifted.inputs):
         differentiable = [t for t in residual if t.requires_grad]
         if not reaches_leaf(differentiable, {id(t) for t in own}):  # nothing to differentiate in

@@ -256,6 +256,11 @@ def lift(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
         return Lifted(body, args, list(read.values()), reads), value
 
 
+def lift_closed(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
+    """As `lift`, of a condition that is known to read its arguments alone."""
+    return Lifted(body, args, (), ()), body(y, args)
+
+
 def _lift_from_tape(body: Body, y: Tensors, args: Tensors) -> tuple[Lifted, Tensors]:
     """As `lift`, by where the tape of the value ends: in parameters, usually, which need no watch.
 

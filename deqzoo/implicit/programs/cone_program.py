@@ -73,14 +73,12 @@ class Clarabel:
     def __call__(self, c: Tensor, A: Any, b: Tensor, cones: Cones, tol: float) -> tuple[Any, ...]:
         """Solve one program, A in SciPy's compressed columns: (x, y, s, status, steps)."""
         clarabel = _clarabel()
-        from scipy.sparse import csc_matrix
-
         settings = clarabel.DefaultSettings()
         settings.verbose, settings.max_iter, settings.max_threads = False, self.max_steps, 1
         settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _AIM * tol
         settings.reduced_tol_gap_abs = settings.reduced_tol_gap_rel = settings.reduced_tol_feas = tol
-        empty = csc_matrix((len(c), len(c)))
-        found = clarabel.DefaultSolver(empty, c.numpy(), A, b.numpy(), cones.of_clarabel(clarabel), settings).solve()
+        terms = _linear(len(c)), c.numpy(), A, b.numpy(), _terms(cones)
+        found = clarabel.DefaultSolver(*terms, settings).solve()
         status = _STATUSES.get(str(found.status).rpartition(".")[2], Status.STALLED)
         return found.x, found.z, found.s, status, found.iterations
 
@@ -153,10 +151,10 @@ def solve_cone_program(
     entries = A.shape[-2:] if isinstance(layout, Whole) else A.shape[-1:]
     with no_derivatives():
         given = map_tensors(torch.Tensor.detach, (c, A, b))
-        x, v, status, residual, steps = call_black_box(
+        x, v, slacks, status, residual, steps = call_black_box(
             lambda *given: _solve(solver, cones, layout, given, batch_shape, entries), given
         )
-    solution = Solution((x, v), status, residual, steps, nfe=1)
+    solution = Solution(ConeSolution(x, v + slacks, slacks), status, residual, steps, nfe=1)
     solution.check(on_failure, "cone program", advice=_ADVICE)
     if needs_derivative():
         if linear_solver is None:
@@ -169,12 +167,11 @@ def solve_cone_program(
             batch_dims=len(batch_shape),
             on_failure=on_failure,
         )
-        x, v = implicit.differentiable((x, v), c, A, b, report=report_to(solution))
-    with no_derivatives():
-        last = solution.value[1].detach()
-        slacks = cones.project(-last)
-        solution.value = ConeSolution(solution.value[0], last + slacks, slacks)
-    slacks = cones.project(-v)
+        rows = v.reshape(-1, m), given[1].expand(*batch_shape, *entries).reshape(-1, *entries)
+        x, v = implicit.differentiable(
+            (x, v), c, A, b, report=report_to(solution), jacobian=lambda: _jacobian(cones, layout, *rows), closed=True
+        )
+        slacks = cones.project(-v)
     value, solution = returned(ConeSolution(x, v + slacks, slacks), solution)
     return (value, solution) if return_solution else value
 
@@ -201,20 +198,21 @@ def _jacobian(cones: Cones, layout: Whole | Sparse, v: Tensor, A: Tensor) -> Ten
 
 def _polished(
     cones: Cones, layout: Whole | Sparse, x: Tensor, v: Tensor, given: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """x and v after a Newton step on the conditions, where that is small enough to be written out, and nearer to 0.
 
-    An interior-point method stops at a small gap, of which x on a curved boundary may still be off by the root.
+    An interior-point method stops at a small gap, of which x on a curved boundary may still be off by the root. Also
+    what is left of the conditions, (programs, n + m).
     """
     (c, A, b), n = given, x.shape[1]
     point = torch.cat([x, v], dim=1)
-    if not 0 < point.numel() <= _DENSE * len(point):
-        return x, v
 
     def residual(point: Tensor) -> Tensor:
         return torch.cat(_conditions(cones, layout, (point[:, :n], point[:, n:]), *given), dim=1)
 
     now = residual(point)
+    if not 0 < point.numel() <= _DENSE * len(point):
+        return x, v, now
     size = 1 + torch.cat([c, b], dim=1).abs().amax(dim=1)
     for _ in range(_POLISHING):
         if host_flags(row_norm(now) <= _EXACT * torch.finfo(now.dtype).eps * size)[0][1]:
@@ -224,7 +222,7 @@ def _polished(
         then = residual(nearer)
         better = ((info == 0) & (row_norm(then) < row_norm(now))).unsqueeze(1)
         point, now = torch.where(better, nearer, point), torch.where(better, then, now)
-    return point[:, :n], point[:, n:]
+    return point[:, :n], point[:, n:], now
 
 
 def _solve(
@@ -235,7 +233,7 @@ def _solve(
     batch_shape: torch.Size,
     entries: torch.Size,
 ) -> tuple[Tensor, ...]:
-    """Each program of the batch by Clarabel: x, v = y - s, status, residual, steps."""
+    """Each program of the batch by Clarabel: x, v = y - s, s, status, residual, steps."""
     like, systems = given[0], batch_shape.numel()
     shapes = (given[0].shape[-1:], entries, given[2].shape[-1:])
     tol = solver.tol if solver.tol is not None else 1e-8 if like.dtype == torch.float64 else 1e-5
@@ -251,8 +249,9 @@ def _solve(
 
     def solve(i: int) -> None:
         found = solver(c[i], layout.compressed(A[i]), b[i], cones, tol)
-        primal, dual, slack = (torch.as_tensor(part, dtype=c.dtype).nan_to_num(0.0, 0.0, 0.0) for part in found[:3])
-        x[i], v[i], status[i], steps[i] = primal, dual - slack, found[3], found[4]
+        primal, dual, slack = (torch.as_tensor(part, dtype=c.dtype) for part in found[:3])
+        x[i], v[i] = primal, dual - slack
+        status[i], steps[i] = found[3:]
 
     sound = [i for i in range(systems) if finite[i]]
     if solver.threads == 1 or len(sound) == 1:
@@ -261,11 +260,12 @@ def _solve(
     else:
         with ThreadPoolExecutor(solver.threads) as pool:
             list(pool.map(solve, sound))
-    x, v = _polished(cones, layout, x, v, (c, A, b))
-    errors = zip(_conditions(cones, layout, (x, v), c, A, b), (c, b), strict=True)
+    x, v, off = _polished(cones, layout, x.nan_to_num(0.0, 0.0, 0.0), v.nan_to_num(0.0, 0.0, 0.0), (c, A, b))
+    errors = zip(off.split((n, m), dim=1), (c, b), strict=True)
     residual = torch.stack([_largest(error) / (1 + _largest(data)) for error, data in errors]).amax(dim=0)
     status = torch.where((status == Status.STALLED) & (residual <= tol), Status.CONVERGED, status)
-    parts = (x.to(like), v.to(like), status.to(like.device), residual.to(like), steps.to(like.device))
+    slacks = cones.project(-v)
+    parts = (*(t.to(like) for t in (x, v, slacks)), status.to(like.device), residual.to(like), steps.to(like.device))
     return tuple(part.reshape(batch_shape + part.shape[1:]) for part in parts)
 
 
@@ -304,6 +304,20 @@ def _clarabel() -> Any:
     except ImportError as error:
         raise ImportError("cone programs need Clarabel: pip install 'deqzoo[convex]'") from error
     return clarabel
+
+
+@functools.lru_cache(maxsize=64)
+def _terms(cones: Cones) -> list[Any]:
+    """The cones in the terms of Clarabel."""
+    return cones.of_clarabel(_clarabel())
+
+
+@functools.lru_cache(maxsize=64)
+def _linear(n: int) -> Any:
+    """The quadratic part of a linear objective, as Clarabel takes it."""
+    from scipy.sparse import csc_matrix
+
+    return csc_matrix((n, n))
 
 
 def _already_solved(*args: Any) -> Any:

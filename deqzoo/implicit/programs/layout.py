@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -55,11 +57,22 @@ class Sparse:
         return _scatter(values, places, self.shape[0] * self.shape[1]).unflatten(-1, self.shape)
 
     def compressed(self, values: Tensor) -> Any:
-        """One matrix in SciPy's form of compressed columns."""
+        """One matrix in SciPy's form of compressed columns; no two of the values stand at one place."""
+        order, pattern = self._pattern
+        matrix = copy.copy(pattern)  # a tenth of the time of a new one, whose form would be checked
+        matrix.data = values.numpy()[order]
+        return matrix
+
+    @functools.cached_property
+    def _pattern(self) -> tuple[Any, Any]:
+        """The order of the values column by column, and a matrix of ones at their places."""
+        import numpy as np
         from scipy.sparse import csc_matrix
 
-        places = (self.rows.cpu().numpy(), self.columns.cpu().numpy())
-        return csc_matrix((values.numpy(), places), shape=self.shape)
+        rows, columns = self.rows.cpu().numpy(), self.columns.cpu().numpy()
+        order = np.lexsort((rows, columns))
+        ends = np.searchsorted(columns[order], np.arange(self.shape[1] + 1))
+        return order, csc_matrix((np.ones(len(rows)), rows[order], ends), shape=self.shape)
 
 
 def _scatter(terms: Tensor, places: Tensor, size: int) -> Tensor:

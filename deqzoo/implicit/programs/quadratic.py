@@ -126,7 +126,7 @@ def quadratic_program(
     )
     ratios = active.ratios.reshape(*batch_shape, inequalities)
     data = *stacked(arguments), ratios
-    x, y, z = implicit.differentiable(tuple(found[:3]), *data, report=report_to(solution))
+    x, y, z = implicit.differentiable(tuple(found[:3]), *data, report=report_to(solution), closed=True)
     G, h = arguments[4:]
     return _handed_out(PrimalDual(x, y, z, h - times(G, x)), solution, return_solution)
 
