@@ -66,6 +66,7 @@ class LinearOperator:
             mv=lambda v: (matrix @ v.unsqueeze(-1)).squeeze(-1),
             rmv=lambda v: (matrix.mT @ v.unsqueeze(-1)).squeeze(-1),
             tags=tuple(tags),
+            matrix=(lambda: matrix) if matrix.dim() == 3 else None,
         )
 
     @property

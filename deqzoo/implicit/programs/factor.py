@@ -99,6 +99,20 @@ class ActiveSet:
         x = self.factor.solve(torch.baddbmm(r, weights * c, C))
         return x, weights * torch.baddbmm(c, x, C.mT, beta=-1)
 
+    def times(self, v: Tensor) -> Tensor:
+        """M of each row, (programs, n + k)."""
+        scaled, p = self.factor.scaled, self.factor.scaled.equalities
+        x, y = v.unsqueeze(1).split((scaled.q.shape[2], scaled.C.shape[1]), dim=2)
+        image = torch.bmm(x, scaled.C.mT)  # in rows of norm 1
+        y = y * scaled.norms
+        if self.active.shape[2]:
+            active, ratio = self.active, 1 / scaled.curvature
+            z, own = y[..., p:], image[..., p:]
+            y = torch.cat([y[..., :p], active * (z + scaled.curvature * own)], dim=2)
+            image = torch.cat([image[..., :p], active * own + (active - 1) * ratio * z], dim=2)
+        top = torch.baddbmm(torch.bmm(x, scaled.P), y, scaled.C)
+        return torch.cat([top, image * scaled.norms], dim=2).squeeze(1)
+
     def matrix(self, rows: Tensor) -> Tensor:
         """M of some programs, (rows, n + k, n + k), in the units of the user."""
         scaled, p = self.factor.scaled, self.factor.scaled.equalities

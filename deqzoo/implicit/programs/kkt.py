@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..linear_solvers import Dense, LinearSolver
 from ..linear_solvers.base import begin, row_norm, safe_divide
-from ..modes import host_flags, in_transform
+from ..modes import host_counts, in_transform
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .factor import ActiveSet
@@ -59,8 +59,8 @@ class RefinedKKT(LinearSolver):
 
         x <- x + inverse(b - M x),    until ||b - M x|| <= tol ||b||
 
-    Where that does not get there, `Dense` takes over, whose status tells of a singular M: the solution, or its
-    multipliers, then has no derivative.
+    Where that does not get there, or when just an eighth of the systems is left, `Dense` takes over, whose status tells
+    of a singular M: the solution, or its multipliers, then has no derivative.
 
     Args:
         active: M, and nearly its inverse.
@@ -79,15 +79,16 @@ class RefinedKKT(LinearSolver):
         while steps < _REFINEMENTS:
             steps += 1
             nearer = x + self.active.solve(r)
-            residual = start.b - operator.mv(nearer)
+            residual = start.b - self.active.times(nearer)
             size = row_norm(residual)
             better = size < norm
             row = better.unsqueeze(1)
             x, r = torch.where(row, nearer, x), torch.where(row, residual, r)
             norm = torch.where(better, size, norm)
             reached = norm <= target
-            (goes_on, _), (_, all_reached) = host_flags(better & ~reached, reached)
-            if all_reached or not goes_on:
+            going, done = host_counts(better & ~reached, reached)
+            all_reached = done == len(b)
+            if not going or 8 * done >= 7 * len(b):
                 break
         status = torch.where(reached, Status.CONVERGED, Status.STALLED)
         status = torch.where(torch.isfinite(start.size), status, Status.DIVERGED)
