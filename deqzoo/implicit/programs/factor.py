@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .scaling import ScaledProgram
 
-_REFINEMENTS = 2  # of a solve with the Jacobian: each takes half of the digits that are missing, or more
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Factor:
@@ -65,7 +63,7 @@ class ActiveSet:
         return self.factor.scaled.ratios
 
     def solve(self, right: Tensor) -> Tensor:
-        """Nearly M^-1 of each row, (programs, n + k), after some refinement.
+        """Nearly M^-1 of each row, (programs, n + k).
 
         It differs from the exact inverse by the regularisation, by the penalty W in place of infinity on the active
         rows, and by round-off.
@@ -75,26 +73,16 @@ class ActiveSet:
         right = right.unsqueeze(1)
         r, c = right[..., :n], right[..., n:] / scaled.norms
         if not self.active.shape[2]:
-            x, y = self._refined(r, c, self.factor.weights)
+            x, y = self._penalised(r, c, self.factor.weights)
             return torch.cat([x, y / scaled.norms], dim=2).squeeze(1)
         weights = self.factor.weights
         weights = torch.cat([weights[..., :p].expand(r.shape[0], -1, -1), weights[..., p:] * self.active], dim=2)
-        x, y = self._refined(r, c, weights)
+        x, y = self._penalised(r, c, weights)
         y = torch.cat([y[..., :p], y[..., p:] - scaled.curvature * c[..., p:]], dim=2)
         return torch.cat([x, y / scaled.norms], dim=2).squeeze(1)
 
-    def _refined(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """x, y with P x + C'y = r and C x = c in the rows that have weight, y = 0 in the others."""
-        P, C = self.factor.scaled.P, self.factor.scaled.C
-        x, y = self._penalised(r, c, weights)
-        for _ in range(_REFINEMENTS):
-            off = torch.baddbmm(c, x, C.mT, alpha=-1)
-            slope = torch.baddbmm(torch.baddbmm(r, x, P, alpha=-1), y, C, alpha=-1)
-            more = self._penalised(slope, off, weights)
-            x, y = x + more[0], y + more[1]
-        return x, y
-
     def _penalised(self, r: Tensor, c: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """x, y with P x + C'y = r and C x = c in the rows that have weight, y = 0 in the others; nearly."""
         C = self.factor.scaled.C
         x = self.factor.solve(torch.baddbmm(r, weights * c, C))
         return x, weights * torch.baddbmm(c, x, C.mT, beta=-1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
 from torch import Tensor
 
 from ..linear_solvers.base import default_tolerance
-from ..modes import host_flags
+from ..modes import host_counts, host_flags, in_transform
 from ..solution import Solution, Status
 from .factor import ActiveSet, Factor
 from .program import PrimalDual, QuadraticProgram
@@ -22,6 +23,7 @@ _MORE = 100.0  # times the regularisation where a factorisation has failed
 _FULL, _BLOCKED = 0.9, 0.1  # lengths of a step that is nearly a whole one, and of one that the boundary ends
 _LESS = 0.1  # times the regularisation where a nearly whole step leaves half of the residual, or more
 _CENTRED = 0.01  # of the tolerance: no product of slack and multiplier is aimed lower
+_MANY = 1000  # unknowns in all, from which on it pays to leave behind the programs that are done
 _SHORTEST = 0.2  # a step is not cut shorter in order not to raise the mean product: it has residuals to lower, too
 
 
@@ -115,17 +117,49 @@ class _Solve:
         self.active = self.scaled.finite & (self.residual > 0)  # take on the batch axes of a vmap
         self.status = torch.where(self.active, Status.MAX_STEPS, Status.DIVERGED)
         self.since = self.steps = torch.zeros_like(self.status)
-        for step in range(max_steps + 1):
-            self._evaluate()
-            if not self._judge() or step == max_steps:
-                break
-            self._step()
+        self._evaluate()
+        taken = self._iterate(max_steps) if self._judge() else 0
         reached = self.residual <= self.tol
         self.status = torch.where(reached & self.scaled.finite, Status.CONVERGED, self.status)
         x, y, z, s = self.best.split(self.sizes, dim=2)
         value = self.scaled.restore(x, torch.cat([y, z], dim=2), s)
         active = ActiveSet(self.factor, (z > s * self.scaled.curvature).to(z.dtype))
-        return Solution(value, self.status, self.residual, self.steps, step + 1), active
+        return Solution(value, self.status, self.residual, self.steps, taken + 1), active
+
+    def _iterate(self, most: int) -> int:
+        """Step until no program is active; the number of steps. Where half of a batch is done, the rest goes on alone."""
+        for taken in range(most):
+            if self.few_left:
+                rows = self.active.nonzero().squeeze(1)
+                part = self._part(rows)
+                taken += part._iterate(most - taken)
+                self._take_back(part, rows)
+                return taken
+            self._step()
+            self._evaluate()
+            if not self._judge():
+                return taken + 1
+        return most
+
+    def _part(self, rows: Tensor) -> _Solve:
+        """The same of some programs."""
+        part = copy.copy(self)
+        part.few_left = False
+        part.scaled, factor = self.scaled.part(rows), self.factor
+        part.factor = Factor(part.scaled, factor.lower[rows], factor.weights[rows], factor.failed[rows])
+        part.relative = self.relative[0][rows], self.relative[1][rows]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(part, name, value[rows])
+        part.Ct = part.scaled.C.mT
+        return part
+
+    def _take_back(self, part: _Solve, rows: Tensor) -> None:
+        for name in ("best", "residual", "status", "steps", "active"):
+            setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
+        own, found = self.factor, part.factor
+        pairs = ((own.lower, found.lower), (own.weights, found.weights), (own.failed, found.failed))
+        self.factor = Factor(self.scaled, *(t.index_copy(0, rows, new) for t, new in pairs))
 
     def _regularise(self, of_primal: Tensor, of_dual: Tensor) -> None:
         """Set rho and delta, relative to the sizes of P and of a slack over a multiplier, and with them P + rho I."""
@@ -218,14 +252,19 @@ class _Solve:
         slow = self.active & ((self.since >= _SLOW) | self.factor.failed)
         held = self.active & (residual > 0.5 * self.before) & (self.length > _FULL).reshape(slow.shape)
         self.before = residual
-        (going, _), (is_slow, _), (is_held, _) = host_flags(self.active, slow, held)
+        if in_transform():
+            (going, _), (is_slow, _), (is_held, _) = host_flags(self.active, slow, held)
+            self.few_left = False
+        else:
+            going, is_slow, is_held = host_counts(self.active, slow, held)
+            self.few_left = 2 * going <= len(held) and len(held) * self.n >= _MANY and not self.scaled.shared
         if is_held:
             self._regularise_less(held.reshape(-1, 1, 1))
         if is_slow:
             self._give_up()
             going = host_flags(self.active)[0][0]
         self.steps = self.steps + self.active
-        return going
+        return bool(going)
 
     def _missing(self) -> Tensor:
         """Cx + s - d, with s = 0 in the equalities."""

@@ -16,7 +16,7 @@ from .factor import ActiveSet
 from .program import times
 
 Point = tuple[Tensor, Tensor, Tensor]  # x, equality multipliers y, inequality multipliers z
-_REFINEMENTS = 3
+_REFINEMENTS = 8
 
 
 def stationarity(point: Point, rows: Tensor, q: Tensor, d: Tensor, ratios: Tensor) -> Point:

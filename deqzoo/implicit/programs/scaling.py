@@ -72,6 +72,12 @@ class ScaledProgram:
         ratios = self.norms[..., self.equalities :] ** 2 / self.curvature
         return ratios.expand(self.q.shape[0], -1, -1).squeeze(1)
 
+    def part(self, rows: Tensor) -> ScaledProgram:
+        """The same of some programs, which do not share one factorisation."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        of_all = {name: t.expand(self.q.shape[0], *t.shape[1:]) for name, t in fields.items() if isinstance(t, Tensor)}
+        return dataclasses.replace(self, **{name: t[rows] for name, t in of_all.items()})
+
     def restore(self, x: Tensor, y: Tensor, s: Tensor) -> PrimalDual:
         """A point of the scaled program as one of the user's."""
         y, s, p = y / self.norms, s * self.norms[..., self.equalities :], self.equalities
