@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.problems import seeded
 from benchmarks.side_by_side import Comparison, Row, SolutionAndGradient, Way, side_by_side
-from deqzoo.implicit import Dogleg, GaussNewtonStep, LevenbergMarquardt, least_squares
+from deqzoo.implicit import GaussNewtonStep, LevenbergMarquardt, least_squares
 
 _MISSING = ""
 try:
@@ -117,7 +117,7 @@ def _bundle(cameras: int, points: int) -> tuple[Tensor, Callable[..., Tensor], C
         return _seen(y[0].unsqueeze(1), y[1]) - measured, PRIOR * (y[0] - poses)
 
     def ours(measured: Tensor, tol: float | None = None, **options: Any) -> Tensor:
-        options |= {"solver": Dogleg(tol=tol), "on_failure": "warn" if tol is None else "ignore"}
+        options |= {"solver": LevenbergMarquardt(tol=tol), "on_failure": "warn" if tol is None else "ignore"}
         return torch.cat([part.flatten() for part in least_squares(residual, start, measured, **options)])
 
     def by_theseus() -> Solve:

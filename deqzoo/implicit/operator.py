@@ -216,9 +216,15 @@ def rows_of(rmv: Product, like: Tensor) -> Tensor:
     if not n:
         return like.new_zeros(like.shape[0], 0, 0)
     units = torch.eye(n, dtype=like.dtype, device=like.device).unsqueeze(1).expand(n, *like.shape)
+    return products(rmv, units).transpose(0, 1)
+
+
+def products(product: Product, vectors: Tensor) -> Tensor:
+    """The product of each of the vectors (k, systems, n), in one batch where that can be."""
+    k = len(vectors)
     try:
-        rows = torch.func.vmap(rmv, chunk_size=ROWS if n > ROWS else None)(units)
+        images = torch.func.vmap(product, chunk_size=ROWS if k > ROWS else None)(vectors)
     except RuntimeError:  # a backward that cannot be vmapped, that of a user's autograd function for example
-        rows = torch.stack([rmv(unit) for unit in units])
-    announce([rows])  # a vmap hands them out
-    return rows.transpose(0, 1)
+        images = torch.stack([product(vector) for vector in vectors])
+    announce([images])  # a vmap hands them out
+    return images

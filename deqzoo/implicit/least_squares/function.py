@@ -14,18 +14,30 @@ from ..api import named, root
 from ..by_name import instance
 from ..linear_solvers import CG, Dense, LinearSolver
 from ..minimizers import gradient
-from ..modes import eager
+from ..modes import eager, host_flags
 from ..operator import pullback
 from ..problem import Problem, returned
 from ..pytree import Ravel
 from ..root_solvers import Newton
 from ..solution import OnFailure, Solution
 from .adjoint import GaussNewtonStep
+from .columns import Columns
 from .losses import LOSSES, Loss, Square
-from .solvers import LEAST_SQUARES_SOLVERS, LeastSquaresSolver, LevenbergMarquardt, Model, objective_of, residuals
+from .solvers import (
+    LEAST_SQUARES_SOLVERS,
+    Dogleg,
+    GaussNewton,
+    LeastSquaresSolver,
+    LevenbergMarquardt,
+    Model,
+    objective_of,
+    residuals,
+)
 
 ADJOINTS: dict[str, type[EquationAdjoint]] = {"implicit": Implicit, "gauss_newton_step": GaussNewtonStep}
 _DENSE = 200  # unknowns, up to which the Hessian is written out for derivatives
+_TOL = 0.625  # power of eps, of that: the scales of so many unknowns differ, and with them what round-off leaves of b
+_FACTORISED = 2**22  # entries of J'WJ, up to which it preconditions their linear solver
 
 
 @eager
@@ -60,7 +72,8 @@ def least_squares(
             name of one. With fewer residuals than unknowns: none, it is `Newton` on the conditions.
         loss: `Square()` by default; `Huber`, `SoftL1`, `Cauchy`, or the name of one ("huber"), of scale 1. Each
             residual has its own.
-        adjoint: `Implicit()` by default, by the linear solver `Dense()` up to 200 unknowns, else `CG()`. Where J has
+        adjoint: `Implicit()` by default, by the linear solver `Dense()` up to 200 unknowns, else `CG()`, which J'J
+            preconditions up to 2,000 unknowns unless the solver is one that never writes J out. Where J has
             less than full rank, the solution is not unique: that of the linear system is the shortest, with a warning.
             `GaussNewtonStep()`, which leaves second derivatives of r in y out, where there are enough residuals.
 
@@ -101,15 +114,37 @@ class _LeastSquaresProblem(Problem):
     """A problem whose `f` is the residual; `model(*args)` is the model of Gauss and Newton."""
 
     loss: Loss = Square()  # noqa: RUF009  (frozen)
+    columns: Columns = dataclasses.field(default_factory=Columns)
 
     def model(self, *args: Any) -> Model:
-        """For `GaussNewtonStep`."""
+        """For derivatives."""
         ravel = Ravel(self.y0, self.batch_dims)
-        return Model(lambda z: residuals(self.f, ravel.unflatten(z), args, self.batch_dims), self.loss)
+        return Model(lambda z: residuals(self.f, ravel.unflatten(z), args, self.batch_dims), self.loss, self.columns)
 
     def run_solver(self, f: Callable[..., Any], **options: Any) -> Solution:
         """As `Problem.run_solver`."""
-        return super().run_solver(f, loss=self.loss, **options)
+        return super().run_solver(f, loss=self.loss, columns=self.columns, **options)
+
+    def by_model(self) -> Callable[..., Any]:
+        """(J'WJ)^-1 as a preconditioner of the Hessian, from which it differs by the residuals' second derivatives.
+
+        The identity where J'WJ is singular.
+        """
+        factors: list[Tensor | None] = []
+
+        def precondition(v: Any, y: Any, *args: Any) -> Any:
+            ravel = Ravel(y, self.batch_dims)
+            if not factors:
+                J = self.model(*args).jacobian(ravel.flatten(y).detach())
+                lower, failed = torch.linalg.cholesky_ex(J.mT @ J)
+                pivots, eps = lower.diagonal(dim1=1, dim2=2), torch.finfo(lower.dtype).eps
+                regular = (failed == 0) & (pivots.amin(dim=1) ** 2 > len(pivots[0]) * eps * pivots.amax(dim=1) ** 2)
+                factors.append(lower if host_flags(regular)[0][1] else None)
+            if factors[0] is None:
+                return v
+            return ravel.unflatten(torch.cholesky_solve(ravel.flatten(v).unsqueeze(-1), factors[0]).squeeze(-1))
+
+        return precondition
 
 
 def _least(
@@ -125,7 +160,9 @@ def _least(
         raise TypeError(f"solver must be one of {', '.join(LEAST_SQUARES_SOLVERS)}, got {found!r}")
     batch_dims = options["batch_dims"]
     objective = objective_of(residual, loss, batch_dims)
-    dense = sum(Ravel(y0, batch_dims).sizes) <= _DENSE
+    ravel = Ravel(y0, batch_dims)
+    unknowns = sum(ravel.sizes)
+    dense = unknowns <= _DENSE
     problem = _LeastSquaresProblem(
         name="argmin",
         f=residual,
@@ -139,6 +176,9 @@ def _least(
         on_failure=options["on_failure"],
         loss=loss,
     )
+    if not dense and ravel.systems * unknowns**2 <= _FACTORISED and not isinstance(found, Dogleg | GaussNewton):
+        problem.preconditioner = problem.by_model()
+        problem.linear_solver = CG(tol=torch.finfo(ravel.dtype).eps ** _TOL)
     adjoint = options["adjoint"]
     chosen = Implicit() if adjoint is None else instance("adjoint", ADJOINTS, adjoint)
     if not isinstance(chosen, EquationAdjoint) or "argmin" not in chosen.problems:

@@ -21,6 +21,7 @@ from ..operator import LinearOperator, from_pullback, pullback, rows_of
 from ..pytree import Ravel
 from ..root_solvers.trust_region import ACCEPTABLE, dogleg, next_radius
 from ..solution import Solution
+from .columns import Columns
 from .losses import Loss, Square
 
 _DENSE = 300  # unknowns up to which `Dogleg` writes the Jacobian out
@@ -45,10 +46,11 @@ class LeastSquaresSolver(Minimizer):
         loss: Loss | None = None,
         batch_dims: int = 0,
         root: bool = True,
+        columns: Columns | None = None,
     ) -> Solution:
         """Minimise the loss of f(z, *args) over z, from z0; no derivatives (see `least_squares`)."""
         loss, ravel = Square() if loss is None else loss, Ravel(z0, batch_dims)
-        model = Model(lambda z: residuals(f, ravel.unflatten(z), args, batch_dims), loss)
+        model = Model(lambda z: residuals(f, ravel.unflatten(z), args, batch_dims), loss, columns)
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(FixedPointSolver)}
         solver = _Modelled(**options, model=model, solver=self)
         return solver(objective_of(f, loss, batch_dims), z0, *args, batch_dims=batch_dims)
@@ -138,8 +140,9 @@ def objective_of(f: Callable[..., Any], loss: Loss, batch_dims: int) -> Callable
 class Model:
     """The model of Gauss and Newton: J is that of the residual, its rows times the root of W."""
 
-    def __init__(self, residual: Callable[[Tensor], Tensor], loss: Loss) -> None:
+    def __init__(self, residual: Callable[[Tensor], Tensor], loss: Loss, columns: Columns | None = None) -> None:
         self.residual, self.loss = residual, loss
+        self.columns = Columns() if columns is None else columns
 
     def at(self, point: Tensor) -> tuple[LinearOperator, Tensor]:
         """J at (systems, n) as products, and the b, (systems, m), for which J'b is minus the gradient."""
@@ -150,10 +153,14 @@ class Model:
         return from_pullback(lambda u: vjp((u * root,))[0], r), -weight * r / root
 
     def jacobian(self, point: Tensor) -> Tensor:
-        """J, (systems, m, n): by rows or by columns, whichever are fewer."""
+        """J, (systems, m, n): by groups of columns, by rows or by columns, whichever are fewest."""
         J, r = self.at(point)
-        assert J.rmv is not None
-        return rows_of(J.rmv, r) if r.shape[1] <= point.shape[1] else rows_of(J.mv, point).mT
+        matrix = self.columns.jacobian(J, point)
+        if matrix is None:
+            assert J.rmv is not None
+            matrix = rows_of(J.rmv, r) if r.shape[1] <= point.shape[1] else rows_of(J.mv, point).mT
+            self.columns.learn(matrix)
+        return matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +229,7 @@ class _Dogleg(Descent):
 
     def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
         fall = self.value - value
-        better = self.within_round_off(self.predicted, fall) & (row_norm(g) < row_norm(self.g))
+        better = self.better_by_gradient(self.predicted, fall, g)
         ratio = torch.where(better, torch.ones_like(fall), fall / self.predicted)
         assert self.radius is not None
         self.radius = next_radius(self.radius, ratio, self.length)

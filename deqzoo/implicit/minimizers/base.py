@@ -162,6 +162,16 @@ class Descent(Search):
         """Whether the fall of the objective that a step predicted is round-off, and so is the one that came."""
         return (predicted <= self.slack) & (fall.abs() <= _NOISE * self.slack)
 
+    def better_by_gradient(self, predicted: Tensor, fall: Tensor, g: Tensor) -> Tensor:
+        """Whether a step to where the gradient is -g is good although the fall of the objective is round-off.
+
+        The round-off of a sum of small differences is more than that of their sum: so a step that halves the gradient
+        is good where the predicted fall is larger than that, too.
+        """
+        norm, before = row_norm(g), row_norm(self.g)
+        halved = self.within_round_off(predicted / _NOISE, fall) & (2 * norm <= before)
+        return halved | (self.within_round_off(predicted, fall) & (norm < before))
+
     def observe(self, z: Tensor, g: Tensor, image: Tensor) -> None:
         """As `Search.observe`; a point above the start is not accepted, nor one that is not finite."""
         value, first = self.values[0], self.first

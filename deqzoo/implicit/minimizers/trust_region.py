@@ -70,6 +70,11 @@ class TrustRegionSearch(Descent):
 
     def step_within(self, slope: Tensor) -> Tensor:
         """A step within the radius that brings the model down, in scaled unknowns; `slope` is the gradient there."""
+        # Newton's step, where it is within: a factorisation in place of all eigenvalues.
+        lower, failed = torch.linalg.cholesky_ex(self.scaled)
+        newton = -torch.cholesky_solve(slope.unsqueeze(2), lower).squeeze(2)
+        if host_flags((failed == 0) & (row_norm(newton) <= self.radius))[0][1]:
+            return newton
         return minimise_quadratic(self.scaled, slope, self.radius)
 
     def hessian(self) -> Tensor:
@@ -80,7 +85,7 @@ class TrustRegionSearch(Descent):
     def judge(self, z: Tensor, value: Tensor, g: Tensor) -> Tensor:
         """As `Descent.judge`: by the ratio of the fall to the predicted one; by the gradient where both are noise."""
         fall = self.value - value
-        better = self.within_round_off(self.predicted, fall) & (row_norm(g) < row_norm(self.g))
+        better = self.better_by_gradient(self.predicted, fall, g)
         ratio = torch.where(better, torch.ones_like(fall), fall / self.predicted)
         self.radius = next_radius(self.radius, ratio, self.length)
         return ratio >= ACCEPTABLE

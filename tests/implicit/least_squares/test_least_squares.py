@@ -19,6 +19,10 @@ from deqzoo.implicit import (
     least_squares,
 )
 
+from deqzoo.implicit.least_squares import columns
+from deqzoo.implicit.least_squares.losses import Square
+from deqzoo.implicit.least_squares.solvers import Model
+
 F64 = torch.float64
 SOLVERS = ["levenberg_marquardt", "dogleg", "gauss_newton"]
 LOSSES = {"square": "linear", "huber": "huber", "soft_l1": "soft_l1", "cauchy": "cauchy"}
@@ -231,3 +235,82 @@ def test_bad_input_is_told():
     )
     assert y.isnan().all()
     assert solution.status.item() == 2
+
+
+# --- Jacobians by groups of columns ---
+
+
+def chains(batch=(), n=81):
+    """Residuals that depend on neighbours alone, whose zeros change with the point."""
+    source = torch.Generator().manual_seed(0)
+    t = torch.randn(*batch, n, dtype=F64, generator=source)
+
+    def residual(y, t):
+        links = y[..., 1:] - y[..., :-1].sin()
+        far = y[..., :1] * y[..., -1:]  # no derivative where both are zero
+        return torch.cat([y - t, links, far], dim=-1)
+
+    return residual, torch.zeros(*batch, n, dtype=F64), t.requires_grad_()
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_columns_that_share_no_row_are_taken_together(monkeypatch, batch):
+    residual, y0, t = chains(batch)
+    options = {"batch_dims": len(batch), "on_failure": "raise"}
+    y = least_squares(residual, y0, t, **options)
+    grad = torch.autograd.grad(y.square().sum(), t)[0]
+    monkeypatch.setattr(columns, "_FEWEST", 10_000)  # every J is written out
+    other = least_squares(residual, y0, t, **options)
+    torch.testing.assert_close(y, other, rtol=0, atol=1e-10)
+    torch.testing.assert_close(grad, torch.autograd.grad(other.square().sum(), t)[0], rtol=0, atol=1e-9)
+
+
+def test_a_jacobian_by_groups_is_the_whole_one_and_others_are_told():
+    residual, _, t = chains()
+    model = Model(lambda z: residual(z, t.detach()), Square())
+    first, second = torch.zeros(1, 81, dtype=F64), torch.randn(1, 81, dtype=F64)
+    whole = torch.func.jacrev(lambda z: residual(z, t.detach()))
+    torch.testing.assert_close(model.jacobian(first)[0], whole(first[0]))
+    assert int(model.columns.group.max()) == 1  # two groups, as the last row has no slope there
+    torch.testing.assert_close(model.jacobian(second)[0], whole(second[0]))  # one more row: written out
+    assert int(model.columns.group.max()) == 2
+    third = model.columns.jacobian(model.at(2 * second)[0], second)
+    torch.testing.assert_close(third[0], whole(2 * second[0]))
+
+
+def test_rows_that_hold_many_columns_are_not_grouped():
+    found = columns.Columns()
+    found.learn(torch.ones(1, 3, 100))
+    assert found.hopeless
+    found.learn(torch.eye(100).unsqueeze(0))
+    assert found.group is None
+
+
+@pytest.mark.parametrize("adjoint", [None, GaussNewtonStep()], ids=["exact", "step"])
+def test_derivatives_of_many_unknowns(adjoint):
+    """Beyond those whose Hessian is written out: by conjugate gradients that J'J preconditions."""
+    residual, y0, t = chains(n=240)
+    y, solution = least_squares(residual, y0, t, adjoint=adjoint, return_solution=True, on_failure="raise")
+    grad = torch.autograd.grad(y.square().sum(), t)[0]
+    H = torch.func.hessian(lambda y: residual(y, t.detach()).square().sum() / 2)(y.detach())
+    if adjoint is not None:
+        J = torch.func.jacrev(lambda y: residual(y, t.detach()))(y.detach())
+        H = J.mT @ J
+    else:
+        assert 0 < solution.backward.nfe < 60
+    torch.testing.assert_close(grad, torch.linalg.solve(H, 2 * y.detach()), rtol=0, atol=1e-7)
+
+
+def test_a_fit_to_small_noise_does_not_end_in_the_round_off_of_its_objective():
+    """Residuals are differences of larger numbers: steps that bring the gradient down are good without a fall."""
+    source, x = torch.Generator().manual_seed(0), torch.linspace(0, 3, 50, dtype=F64)
+
+    def curve(y):
+        return y[:, :1] * (-y[:, 1:2] * x).exp() + y[:, 2:]
+
+    true = 1 + torch.rand(200, 3, dtype=F64, generator=source)
+    t = curve(true) + 1e-3 * torch.randn(200, 50, dtype=F64, generator=source)
+    y0 = torch.ones(200, 3, dtype=F64)
+    _, solution = least_squares(lambda y, t: curve(y) - t, y0, t, batch_dims=1, return_solution=True)
+    assert solution.converged.all()
+    assert solution.steps.max() <= 30
