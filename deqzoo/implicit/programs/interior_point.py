@@ -92,7 +92,12 @@ class _Solve:
     Attributes:
         point: the iterate: x, the multipliers y of all rows, and the slacks s of the inequalities, side by side.
         best, residual: the best iterate, and what the stop rule compares with the tolerance there.
+        factor: the last factorisation.
+        few_left: whether so few programs are active that they had better go on alone.
     """
+
+    factor: Factor
+    few_left: bool
 
     def __init__(self, scaled: ScaledProgram, tol: float, patience: int) -> None:
         self.scaled, self.tol, self.patience = scaled, tol, patience
@@ -127,7 +132,7 @@ class _Solve:
         return Solution(value, self.status, self.residual, self.steps, taken + 1), active
 
     def _iterate(self, most: int) -> int:
-        """Step until no program is active; the number of steps. Where half of a batch is done, the rest goes on alone."""
+        """Step until no program is active; how many steps. Where half of a batch is done, the rest goes on alone."""
         for taken in range(most):
             if self.few_left:
                 rows = self.active.nonzero().squeeze(1)
@@ -256,15 +261,16 @@ class _Solve:
             (going, _), (is_slow, _), (is_held, _) = host_flags(self.active, slow, held)
             self.few_left = False
         else:
-            going, is_slow, is_held = host_counts(self.active, slow, held)
-            self.few_left = 2 * going <= len(held) and len(held) * self.n >= _MANY and not self.scaled.shared
+            left, *flags = host_counts(self.active, slow, held)
+            going, is_slow, is_held = left > 0, flags[0] > 0, flags[1] > 0
+            self.few_left = 2 * left <= len(held) and len(held) * self.n >= _MANY and not self.scaled.shared
         if is_held:
             self._regularise_less(held.reshape(-1, 1, 1))
         if is_slow:
             self._give_up()
             going = host_flags(self.active)[0][0]
         self.steps = self.steps + self.active
-        return bool(going)
+        return going
 
     def _missing(self) -> Tensor:
         """Cx + s - d, with s = 0 in the equalities."""

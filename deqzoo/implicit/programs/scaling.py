@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,9 +75,12 @@ class ScaledProgram:
 
     def part(self, rows: Tensor) -> ScaledProgram:
         """The same of some programs, which do not share one factorisation."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        of_all = {name: t.expand(self.q.shape[0], *t.shape[1:]) for name, t in fields.items() if isinstance(t, Tensor)}
-        return dataclasses.replace(self, **{name: t[rows] for name, t in of_all.items()})
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                fields[field.name] = value.expand(self.q.shape[0], *value.shape[1:])[rows]
+        return dataclasses.replace(self, **fields)
 
     def restore(self, x: Tensor, y: Tensor, s: Tensor) -> PrimalDual:
         """A point of the scaled program as one of the user's."""

@@ -18,7 +18,6 @@ from deqzoo.implicit import (
     argmin,
     least_squares,
 )
-
 from deqzoo.implicit.least_squares import columns
 from deqzoo.implicit.least_squares.losses import Square
 from deqzoo.implicit.least_squares.solvers import Model
