@@ -2,11 +2,10 @@
 
 Random convex programs with n unknowns, n / 5 equalities and n inequalities, in batches, float64: solution and gradients
 of all six arguments by `quadratic_program`, by qpth and, for small ones, by cvxpylayers (with the root of P as its
-parameter). What accuracy each comes to is in the table: |x - x*| for an x* solved to the last digit. Second-order cone
-programs are solved by `from_cvxpy` and by cvxpylayers, from one CVXPY problem. The other tables are those of
-`constrained.py` (`argmin` on a set and with a penalty), `fitting.py` (`least_squares`), `soft_ranking.py` and
-`transport.py`, each of which runs alone, too. The peers are installed by `benchmarks/requirements-peers.sh`; what is
-missing is left out.
+parameter). What accuracy each comes to is in the table: |x - x*| for an x* solved to the last digit. The other tables
+are those of `cones.py` (problems of CVXPY by `from_cvxpy` and by cvxpylayers), `constrained.py` (`argmin` on a set and
+with a penalty), `fitting.py` (`least_squares`), `soft_ranking.py` and `transport.py`, each of which but the first runs
+alone, too. The peers are installed by `benchmarks/requirements-peers.sh`; what is missing is left out.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks import constrained, fitting, soft_ranking, transport
+from benchmarks import cones, constrained, fitting, soft_ranking, transport
 from benchmarks.measure import interleaved
 from benchmarks.report import Check, finished, open_console, print_checks, print_table, started, tell_missing
 from benchmarks.side_by_side import over_fastest_peer
-from deqzoo.implicit import InteriorPoint, from_cvxpy, quadratic_program
+from deqzoo.implicit import InteriorPoint, quadratic_program
 
 try:
     with warnings.catch_warnings():
@@ -64,6 +62,7 @@ PACKAGES = [
     "cvxpy",
     "cvxpylayers",
     "clarabel",
+    "diffcp",
     "jaxopt",
     "theseus-ai",
     "torchsort",
@@ -83,16 +82,6 @@ class ProgramRow:
     over_peer: float | None  # over the faster peer
     error: float  # max |x - x*|
     gradient_error: float  # relative, of the gradient in q
-
-
-@dataclasses.dataclass
-class ConeRow:
-    """One library's solution and gradients of a batch of second-order cone programs."""
-
-    problem: str
-    library: str
-    seconds: float
-    over_peer: float | None
 
 
 def random_programs(n: int, batch: int) -> Arguments:
@@ -157,33 +146,7 @@ def program_table(quick: bool) -> list[ProgramRow]:
     return rows
 
 
-def cone_table(quick: bool) -> list[ConeRow]:
-    """Robust least squares, min |Fx - g| + |x| over the simplex's cone, by both libraries from one problem."""
-    if CvxpyLayer is None:
-        return []
-    rows = []
-    for n, batch in [(3, 2)] if quick else [(5, 1), (5, 32), (20, 1), (20, 32)]:
-        x, F, g = cvxpy.Variable(n), cvxpy.Parameter((2 * n, n)), cvxpy.Parameter(2 * n)
-        cost = cvxpy.norm(F @ x - g) + 0.1 * cvxpy.norm(x)
-        problem = cvxpy.Problem(cvxpy.Minimize(cost), [x >= 0, cvxpy.sum(x) <= 1])
-        layer, ours = CvxpyLayer(problem, [F, g], [x]), from_cvxpy(problem, [F, g], [x])
-        source = torch.Generator().manual_seed(n)
-        given = tuple(
-            torch.randn(batch, *shape, dtype=torch.float64, generator=source) for shape in ((2 * n, n), (2 * n,))
-        )
-        libraries: dict[str, Callable[..., Any]] = {"deqzoo": ours, "cvxpylayers": layer}
-        calls = {
-            name: lambda way=way, given=given: with_gradients(lambda *leaves: way(*leaves)[0], given)
-            for name, way in libraries.items()
-        }
-        times = interleaved(calls, 1 if quick else 5)
-        for name in libraries:
-            over = over_fastest_peer(times) if name == "deqzoo" else None
-            rows.append(ConeRow(f"n = {n}, batch {batch}", name, statistics.median(times[name]), over))
-    return rows
-
-
-def checks(programs: list[ProgramRow], cones: list[ConeRow]) -> list[Check]:
+def checks(programs: list[ProgramRow]) -> list[Check]:
     """The promises: accuracy everywhere, and time against the faster peer."""
     ours = [row for row in programs if row.library == "deqzoo"]
     worst = max((max(row.error, row.gradient_error) for row in ours), default=math.nan)
@@ -193,14 +156,10 @@ def checks(programs: list[ProgramRow], cones: list[ConeRow]) -> list[Check]:
             limit = MOST if int(row.problem.split(",")[0].split()[-1]) <= 50 else MOST_LARGE
             promise = f"{row.problem}: at most {limit} of the faster peer's time"
             found.append(Check(promise, f"{row.over_peer:.2f}", row.over_peer <= limit))
-    for cone in cones:
-        if cone.over_peer is not None:
-            promise = f"cone program, {cone.problem}: at most cvxpylayers' time"
-            found.append(Check(promise, f"{cone.over_peer:.2f}", cone.over_peer <= 1))
     return found
 
 
-def print_tables(console: Console, programs: list[ProgramRow], cones: list[ConeRow]) -> None:
+def print_tables(console: Console, programs: list[ProgramRow], of_cones: list[cones.ConeRow]) -> None:
     """Both tables."""
 
     def ratio(value: float | None) -> str:
@@ -225,10 +184,20 @@ def print_tables(console: Console, programs: list[ProgramRow], cones: list[ConeR
     )
     print_table(
         console,
-        "Second-order cone programs of CVXPY: solution and gradients",
+        "Problems of CVXPY: solution and gradients of all parameters; differences are from ours",
         ["problem", "library"],
-        ["ms", "over cvxpylayers"],
-        [(r.problem, r.library, f"{r.seconds * 1e3:.1f}", ratio(r.over_peer)) for r in cones],
+        ["ms", "over cvxpylayers", "difference", "of gradients"],
+        [
+            (
+                r.problem,
+                r.library,
+                f"{r.seconds * 1e3:.1f}",
+                ratio(r.over_peer),
+                f"{r.error:.0e}",
+                f"{r.gradient_error:.0e}",
+            )
+            for r in of_cones
+        ],
     )
 
 
@@ -237,14 +206,15 @@ def main() -> int:
     options = started(__doc__)
     console = open_console()
     tell_missing(console, qpth=QPFunction, cvxpylayers=CvxpyLayer)
-    programs, cones = program_table(options.quick), cone_table(options.quick)
-    print_tables(console, programs, cones)
-    found, tables = checks(programs, cones), {}
+    programs, of_cones = program_table(options.quick), cones.cone_table(options.quick)
+    print_tables(console, programs, of_cones)
+    difference = cones.difference_from_diffcp(2 if options.quick else cones.RANDOM)
+    found, tables = checks(programs) + cones.checks(of_cones, difference), {}
     for part in (constrained, fitting, soft_ranking, transport):
         tables[part.COMPARISON.name], promised = part.COMPARISON.printed(console, options.quick)
         found += promised
     print_checks(console, found)
-    return finished(options, PACKAGES, found, programs=programs, cones=cones, **tables)
+    return finished(options, PACKAGES, found, programs=programs, cones=of_cones, **tables)
 
 
 if __name__ == "__main__":

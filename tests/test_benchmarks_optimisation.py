@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import constrained, fitting, optimisation, soft_ranking, transport
+from benchmarks import cones, constrained, fitting, optimisation, soft_ranking, transport
 from benchmarks.side_by_side import ACCURATE, at_most, over_fastest_peer, side_by_side
 
 
@@ -19,9 +19,20 @@ def test_our_way_is_accurate():
 def test_a_promise_is_kept_or_not():
     row = optimisation.ProgramRow("n = 10, batch 1", "deqzoo", 1.0, 0.6, 1e-9, 1e-9)
     large = optimisation.ProgramRow("n = 200, batch 1", "deqzoo", 1.0, 0.6, 1e-9, 1e-9)
-    accurate, slow, fast = optimisation.checks([row, large], [])
+    accurate, slow, fast = optimisation.checks([row, large])
     assert (accurate.kept, slow.kept, fast.kept) == (True, False, True)
     assert over_fastest_peer({"deqzoo": [1.0], "a": [4.0], "b": [2.0]}) == pytest.approx(0.5)
+
+
+def test_the_promises_of_cone_programs():
+    row = cones.ConeRow("p", "deqzoo", 1.0, 1.5, 0.0, 0.0)
+    slow, exact = cones.checks([row], 1e-9)
+    assert (slow.kept, exact.kept) == (False, True)
+    assert not cones.checks([], 1e-3)[0].kept
+    if cones.CvxpyLayer is not None:  # with the peers of requirements-peers.sh
+        rows = cones.cone_table(quick=True)
+        assert {row.library for row in rows} == {"deqzoo", "cvxpylayers", "cvxpylayers, Clarabel"}
+        assert cones.difference_from_diffcp(2) < 1e-6
 
 
 @pytest.mark.parametrize(

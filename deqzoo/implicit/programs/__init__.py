@@ -5,7 +5,7 @@ program.py           their data; scaling.py: in one size
 interior_point.py    the solver; factor.py: the factorisation of its steps
 kkt.py               the conditions by which the solution is differentiated
 cone_program.py      cone_program, by Clarabel
-cones.py             projections onto cones: second_order_cones.py, exponential_cone.py, power_cone.py
+cones.py             projections onto cones: second_order_cones.py, exponential_cone.py, power_cone.py, monotone.py
 from_cvxpy.py        problems of CVXPY as functions; layout.py: sparse matrices
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -92,10 +93,10 @@ class Cones:
         for part, n in zip(triangles, self.semidefinite, strict=True):
             blocks.append(jacobian(functools.partial(_project_triangle, n=n), part).to_dense(part))
         if self.exponential:
-            blocks += [jacobian(exponential_cone, part).to_dense(part) for part in exponential.split(3, dim=-1)]
-        for i, alpha in enumerate(self.power):
-            part = power[..., 3 * i : 3 * i + 3]
-            blocks.append(jacobian(functools.partial(power_cone, alpha=v.new_tensor(alpha)), part).to_dense(part))
+            blocks += _of_triples(exponential_cone, exponential)
+        if self.power:
+            alpha = v.new_tensor(self.power).repeat(len(v))
+            blocks += _of_triples(functools.partial(power_cone, alpha=alpha), power)
         whole, start = v.new_zeros(*v.shape, v.shape[-1]), 0
         for block in blocks:
             end = start + block.shape[-1]
@@ -111,6 +112,12 @@ class Cones:
         cones += [clarabel.PSDTriangleConeT(size) for size in self.semidefinite]
         cones += [clarabel.ExponentialConeT() for _ in range(self.exponential)]
         return cones + [clarabel.PowerConeT(alpha) for alpha in self.power]
+
+
+def _of_triples(project: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor, ...]:
+    """The Jacobians of a projection (n, 3) -> (n, 3) at all triples of (programs, rows), each (programs, 3, 3)."""
+    triples = v.reshape(-1, 3)
+    return jacobian(project, triples).to_dense(triples).unflatten(0, (len(v), -1)).unbind(1)
 
 
 def _project_triangle(triangle: Tensor, n: int) -> Tensor:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .monotone import increasing_root
+
 _REACH = 50.0  # of the root: e^50 is beyond what two terms of one sum can tell apart
-_HALVINGS = 60
 
 
 def exponential_cone(v: Tensor) -> Tensor:
     """Onto the closure of {(x, y, z): y > 0, y e^(x/y) <= z}, along the last axis of length 3; twice differentiable.
 
-    The projection p and v - p lie on rays that one number rho tells, the root of a monotone function, found by
-    bisection. Two Newton steps from there on the tape give it derivatives, exactly up to third order.
+    The projection p and v - p lie on rays that one number rho tells, the root of a monotone function, found
+    numerically. Two Newton steps from there on the tape give it derivatives, exactly up to third order.
 
     Source: Friberg, "Projection onto the exponential cone: a univariate root-finding problem", 2023.
 
@@ -70,8 +71,6 @@ def _bounds(v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _root(v: Tensor) -> Tensor:
     low, high = (bound.clamp(-_REACH, _REACH) for bound in _bounds(v))
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        below = _equation(middle, v)[0] < 0
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+    size = v.abs().amax(dim=-1).clamp(min=torch.finfo(v.dtype).tiny)
+    unit = v / size.unsqueeze(-1)
+    return increasing_root(lambda rho: _equation(rho, unit), low, high)

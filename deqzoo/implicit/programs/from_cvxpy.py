@@ -85,7 +85,34 @@ class CvxpyFunction:
         return torch.cat([*(parts[column] for column in sorted(parts)), one], dim=-1)
 
 
-def from_cvxpy(problem: Any, parameters: Sequence[Any], variables: Sequence[Any]) -> CvxpyFunction:
+class GeometricFunction:
+    """As `CvxpyFunction`, of a geometric program: that in the logarithms of variables and parameters is convex."""
+
+    def __init__(self, problem: Any, parameters: Sequence[Any], variables: Sequence[Any]) -> None:
+        from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+
+        reduction = Dgp2Dcp(problem)
+        convex, _ = reduction.apply(problem)
+        of_parameter = {p.id: log for p, log in reduction.canon_methods._parameters.items()}
+        by_id = {v.id: v for v in convex.variables()}
+        logs = [next(by_id[i] for i in (*reduction.var_id_map.get(v.id, ()), v.id) if i in by_id) for v in variables]
+        self._positive = [p.id in of_parameter for p in parameters]  # the others are exponents
+        self._in_logarithms = CvxpyFunction(convex, [of_parameter.get(p.id, p) for p in parameters], logs)
+        self.parameters, self.variables = list(parameters), list(variables)
+
+    def __call__(self, *values: Tensor, return_solution: bool = False, **options: Any) -> Any:
+        """As `CvxpyFunction.__call__`; the `Solution` is that in logarithms."""
+        if len(values) != len(self._positive):
+            raise ValueError(f"the problem has {len(self._positive)} parameters, got {len(values)} values")
+        given = [t.log() if positive else t for t, positive in zip(values, self._positive, strict=True)]
+        found, solution = self._in_logarithms(*given, return_solution=True, **options)
+        variables = tuple(t.exp() for t in found)
+        return (variables, solution) if return_solution else variables
+
+
+def from_cvxpy(
+    problem: Any, parameters: Sequence[Any], variables: Sequence[Any], *, gp: bool = False
+) -> CvxpyFunction | GeometricFunction:
     """A problem of CVXPY as a torch function of its parameters, differentiable in every mode.
 
     CVXPY brings the problem into standard form once, as an affine function of the parameters (the problem must be DPP);
@@ -96,6 +123,7 @@ def from_cvxpy(problem: Any, parameters: Sequence[Any], variables: Sequence[Any]
         parameters: its `cvxpy.Parameter`s, all of them, in the order in which their values are to be passed. Of their
             attributes only signs are supported.
         variables: the `cvxpy.Variable`s whose values are wanted.
+        gp: the problem is a geometric (log-log convex) program, its positive parameters must be positive.
 
     Raises:
         ImportError: without CVXPY and Clarabel (`pip install 'deqzoo[convex]'`).
@@ -117,15 +145,17 @@ def from_cvxpy(problem: Any, parameters: Sequence[Any], variables: Sequence[Any]
         raise ImportError("from_cvxpy needs CVXPY and Clarabel: pip install 'deqzoo[convex]'") from error
     if not isinstance(problem, cvxpy.Problem):
         raise TypeError(f"problem must be a cvxpy.Problem, got {type(problem).__name__}")
-    if not problem.is_dpp():
-        raise ValueError("the problem must be convex and DPP: affine in its parameters, see CVXPY's tutorial on DPP")
+    if not problem.is_dpp(*(["dgp"] if gp else [])):
+        kind = "log-log convex" if gp else "convex"
+        hint = "" if gp or not problem.is_dgp() else "; it is a geometric program: pass gp=True"
+        raise ValueError(f"the problem must be {kind} and DPP, see CVXPY's tutorial on DPP{hint}")
     if {p.id for p in parameters} != {p.id for p in problem.parameters()}:
         names = ", ".join(p.name() for p in problem.parameters())
         raise ValueError(f"parameters must be those of the problem: {names or 'none'}")
     if not {v.id for v in variables} <= {v.id for v in problem.variables()}:
         names = ", ".join(v.name() for v in problem.variables())
         raise ValueError(f"variables must be among those of the problem: {names}")
-    return CvxpyFunction(problem, parameters, variables)
+    return (GeometricFunction if gp else CvxpyFunction)(problem, parameters, variables)
 
 
 class _Place:
@@ -147,7 +177,7 @@ class _Place:
         part = x[..., self.entries]
         if self.matrix is not None:
             part = part @ self.matrix.to(part).mT
-        turned = part.reshape(*x.shape[:-1], *reversed(self.shape))
+        turned = part.reshape((*x.shape[:-1], *reversed(self.shape)))
         leading = x.dim() - 1
         return turned.permute((*range(leading), *reversed(range(leading, turned.dim()))))
 

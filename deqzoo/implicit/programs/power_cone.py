@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_HALVINGS = 60
+from .monotone import increasing_root
 
 
 def power_cone(v: Tensor, alpha: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def power_cone(v: Tensor, alpha: Tensor) -> Tensor:
 
         g_i = (v_i + (v_i^2 + 4 alpha_i r (|z| - r))^(1/2)) / 2,    alpha = (alpha, 1 - alpha)
 
-    and 0 < r < |z| the root of g_1^alpha g_2^(1 - alpha) = r, found by bisection in log(r / (|z| - r)). Two Newton
+    and 0 < r < |z| the root of g_1^alpha g_2^(1 - alpha) = r, found in log(r / (|z| - r)). Two Newton
     steps from there on the tape give it derivatives, exactly up to third order.
 
     Args:
@@ -81,8 +81,9 @@ def _equation(u: Tensor, v: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
 def _root(v: Tensor, exponents: Tensor) -> Tensor:
     reach = -0.5 * math.log(torch.finfo(v.dtype).tiny)
     low, high = torch.full_like(v[..., 2], -reach), torch.full_like(v[..., 2], reach)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        above = _equation(middle, v, exponents)[0] > 0
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return (low + high) / 2
+
+    def rising(u: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = _equation(u, v, exponents)
+        return -value, -slope
+
+    return increasing_root(rising, low, high)

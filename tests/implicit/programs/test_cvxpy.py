@@ -60,6 +60,28 @@ def test_power_cones():
     assert gradcheck(lambda a: function(a, on_failure="raise"), leaf, atol=1e-4)  # the solver leaves 1e-10
 
 
+def test_a_geometric_program():
+    """The example of cvxpylayers' README: a box of the largest volume, of bounded area."""
+    x, y, z = (cvxpy.Variable(pos=True) for _ in range(3))
+    a, b, c = cvxpy.Parameter(pos=True), cvxpy.Parameter(pos=True), cvxpy.Parameter()
+    problem = cvxpy.Problem(cvxpy.Minimize(1 / (x * y * z)), [a * (x * y + x * z + y * z) <= b, x >= y**c])
+    with pytest.raises(ValueError, match="gp=True"):
+        from_cvxpy(problem, [a, b, c], [x, y, z])
+    function = from_cvxpy(problem, [a, b, c], [x, y, z], gp=True)
+    values = [torch.tensor(v, dtype=F64, requires_grad=True) for v in ([2.0, 1.5], 1.0, 0.5)]
+    found = function(*values, on_failure="raise")
+    for i, value in enumerate((2.0, 1.5)):
+        a.value, b.value, c.value = value, 1.0, 0.5
+        problem.solve(gp=True, **ACCURATE)
+        for ours, theirs in zip(found, (x, y, z), strict=True):
+            assert ours[i].item() == pytest.approx(float(theirs.value), abs=1e-5)  # theirs is not polished
+    assert gradcheck(lambda *given: function(*given, on_failure="raise"), values, atol=1e-4)
+    alone = function(*(t if t.dim() == 0 else t[0] for t in values))  # scalars of no batch
+    torch.testing.assert_close(torch.stack(alone), torch.stack(found)[:, 0], rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="3 parameters, got 1"):
+        function(values[0])
+
+
 def test_the_projection_on_the_simplex():
     x, a = cvxpy.Variable(4), cvxpy.Parameter(4)
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(x - a)), [cvxpy.sum(x) == 1, x >= 0])
