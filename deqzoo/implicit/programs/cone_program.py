@@ -167,7 +167,8 @@ def solve_cone_program(
             batch_dims=len(batch_shape),
             on_failure=on_failure,
         )
-        rows = v.reshape(-1, m), given[1].expand(*batch_shape, *entries).reshape(-1, *entries)
+        systems = batch_shape.numel()
+        rows = v.reshape(systems, m), given[1].expand(*batch_shape, *entries).reshape(systems, *entries)
         x, v = implicit.differentiable(
             (x, v), c, A, b, report=report_to(solution), jacobian=lambda: _jacobian(cones, layout, *rows), closed=True
         )

@@ -285,6 +285,20 @@ def test_no_solution_is_a_status():
     assert short.status.item() == Status.MAX_STEPS
 
 
+def test_no_rows_and_no_programs():
+    c = torch.ones(2, dtype=F64, requires_grad=True)
+    A, b = torch.zeros(0, 2, dtype=F64), torch.zeros(0, dtype=F64)
+    with pytest.warns(NonConvergenceWarning, match="1 unbounded"):
+        assert cone_program(c, A, b, Cones()).x.isnan().all()
+    flat, solution = cone_program(0 * c.detach(), A, b, Cones(), return_solution=True)
+    assert solution.converged
+    assert flat.x.tolist() == [0, 0]
+    c, A, b = disc()
+    none = c.expand(0, 2).clone().requires_grad_()
+    x = solve(none, A, b, DISC).x
+    assert x.shape == torch.autograd.grad(x.sum(), none)[0].shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
