@@ -93,11 +93,17 @@ class GeometricFunction:
 
         reduction = Dgp2Dcp(problem)
         convex, _ = reduction.apply(problem)
-        of_parameter = {p.id: log for p, log in reduction.canon_methods._parameters.items()}
+        held = {p.id for p in convex.parameters()}
+        self._positive = [p.id not in held for p in parameters]  # the others are exponents
+        given = [
+            reduction.canon_methods.parameter_canon(p, [])[0] if positive else p
+            for p, positive in zip(parameters, self._positive, strict=True)
+        ]
+        if {p.id for p in given} != held:
+            raise ValueError("a parameter is a factor and an exponent: take two parameters for it")
         by_id = {v.id: v for v in convex.variables()}
         logs = [next(by_id[i] for i in (*reduction.var_id_map.get(v.id, ()), v.id) if i in by_id) for v in variables]
-        self._positive = [p.id in of_parameter for p in parameters]  # the others are exponents
-        self._in_logarithms = CvxpyFunction(convex, [of_parameter.get(p.id, p) for p in parameters], logs)
+        self._in_logarithms = CvxpyFunction(convex, given, logs)
         self.parameters, self.variables = list(parameters), list(variables)
 
     def __call__(self, *values: Tensor, return_solution: bool = False, **options: Any) -> Any:

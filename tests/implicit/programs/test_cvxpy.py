@@ -80,6 +80,10 @@ def test_a_geometric_program():
     torch.testing.assert_close(torch.stack(alone), torch.stack(found)[:, 0], rtol=0, atol=1e-9)
     with pytest.raises(ValueError, match="3 parameters, got 1"):
         function(values[0])
+    twice = cvxpy.Parameter(pos=True)
+    both = cvxpy.Problem(cvxpy.Minimize(1 / (x * y)), [twice * x * y**twice <= 1, x <= 3])
+    with pytest.raises(ValueError, match="a factor and an exponent"):
+        from_cvxpy(both, [twice], [x], gp=True)
 
 
 def test_the_projection_on_the_simplex():
