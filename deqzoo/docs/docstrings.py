@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 _EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
+_EQUATION = re.compile(r"(\n\n(?: {4}.*\n?)+)")  # a block of its own: code, in Markdown
+_NAME = re.compile(r"(?<![`\w])`(\w+)`(?!`)")
 _REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
 
@@ -24,9 +26,10 @@ def as_markdown(text: str, homes: dict[str, str]) -> str:
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     text = re.sub(r"^(?![-*])(\S.*[^:\s])\n(?=    \S)", r"\1\n\n", text, flags=re.MULTILINE)
     text = re.sub(r"^Source: ", "**Source:** ", text, flags=re.MULTILINE)
-    text = re.sub(
-        r"(?<![`\w])`(\w+)`(?!`)",
-        lambda match: f"[`{match[1]}`][{homes[match[1]]}]" if match[1] in homes else match[0],
-        text,
-    )
+    parts = _EQUATION.split(text)
+    text = "".join(part if index % 2 else _linked(part, homes) for index, part in enumerate(parts))
     return _EXAMPLE.sub(lambda match: f"```pycon\n{match[0]}\n```", text)
+
+
+def _linked(text: str, homes: dict[str, str]) -> str:
+    return _NAME.sub(lambda match: f"[`{match[1]}`][{homes[match[1]]}]" if match[1] in homes else match[0], text)

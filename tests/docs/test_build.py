@@ -39,9 +39,9 @@ def test_formulas_become_mathml_but_not_in_code():
 
 
 def test_docstrings_become_markdown():
-    text = "Names\n    a.py  first\n\nOf `root` and `a root`::\n\n    code\n\n>>> 1\n1\n\nSource: a paper."
+    text = "Names\n    a.py  first\n\nOf `root` and `a root`::\n\n    `root`\n\n>>> 1\n1\n\nSource: a paper."
     wanted = (
-        "Names\n\n    a.py  first\n\nOf [`root`][deqzoo.root] and `a root`:\n\n    code\n\n"
+        "Names\n\n    a.py  first\n\nOf [`root`][deqzoo.root] and `a root`:\n\n    `root`\n\n"
         "```pycon\n>>> 1\n1\n```\n\n**Source:** a paper."
     )
     assert as_markdown(text, {"root": "deqzoo.root"}) == wanted
