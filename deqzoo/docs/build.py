@@ -6,6 +6,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from deqzoo.docs.pages import write_pages
 from deqzoo.errors import ConfigError
@@ -15,8 +16,8 @@ NEEDED = ("zensical", "mkdocstrings_handlers", "latex2mathml")
 CONFIG = "zensical.toml"  # in docs/
 
 
-def build() -> Path:
-    """Build the site of this checkout in ``build/docs/site``, and return that folder.
+def build(folder: Path | None = None) -> Path:
+    """Build the site of this checkout in ``build/docs``, or ``folder``, and return the site's folder there.
 
     Every warning, such as that of a link that leads nowhere, is an error.
     """
@@ -25,7 +26,7 @@ def build() -> Path:
         raise ConfigError("the documentation is built in a checkout of deqzoo: an installed package has no docs/")
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ConfigError(f"the documentation needs {', '.join(missing)}: pip install -e '.[docs]'")
-    folder = root / "build" / "docs"
+    folder = root / "build" / "docs" if folder is None else folder
     write_pages(root, folder / "pages")
     config = (root / "docs" / CONFIG).read_text().replace("@ROOT@", root.as_posix())
     (folder / CONFIG).write_text(config)
@@ -36,10 +37,27 @@ def build() -> Path:
     return folder / "site"
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Answers without a line for each file."""
+
+    protocol_version = "HTTP/1.1"  # a connection is kept for the next file
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder on this machine alone."""
+
+    request_queue_size = 64  # a page asks for many files at once
+
+    def __init__(self, site: Path, port: int) -> None:
+        super().__init__(("127.0.0.1", port), partial(Handler, directory=str(site)))
+
+
 def serve(site: Path, port: int) -> None:
-    """Serve a folder on this machine alone, until Ctrl-C."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    """Serve a folder until Ctrl-C."""
+    with Server(site, port) as server:
         print(f"The documentation is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()

@@ -6,18 +6,15 @@ Chromium is Debian's (``apt-get install chromium``); without it, or without the 
 import re
 import shutil
 import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 
 import pytest
 
-from deqzoo.docs.build import NEEDED, build
+from deqzoo.docs.build import NEEDED, Server, build
 from deqzoo.zoo.shipped import shipped
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("site"),
     pytest.mark.skipif(
         any(find_spec(name) is None for name in (*NEEDED, "playwright")),
         reason="needs pip install -e '.[docs]' and playwright",
@@ -27,21 +24,14 @@ CHROMIUM = shutil.which("chromium")
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves without a word."""
-
-    def log_message(self, *_):
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
-def site():
-    return build()
+def site(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("docs"))
 
 
 @pytest.fixture(scope="module")
 def address(site):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    server = Server(site, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -64,6 +54,7 @@ def open_page(chromium, address):
 
     def opened(path="index.html", width=1440, scheme="light"):
         context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(300_000)  # ms: a busy machine is slow, and no test is about time
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
