@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deqzoo.implicit import ImplicitFunction, argmin, fixed_point, odeint, root
     from deqzoo.models.common.monitor import ConvergenceMonitor
     from deqzoo.nn import DEQ, ContinuousFlow, NeuralODE, fixed_steps
-    from deqzoo.zoo import export, export_onnx, list_models, load
+    from deqzoo.zoo import export, export_onnx, list_models, load, push_to_hub
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ _HOMES = {
     "argmin": "deqzoo.implicit",
     "fixed_point": "deqzoo.implicit",
     "odeint": "deqzoo.implicit",
+    "push_to_hub": "deqzoo.zoo",
     "root": "deqzoo.implicit",
     "CheckpointError": "deqzoo.errors",
     "ConvergenceMonitor": "deqzoo.models.common.monitor",
@@ -56,6 +57,7 @@ __all__ = [
     "list_models",
     "load",
     "odeint",
+    "push_to_hub",
     "root",
 ]
 

@@ -24,6 +24,7 @@ from deqzoo.nn import IMAML
 from deqzoo.paths import names
 from deqzoo.zoo.cards import model_card
 from deqzoo.zoo.folder import CONFIG, OUTPUT, Contents, checkpoint_errors, read_folder, write_folder
+from deqzoo.zoo.hub import SCHEME, hub_folder
 from deqzoo.zoo.shipped import shipped, shipped_folder
 
 HALF_ABOVE = 2_000_000  # parameters: above, weights are stored in float16, so that the file stays under 10 MB
@@ -59,7 +60,8 @@ def load(
     for networks that have one.
 
     Args:
-        name: a shipped entry (``list_models(pretrained=True)``), or the path of a checkpoint folder.
+        name: a shipped entry (``list_models(pretrained=True)``), the path of a checkpoint folder, or an address of the
+            Hugging Face Hub, ``hf://OWNER/NAME@REVISION`` (needs ``deqzoo[hub]``).
         device: where it is to run.
         dtype: of the parameters, and of the inputs that it takes; None: float32.
         solver: of the forward pass, by name; None: the recipe's.
@@ -249,9 +251,11 @@ def _stored_as_half(network: nn.Module) -> bool:
 
 
 def find_checkpoint(name: str | os.PathLike[str]) -> Path:
-    """The folder of a shipped checkpoint, or of one that a path names."""
+    """The folder of a shipped checkpoint, or of one that a path or an address of the Hub names."""
     if name in shipped():
         return shipped_folder(str(name))
+    if str(name).startswith(SCHEME):
+        return hub_folder(str(name))
     path = Path(name)
     if path.is_dir():
         return path

@@ -21,15 +21,17 @@ from deqzoo.zoo.folder import (
     read_config,
     write_json,
 )
+from deqzoo.zoo.hub import hub_folder
 
 PLOTS = "plots"  # folder in a run's, and beside the files of a shipped checkpoint
-Manifest = dict[str, dict[str, dict[str, Any]]]
+Manifest = dict[str, dict[str, Any]]
 
 
 def manifest() -> Manifest:
     """sha256 and size of the files of each shipped checkpoint.
 
-    Cards are generated, and that of the weights stands in ``config.json``, which is among the files.
+    Cards are generated, and that of the weights stands in ``config.json``, which is among the files. A checkpoint whose
+    files do not lie here has its address on the Hub, too, as ``"hub": "hf://OWNER/NAME@COMMIT"``.
     """
     path = zoo_path("checkpoints") / "MANIFEST.json"
     return json.loads(path.read_text()) if path.is_file() else {}
@@ -42,8 +44,11 @@ def shipped() -> list[str]:
 
 def shipped_folder(name: str) -> Path:
     """Folder of a shipped checkpoint, after a check of its files."""
-    folder = zoo_path("checkpoints") / name
-    for file, expected in manifest()[name].items():
+    files: dict[str, Any] = dict(manifest()[name])
+    address, folder = files.pop("hub", None), zoo_path("checkpoints") / name
+    if address is not None and not (folder / CONFIG).is_file():
+        folder = hub_folder(address)
+    for file, expected in files.items():
         check_fingerprint(folder / file, expected)
     return folder
 
@@ -91,9 +96,9 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
 
 
 def write_manifest() -> None:
-    """Write ``MANIFEST.json`` anew from the folders beside it."""
+    """Write ``MANIFEST.json`` anew from the folders beside it; what lies on the Hub stays in it."""
     root = zoo_path("checkpoints")
-    entries = {
+    entries = {name: files for name, files in manifest().items() if "hub" in files} | {
         folder.name: {file: fingerprint(folder / file) for file in FILES if file not in (CARD, WEIGHTS)}
         for folder in sorted(root.iterdir())
         if (folder / CONFIG).is_file()
