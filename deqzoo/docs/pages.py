@@ -17,7 +17,7 @@ from deqzoo.zoo.shipped import shipped
 _INCLUDE = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
-_PICTURES = (".png", ".gif", ".svg")
+_FILES = (".png", ".gif", ".svg", ".csv")
 _GENERATED = re.compile(r"<!-- (?:entries|end of entries).*?-->\n?")
 
 
@@ -36,7 +36,7 @@ def write_pages(root: Path, folder: Path) -> None:
     for name in shipped():
         site.copy(picture(name))
     for file in sorted((root / "docs").rglob("*")):
-        if file.suffix in (".css", ".js", ".csv", *_PICTURES):
+        if file.suffix in (".css", ".js", *_FILES):
             site.copy(file, file.relative_to(root / "docs"))
 
 
@@ -79,7 +79,7 @@ class Site:
             file = file / "README.md"
         if file in self.homes:
             home = self.homes[file]
-        elif file.suffix in _PICTURES and file.is_file():
+        elif file.suffix in _FILES and file.is_file():
             home = self.copy(file)
         elif file.exists():
             return label

@@ -23,6 +23,7 @@ def test_pages_of_the_checkout_are_collected(tmp_path):
     assert "](docs/" not in home
     assert "](getting_started.md)" in home
     assert "](zoo/deq_cifar.md)" in home
+    assert "](results.csv)" in home
     assert (folder / "pictures" / "hero.gif").is_file()
     assert (folder / "examples" / "pictures" / "pagerank.png").is_file()
     assert "<math" in (folder / "gradients.md").read_text()
