@@ -88,18 +88,19 @@ class SudokuCell(nn.Module):
     def _heard(self, m: Tensor) -> Tensor:
         """What each state is told, (B, box, box, box, box, K, hidden): band, row in it, stack, column in it."""
         batch, n, b, k, units = len(m), self.side, self.box, m.shape[3], self.units
-        row_parts = m.view(batch, n, b, b, k, -1).sum(3)  # (B, row, stack, K, width)
-        column_parts = m.view(batch, b, b, n, k, -1).sum(2)  # (B, band, column, K, width)
+        w, h = self.width, self.hidden
+        row_parts = m.view(batch, n, b, b, k, w).sum(3)  # (B, row, stack, K, width)
+        column_parts = m.view(batch, b, b, n, k, w).sum(2)  # (B, band, column, K, width)
         rows = row_parts.sum(2) @ units["line"]
         columns = column_parts.sum(1) @ units["line"]
-        boxes = row_parts.view(batch, b, b, b, k, -1).sum(2) @ units["box"]
+        boxes = row_parts.view(batch, b, b, b, k, w).sum(2) @ units["box"]
         along_rows = (
-            (row_parts @ units["part"]).view(batch, b, b, b, 1, k, -1)
-            + rows.view(batch, b, b, 1, 1, k, -1)
-            + boxes.view(batch, b, 1, b, 1, k, -1)
+            (row_parts @ units["part"]).view(batch, b, b, b, 1, k, h)
+            + rows.view(batch, b, b, 1, 1, k, h)
+            + boxes.view(batch, b, 1, b, 1, k, h)
         )
-        along_columns = (column_parts @ units["part"] + columns.unsqueeze(1)).view(batch, b, 1, b, b, k, -1)
+        along_columns = (column_parts @ units["part"] + columns.unsqueeze(1)).view(batch, b, 1, b, b, k, h)
         heard = along_rows + along_columns
         if self.digit_symmetry:
-            heard = heard + (m.sum(3) @ units["cell"]).view(batch, b, b, b, b, 1, -1)
+            heard = heard + (m.sum(3) @ units["cell"]).view(batch, b, b, b, b, 1, h)
         return heard

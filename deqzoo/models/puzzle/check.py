@@ -17,7 +17,7 @@ from deqzoo.nn.layer import use_options
 STARTS = (1, 2, 5, 10)  # from other noise, until one has converged
 SOLVED_RESIDUAL = 1e-3  # of a puzzle that is solved, at most
 _BATCH = 25  # whose states stay in the cache of a core
-_MOST = 500  # of the hardest puzzles, most of which take all steps of all starts
+_MOST = 200  # of the hardest puzzles, most of which take all steps of all starts
 Puzzles = tuple[Tensor, Tensor]  # and their solutions
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 SHOWN = 4  # puzzles of a golden input
-DRAWN = 200  # puzzles of a set, for the curves
+DRAWN = 100  # puzzles of a set, for the curves
 FRAMES = 40  # of the animation, at most
 
 

@@ -16,13 +16,18 @@ class SudokuModule(SolverModule):
 
     A training step goes ``depth`` steps of damped iteration from noise, on the tape, with the loss after every
     ``loss_every``-th: each stage of the way is asked for the solution. From ``lead_from`` of the training on, a number
-    of steps without gradients comes before, uniform up to ``lead``. So what is trained in the end is the neighbourhood
-    of the equilibrium: the way on from there must not leave it. In validation and test the network solves to tolerance.
+    of steps without gradients comes before, uniform up to ``lead``: what is trained is the end of the way. From
+    ``settle_from`` on, ``settle`` times the mean of log(r + `FLOOR`) is added to the loss, r the relative residual
+    before the last step: the way is to end in a point, and not to go round one. In validation and test the network
+    solves to tolerance.
 
     Logged are ``puzzles_solved``, the share of puzzles whose digits are all right, and ``cells_wrong``.
     """
 
+    FLOOR: ClassVar[float] = 1e-4  # below this residual a puzzle has settled well enough
     Options: ClassVar[type[TrainingConfig]] = SudokuEquilibriumConfig
+
+    _residual: Tensor | None = None  # (B,), of the batch of a training step that is to settle
 
     @classmethod
     def of(cls, network: nn.Module, settings: Any) -> "SudokuModule":
@@ -32,9 +37,13 @@ class SudokuModule(SolverModule):
     def step(self, network: nn.Module, batch: Batch, stage: str) -> Step:
         """The loss, and the shares of puzzles solved and of cells wrong."""
         puzzles, solutions = batch
+        self._residual = None
         if stage == "train":
-            states = [z for i, z in enumerate(self._iterates(network, puzzles), 1) if i % self.options.loss_every == 0]
-            scores = [network.read(z) for z in states]  # type: ignore[operator]
+            states = list(self._iterates(network, puzzles))
+            every = self.options.loss_every
+            scores = [network.read(z) for z in states[every - 1 :: every]]  # type: ignore[operator]
+            if self._reached(self.options.settle_from):
+                self._residual = _relative(states[-1] - states[-2], states[-1]) / self.options.damping
         else:
             scores = [network(puzzles)]
         loss = torch.stack([F.cross_entropy(each.flatten(0, 2), solutions.flatten() - 1) for each in scores]).mean()
@@ -42,8 +51,24 @@ class SudokuModule(SolverModule):
         metrics = {"puzzles_solved": 1 - wrong.flatten(1).any(1).float().mean(), "cells_wrong": wrong.float().mean()}
         return Step(loss, metrics, puzzles, len(puzzles))
 
+    def penalties(self) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """``settling``."""
+        penalties = super().penalties()
+        if self._residual is not None:
+            penalties["settling"] = self.options.settle, (self._residual + self.FLOOR).log().mean()
+        return penalties
+
     def _iterates(self, network: Any, puzzles: Tensor) -> Any:
         options, lead = self.options, 0
-        if self.global_step >= options.lead_from * int(self.trainer.estimated_stepping_batches):
+        if self._reached(options.lead_from):
             lead = int(torch.randint(options.lead + 1, ()))
         return network.iterates(puzzles, options.depth, options.damping, lead=lead)
+
+    def _reached(self, share: float) -> bool:
+        """Whether so much of the training is done."""
+        return self.global_step >= share * int(self.trainer.estimated_stepping_batches)
+
+
+def _relative(difference: Tensor, state: Tensor) -> Tensor:
+    """|difference| / |state| of each puzzle, (B,)."""
+    return difference.flatten(1).norm(dim=1) / state.flatten(1).norm(dim=1)

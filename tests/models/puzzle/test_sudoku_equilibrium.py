@@ -112,7 +112,12 @@ def test_a_short_training_solves_most_small_puzzles(finished):
     assert list(found["over_starts"]) == list(found["rules"]) == [str(count) for count in STARTS]
     assert found["rules"]["10"] >= found["over_starts"]["1"] == found["solved"]
     columns = set().union(*read_history(finished.folder / "metrics.csv"))
-    assert {"train/puzzles_solved", "val/puzzles_solved", "val/nfe", "val/unconverged", "train/cells_wrong"} <= columns
+    assert {"train/puzzles_solved", "val/puzzles_solved", "val/nfe", "val/unconverged", "train/settling"} <= columns
+    settling = [
+        row["train/settling"] for row in read_history(finished.folder / "metrics.csv") if "train/settling" in row
+    ]
+    assert settling[-1] < settling[0] - 0.5  # the residuals fall, by 40 % at least
+    assert test["unconverged"] < 0.2
 
 
 def test_the_card_and_the_plots(finished):
@@ -229,11 +234,12 @@ def test_rules():
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["model.depth=0"], r"depth must be at least 1, .* got 0, 48 and 4"),
+        (["model.depth=1"], r"depth must be at least 2, .* got 1, 48 and 4"),
         (["model.loss_every=17"], r"loss_every between 1 and depth; got 16, 48 and 17"),
         (["model.lead=-1"], r"lead not negative"),
         (["model.damping=0"], r"damping must lie in \(0, 1\]"),
-        (["model.lead_from=2"], r"lead_from in \[0, 1\], got 0\.7 and 2"),
+        (["model.lead_from=2"], r"lead_from and settle_from must lie in \[0, 1\], .* got 2\.0, 0\.75 and 0\.01"),
+        (["model.settle=-1"], r"settle not be negative; got 0\.6, 0\.75 and -1"),
         (["model.width=1"], r"model\.width must be at least 2"),
         (["model.solver=simplex"], r"model\.solver=simplex: valid are"),
         (["data=digits"], r"data=digits has images; model=deq_sudoku .* needs puzzles"),
