@@ -14,7 +14,7 @@ from deqzoo.models.common.kind import Baseline, Trained
 from deqzoo.models.puzzle.answers import keeps_rules
 from deqzoo.nn.layer import use_options
 
-STARTS = (1, 2, 5, 10)  # from other noise, until one has converged
+STARTS = (1, 2, 5)  # from other noise, until one has converged
 SOLVED_RESIDUAL = 1e-3  # of a puzzle that is solved, at most
 _BATCH = 25  # whose states stay in the cache of a core
 _MOST = 200  # of the hardest puzzles, most of which take all steps of all starts

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN = 4  # puzzles of a golden input
 DRAWN = 100  # puzzles of a set, for the curves
-FRAMES = 40  # of the animation, at most
+FRAMES = 24  # of the animation, at most
 
 
 class SudokuEquilibriumKind(Kind):
