@@ -18,7 +18,7 @@ from deqzoo.zoo.shipped import shipped
 
 CHOSEN = (  # for README.md: one or two of each family
     "deq_cifar",
-    "deq_cifar_small",
+    "deq_sudoku",
     "deq_lm_shakespeare",
     "ign_chains",
     "node_mnist",
