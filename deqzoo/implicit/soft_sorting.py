@@ -70,7 +70,8 @@ def soft_rank(
         P(values / strength, (1, ..., n)),    P as for `soft_sort`
 
     Exact where neighbours in order differ by at least the strength; values that are equal share the mean of their
-    ranks. Arguments and derivatives are those of `soft_sort`.
+    ranks. Where one value of a row is not finite, none of its ranks is a number. Arguments and derivatives are those of
+    `soft_sort`.
 
     Source: Blondel, Teboul, Berthet, Djolonga, "Fast Differentiable Sorting and Ranking", 2020.
 
@@ -130,5 +131,6 @@ def _prepared(values: Tensor, strength: Parameter, regularization: str, dim: int
         raise ValueError(
             f"values must be a floating-point tensor of one axis or more, got {values.dtype}, {values.dim()}"
         )
-    given = parameter(strength, values)
-    return values.movedim(dim, -1), given.movedim(dim, -1) if given.dim() == values.dim() else given
+    given, values = parameter(strength, values), values.movedim(dim, -1)
+    values = torch.where(values.isfinite().all(dim=-1, keepdim=True), values, torch.nan)
+    return values, given.movedim(dim, -1) if given.dim() == values.dim() else given

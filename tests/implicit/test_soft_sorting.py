@@ -175,3 +175,15 @@ def test_bad_input(function):
         function(torch.zeros(3), 0)
     with pytest.raises(ValueError, match="must be a floating-point tensor of one axis or more"):
         function(torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("regularization", ["quadratic", "entropic"])
+@pytest.mark.parametrize("function", [soft_rank, soft_sort])
+def test_a_value_that_is_not_finite_spoils_its_row_and_no_other(function, regularization, value):
+    values = torch.tensor([[3.0, 1.0, value, 2.0], [3.0, 1.0, 4.0, 2.0]], dtype=torch.float64)
+    found = function(values, 0.1, regularization=regularization)
+    assert found[0].isnan().all()
+    torch.testing.assert_close(found[1], function(values[1], 0.1, regularization=regularization))
+    turned = function(values.mT, 0.1, regularization=regularization, dim=0)
+    torch.testing.assert_close(turned.mT, found, equal_nan=True)
