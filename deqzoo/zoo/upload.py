@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deqzoo import __version__
 from deqzoo.models.common.metrics import METRICS as SHOWN
 from deqzoo.models.registry import kind_of
 from deqzoo.zoo.folder import CARD, CONFIG, FILES, METRICS
@@ -47,7 +46,7 @@ def push_to_hub(
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        message = f"{config['name']}, by deqzoo {__version__}"
+        message = f"{config['name']}, by deqzoo"
         done = api.create_commit(repository, files, commit_message=message, revision=revision)
     return f"{SCHEME}{repository}@{done.oid}"
 
