@@ -93,10 +93,12 @@ class _Solve:
         point: the iterate: x, the multipliers y of all rows, and the slacks s of the inequalities, side by side.
         best, residual: the best iterate, and what the stop rule compares with the tolerance there.
         factor: the last factorisation.
-        few_left: whether so few programs are active that they had better go on alone.
+        left: programs that are active, at most, as the host knows; not in transforms.
+        few_left: whether they are so few that they had better go on alone.
     """
 
     factor: Factor
+    left: int
     few_left: bool
 
     def __init__(self, scaled: ScaledProgram, tol: float, patience: int) -> None:
@@ -135,7 +137,7 @@ class _Solve:
         """Step until no program is active; how many steps. Where half of a batch is done, the rest goes on alone."""
         for taken in range(most):
             if self.few_left:
-                rows = self.active.nonzero().squeeze(1)
+                rows = self.active.logical_not().long().argsort(stable=True)[: self.left]  # `nonzero` would wait
                 part = self._part(rows)
                 taken += part._iterate(most - taken)
                 self._take_back(part, rows)
@@ -261,9 +263,9 @@ class _Solve:
             (going, _), (is_slow, _), (is_held, _) = host_flags(self.active, slow, held)
             self.few_left = False
         else:
-            left, *flags = host_counts(self.active, slow, held)
-            going, is_slow, is_held = left > 0, flags[0] > 0, flags[1] > 0
-            self.few_left = 2 * left <= len(held) and len(held) * self.n >= _MANY and not self.scaled.shared
+            self.left, *flags = host_counts(self.active, slow, held)
+            going, is_slow, is_held = self.left > 0, flags[0] > 0, flags[1] > 0
+            self.few_left = 2 * self.left <= len(held) and len(held) * self.n >= _MANY and not self.scaled.shared
         if is_held:
             self._regularise_less(held.reshape(-1, 1, 1))
         if is_slow:
