@@ -35,6 +35,8 @@ class ProximalGradient(ConstrainedMinimizer):
     tensor([0.7500, 0.2500, 0.0000])
     """
 
+    patience: int = 1000  # with momentum the residual falls in waves, pi times the root of the condition number long
+
     def descent(self, g: Function, values: list[Tensor], regulariser: Regulariser) -> ConstrainedSearch:
         """As `ConstrainedMinimizer.descent`."""
         return _ProximalGradient(values, regulariser)
