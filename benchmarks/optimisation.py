@@ -162,42 +162,23 @@ def checks(programs: list[ProgramRow]) -> list[Check]:
 def print_tables(console: Console, programs: list[ProgramRow], of_cones: list[cones.ConeRow]) -> None:
     """Both tables."""
 
-    def ratio(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
+    def shown(r: ProgramRow | cones.ConeRow) -> tuple[str, ...]:
+        over = "" if r.over_peer is None else f"{r.over_peer:.2f}"
+        return r.problem, r.library, f"{r.seconds * 1e3:.1f}", over, f"{r.error:.0e}", f"{r.gradient_error:.0e}"
 
     print_table(
         console,
         "Quadratic programs: solution and gradients of all six arguments",
         ["problem", "library"],
         ["ms", "over the faster peer", "|x - x*|", "gradient error"],
-        [
-            (
-                r.problem,
-                r.library,
-                f"{r.seconds * 1e3:.1f}",
-                ratio(r.over_peer),
-                f"{r.error:.0e}",
-                f"{r.gradient_error:.0e}",
-            )
-            for r in programs
-        ],
+        map(shown, programs),
     )
     print_table(
         console,
         "Problems of CVXPY: solution and gradients of all parameters; differences are from ours",
         ["problem", "library"],
         ["ms", "over cvxpylayers", "difference", "of gradients"],
-        [
-            (
-                r.problem,
-                r.library,
-                f"{r.seconds * 1e3:.1f}",
-                ratio(r.over_peer),
-                f"{r.error:.0e}",
-                f"{r.gradient_error:.0e}",
-            )
-            for r in of_cones
-        ],
+        map(shown, of_cones),
     )
 
 

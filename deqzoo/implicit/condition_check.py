@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .linear_solvers.base import row_norm, safe_divide
-from .modes import host_flags, in_transform
+from .modes import host_flags, is_single
 
 
 def unsatisfied(
@@ -27,7 +27,7 @@ def unsatisfied(
     """
     info = torch.finfo(y.dtype)
     floor = (info.eps * y.shape[1]) ** 0.5
-    if len(y) == 1 and y.device.type == "cpu" and not in_transform():  # the short way, in Python's numbers
+    if is_single(y):  # the short way, in Python's numbers
         size, norm = (torch.linalg.vector_norm(x).item() for x in (F, y))
         if info.tiny**0.4 < size < info.max**0.4:  # squares of its size do as they are
             slope = torch.linalg.vector_norm(transposed(F)).item()

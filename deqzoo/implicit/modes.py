@@ -74,6 +74,13 @@ def in_transform() -> bool:
     return transform_level() is not None or forward_level() >= 0
 
 
+def is_single(rows: Tensor) -> bool:
+    """Whether there is one row, on the CPU, outside of transforms and graphs: its scalars may be Python's then."""
+    if len(rows) != 1 or rows.device.type != "cpu":
+        return False
+    return not (in_transform() or torch.compiler.is_compiling())
+
+
 def needs_derivative() -> bool:
     """True where a result could still be differentiated: the tape records, or a transform is active."""
     return torch.is_grad_enabled() or in_transform()

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._dynamo.utils import counters
 
 from deqzoo.implicit import (
     RK4,
@@ -27,7 +26,7 @@ from deqzoo.implicit import (
 from deqzoo.implicit.fixed_point_solvers import blocks, judge
 from deqzoo.nn import DEQ
 from deqzoo.nn.layer import compiles_steps
-from tests.implicit.test_compile_whole import F64, WAITS, Cell, gradient_by_dense_solves, recording
+from tests.implicit.test_compile_whole import F64, WAITS, Cell, gradient_by_dense_solves, recorded_part
 
 SOLVERS = [
     Picard(tol=1e-11, max_steps=30, check_every=4, compile=True),
@@ -39,13 +38,7 @@ SOLVERS = [
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs that are compiled in a test."""
-    torch._dynamo.reset()
-    counters.clear()
-    torch.manual_seed(0)
-    found = []
-    compiled = torch.compile(blocks.advance, backend=recording(found), fullgraph=True)
-    monkeypatch.setattr(blocks, "_compiled_advance", lambda: compiled)
-    return found
+    return recorded_part(monkeypatch, blocks.advance, blocks, "_compiled_advance")
 
 
 @pytest.fixture

@@ -85,6 +85,17 @@ def recording(graphs):
     return aot_autograd(fw_compiler=compiler("forward"), bw_compiler=compiler("backward"))
 
 
+def recorded_part(monkeypatch, part, module, name):
+    """The graphs of a part of a solve, which is compiled by itself: what `module.name()` gives, replaced."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    found = []
+    compiled = torch.compile(part, backend=recording(found), fullgraph=True)
+    monkeypatch.setattr(module, name, lambda: compiled)
+    return found
+
+
 WAITS = "_local_scalar_dense", ".item", "nonzero", "_to_copy.device", "equal.default", "is_nonzero"
 
 SOLVERS = [

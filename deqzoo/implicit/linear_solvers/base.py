@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..modes import full_precision, host_flags, in_transform
+from ..modes import full_precision, host_flags, is_single
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 
@@ -56,8 +56,7 @@ class LinearSolver:
             raise ValueError(f"b must have shape (systems, unknowns), got {tuple(b.shape)}")
         tol = default_tolerance(operator.precision or b.dtype) if self.tol is None else self.tol
         with full_precision(b.device.type):
-            plain = b.shape[0] == 1 and b.shape[1] and b.device.type == "cpu" and not in_transform()
-            if plain and not torch.compiler.is_compiling():
+            if b.shape[1] and is_single(b):
                 solution = self._solve_one(operator, b, x0, tol)
                 if solution is not None:
                     return solution

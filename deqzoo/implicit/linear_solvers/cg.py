@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..modes import Looks, in_transform
+from ..modes import Looks, is_single
 from ..operator import LinearOperator
 from ..solution import Solution
 from .base import ROUND_OFF, LinearSolver, dot, least_on_line, row_norm, safe_divide
@@ -49,7 +49,7 @@ class CG(LinearSolver):
                 "if it is, else use GMRES()"
             )
         limit = self.max_steps if self.max_steps is not None else max(100, 10 * b.shape[1])
-        if len(b) == 1 and b.device.type == "cpu" and not in_transform():
+        if is_single(b):
             return solve_one(operator, b, x0, tol, limit)
         return refine(operator, b, x0, tol, limit, partial(_cycle, operator), self.check_every, bounded=True)
 

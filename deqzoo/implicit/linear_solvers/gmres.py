@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..modes import Looks, in_transform
+from ..modes import Looks, is_single
 from ..operator import LinearOperator
 from ..solution import Solution, Status
 from .arnoldi import Arnoldi
@@ -53,8 +53,7 @@ class GMRES(LinearSolver):
         if torch.compiler.is_compiling() and self.max_steps is not None and self.all_steps:
             return _one_cycle(operator, b, tol, min(self.max_steps, b.shape[1]))
         limit = self.max_steps if self.max_steps is not None else min(1000, max(50, 10 * b.shape[1]))
-        alone = len(b) == 1 and b.device.type == "cpu" and not in_transform()
-        cycle = partial(cycle_of_one if alone else _cycle, operator, self.restart)
+        cycle = partial(cycle_of_one if is_single(b) else _cycle, operator, self.restart)
         return refine(operator, b, x0, tol, limit, cycle, self.check_every, bounded=True)
 
 

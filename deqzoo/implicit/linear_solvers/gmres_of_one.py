@@ -1,6 +1,6 @@
-"""A cycle of GMRES for a single system on the CPU: the small matrix is Python's numbers, a fifth of the operations.
+"""A cycle of GMRES for a single system on the CPU: the small matrix is Python's numbers, a fraction of the operations.
 
-That is worth a second copy of the recurrence, as with CG: a system of 50 unknowns takes half the time.
+That is worth a second copy of the recurrence, as with CG; `benchmarks/small_problems.py` measures it.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 from deqzoo.implicit import Bosh3, Direct, Dopri5, Dopri8, Kvaerno5, Rodas5P, Tsit5, odeint
 from deqzoo.implicit.ode import compiled_step, steps
-from tests.implicit.test_compile_whole import F64, WAITS, recording
+from tests.implicit.test_compile_whole import F64, WAITS, recorded_part
 
 SOLVERS = [Bosh3, Dopri5, Tsit5, Dopri8]
 
@@ -26,13 +25,7 @@ class Field(nn.Module):
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs that are compiled in a test."""
-    torch._dynamo.reset()
-    counters.clear()
-    torch.manual_seed(0)
-    found = []
-    compiled = torch.compile(compiled_step.explicit_step, backend=recording(found), fullgraph=True)
-    monkeypatch.setattr(steps, "compiled_step", lambda: compiled)
-    return found
+    return recorded_part(monkeypatch, compiled_step.explicit_step, steps, "compiled_step")
 
 
 @pytest.mark.parametrize("batch_dims", [0, 1])
