@@ -70,7 +70,7 @@ def plot_solved(
         axis.xaxis.set_major_formatter("{x:g}")
     axes[0].set(xlabel="evaluations of the cell (NFE), one start")
     axes[1].set(xlabel="starts, while none has converged")
-    axes[0].legend(frameon=False, fontsize="small")
+    axes[1].legend(frameon=False, fontsize="small")
     return save(figure, path)
 
 
