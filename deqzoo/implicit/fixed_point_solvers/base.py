@@ -20,6 +20,7 @@ from ..modes import (
     full_precision,
     host_flags,
     in_transform,
+    is_single,
     keep_autocast,
     no_derivatives,
     not_inference,
@@ -29,6 +30,7 @@ from ..pytree import Ravel, map_tensors, take_rows, tensor_leaves
 from ..rows import select
 from ..solution import Solution, Status
 from .judge import Judge, StopRule, ratio
+from .judge_of_one import JudgeOfOne
 
 _GOLDEN = (5**0.5 - 1) / 2
 _WORTH_A_COPY = 15 / 16  # of the systems evaluated so far: then at most a sixteenth of the work is wasted
@@ -192,8 +194,12 @@ def iterate(options: FixedPointSolver, evaluate: Evaluate, z: Tensor, finite: Te
         z = z + torch.zeros_like(g)  # take on the batch axes of what f reads
     eps = torch.finfo(evaluate.precision).eps
     rule = StopRule(options.stop, tol, options.atol, options.patience, eps)
-    judge = Judge(rule, z, _terms(evaluate, z, g, tol) if root else None, finite, options.trace)
     kept, looks = [], Looks(options.check_every, z.device)
+    judge: Judge | JudgeOfOne
+    if is_single(z) and not root and looks.every == 1:
+        judge = JudgeOfOne(rule, z, finite, options.trace)
+    else:
+        judge = Judge(rule, z, _terms(evaluate, z, g, tol) if root else None, finite, options.trace)
     for step in range(options.max_steps + 1):
         if step in options.keep:
             kept.append(z)

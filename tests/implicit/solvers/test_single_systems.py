@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from deqzoo.implicit import CG, GMRES, Anderson, LinearOperator, Status
 from deqzoo.implicit.fixed_point_solvers.gram import solve_definite
+from deqzoo.implicit.fixed_point_solvers.judge import Judge, StopRule
+from deqzoo.implicit.fixed_point_solvers.judge_of_one import JudgeOfOne
 from deqzoo.implicit.precision import finite_inputs
 
 seeds = st.integers(0, 10_000)
@@ -120,3 +122,27 @@ def test_cg_alone_is_cg_in_a_batch():
     alone, batch = CG()(operator, b), CG()(operator, b.repeat(2, 1))
     assert alone.nfe == batch.nfe
     torch.testing.assert_close(alone.value[0], batch.value[0], rtol=1e-10, atol=1e-10)
+
+
+@given(st.data())
+def test_the_stop_rule_of_one_decides_as_that_of_a_batch(data):
+    """On residuals and images drawn at random, among them runs that stall, diverge, rest at zero or start amiss."""
+    size = st.one_of(st.floats(-3, 3).map(lambda e: 10.0**e), st.sampled_from([0.0, math.inf, 1e-30]))
+    norms = data.draw(st.lists(st.tuples(size | st.just(math.nan), size), min_size=1, max_size=12))
+    stop, atol = data.draw(st.sampled_from(["rel", "abs"])), data.draw(st.sampled_from([0.0, 1e-2]))
+    rule = StopRule(stop, 1e-2, atol, patience=data.draw(st.integers(1, 4)), eps=1e-12)
+    finite = data.draw(st.sampled_from([None, torch.tensor([True]), torch.tensor([False])]))
+    z = torch.zeros(1, 2, dtype=torch.float64)
+    one, batch = JudgeOfOne(rule, z, finite, trace=True), Judge(rule, z, None, finite, trace=True)
+    for step, (norm, size) in enumerate(norms):
+        arguments = step, z + step, norm * torch.ones_like(z), size * torch.ones_like(z), True
+        going = one.assess(*arguments)
+        assert going == batch.assess(*arguments)
+        if not going[0]:
+            break
+    found, expected = one.solution(3), batch.solution(3)
+    for name in ("value", "status", "residual", "steps", "trace"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0, equal_nan=True)
+    assert found.all_converged == expected.all_converged
