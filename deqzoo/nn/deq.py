@@ -25,7 +25,8 @@ from ..implicit.by_name import instance, renamed
 from ..implicit.private_api import BatchNorm
 from ..implicit.pytree import Ravel, map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, half_dtype, same_randomness, with_parameters
+from .layer import SolverLayer, half_dtype, with_parameters
+from .randomness import same_randomness
 
 
 class DEQ(SolverLayer):
@@ -128,15 +129,18 @@ class DEQ(SolverLayer):
 
     def equation(self, z0: Any, x: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """f and its further arguments, of the z = f(z, *args) that is solved from z0."""
+        args: tuple[Any, ...]
         if hasattr(self.cell, "prepare"):
             # As arguments: what a closure holds is found by one evaluation more. An axis of its own in front tells
             # what was prepared from the samples, which a compact solve may cut.
             prepared = map_tensors(lambda t: t.unsqueeze(0), self.cell.prepare(x))
-            return lambda z, x, prepared: self.cell(z, x, map_tensors(_without_axis, prepared)), (x, prepared)
-        f, parameters = with_parameters(self.cell)
+            f, args = lambda z, x, prepared: self.cell(z, x, map_tensors(_without_axis, prepared)), (x, prepared)
+        else:
+            f, parameters = with_parameters(self.cell)
+            args = (x, *parameters)
         if self.training:
             f = same_randomness(f, self.cell, tensor_leaves(z0)[0].device)
-        return f, (x, *parameters)
+        return f, args
 
     @property
     def certified(self) -> bool:

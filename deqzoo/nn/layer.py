@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from ..implicit import Solution
 from ..implicit.by_name import shown
 from ..implicit.fixed_point_solvers.blocks import BlockSolver
-from ..implicit.modes import eager, in_transform
+from ..implicit.modes import in_transform
 from ..implicit.ode.solvers import Adaptive, is_explicit
 from ..implicit.private_api import Convertible, own_parameters
 from ..implicit.pytree import map_tensors
+from .randomness import draws_inside
 
 
 class SolverLayer(nn.Module):
@@ -69,7 +70,7 @@ class SolverLayer(nn.Module):
     def chosen_solver(self) -> Any:
         """The solver; in training that which compiles its steps, after `compile_training`."""
         wanted = self._compiles_steps and self.training and torch.is_grad_enabled()
-        if not wanted or not compiles_steps(self.solver) or _may_draw(self.function):
+        if not wanted or not compiles_steps(self.solver) or draws_inside(self.function):
             return self.solver
         return dataclasses.replace(self.solver, compile=True)
 
@@ -176,69 +177,3 @@ def with_parameters(function: Callable[..., Any]) -> tuple[Callable[..., Any], t
         return functional_call(function, state, inputs)
 
     return call, ()
-
-
-def same_randomness(f: Callable[..., Any], function: Any, device: torch.device) -> Callable[..., Any]:
-    """`f`, which calls `function`, with the same random draws in each call; outside, as after a single call.
-
-    The first call tells whether it draws at all: where it does not, the others are plain calls. A function must draw in
-    each call or in none. In a graph of `torch.compile` there are no generators to set: a module without layers that
-    draw is taken as it is, and other functions are not part of the graph.
-    """
-    if torch.compiler.is_compiling() and isinstance(function, nn.Module) and not _may_draw(function):
-        return f
-    return _same_randomness(f, device)
-
-
-@eager
-def _same_randomness(f: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    accelerator = None if device.type == "cpu" else getattr(torch, device.type)
-    start = _rng_state(accelerator, device)
-    draws: bool | None = None  # not known before the first call
-
-    @eager  # by another generator a graph would draw other numbers than the first call did
-    def draw_again(*args: Any) -> Any:
-        outside = _rng_state(accelerator, device)
-        _set_rng_state(accelerator, device, start)
-        try:
-            return f(*args)
-        finally:
-            _set_rng_state(accelerator, device, outside)
-
-    def call(*args: Any) -> Any:
-        nonlocal draws
-        if draws is None:
-            value = f(*args)
-            draws = any(not torch.equal(a, b) for a, b in zip(start, _rng_state(accelerator, device), strict=True))
-            return value
-        return draw_again(*args) if draws else f(*args)
-
-    return call
-
-
-_DROPOUTS = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
-_WITH_DROPOUT = nn.MultiheadAttention, nn.RNNBase
-
-
-def _may_draw(function: nn.Module) -> bool:
-    """Whether a module has layers that draw random numbers in the mode that it is in."""
-    return any(
-        layer.training
-        and (
-            isinstance(layer, nn.RReLU)
-            or (isinstance(layer, _DROPOUTS) and layer.p > 0)
-            or (isinstance(layer, _WITH_DROPOUT) and layer.dropout > 0)
-        )
-        for layer in function.modules()
-    )
-
-
-def _rng_state(accelerator: Any, device: torch.device) -> tuple[Tensor, ...]:
-    own = () if accelerator is None else (accelerator.get_rng_state(device),)
-    return torch.get_rng_state(), *own
-
-
-def _set_rng_state(accelerator: Any, device: torch.device, state: tuple[Tensor, ...]) -> None:
-    torch.set_rng_state(state[0])
-    if accelerator is not None:
-        accelerator.set_rng_state(state[1], device)

@@ -15,7 +15,8 @@ from ..implicit.ode.solvers import is_explicit
 from ..implicit.ode.traced import is_traceable
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
-from .layer import SolverLayer, evaluated_in, half_dtype, same_randomness, with_parameters
+from .layer import SolverLayer, evaluated_in, half_dtype, with_parameters
+from .randomness import same_randomness
 
 PENALTIES = ("kinetic", "jacobian")
 

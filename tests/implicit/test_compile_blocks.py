@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from deqzoo.implicit import (
     RK4,
@@ -127,11 +128,13 @@ def test_training_in_blocks(graphs):
     torch.testing.assert_close(layer(x), expected, rtol=1e-7, atol=1e-8)
 
 
-def test_a_cell_that_draws_is_not_compiled(graphs):
-    layer = DEQ(Cell(dropout=0.5), solver=Picard(tol=1e-10))
+def test_a_cell_whose_masks_cannot_be_had_is_not_compiled():
+    cell = Cell()
+    cell.attention = nn.MultiheadAttention(5, 1, dropout=0.5)
+    layer = DEQ(cell, solver=Picard(tol=1e-10))
     layer.compile_training(backend="eager")
     assert layer.chosen_solver is layer.solver
-    layer.cell.dropout.p = 0.0
+    layer.cell.attention.dropout = 0.0
     assert layer.chosen_solver == Picard(tol=1e-10, compile=True)
     assert copy.deepcopy(layer).chosen_solver == layer.solver
 
@@ -143,9 +146,10 @@ class Noisy(Cell):
         return super().forward(F.dropout(z, 0.5), x)
 
 
-def test_numbers_drawn_by_a_function_are_the_same_in_all_blocks():
+@pytest.mark.parametrize("cell", [lambda: Cell(dropout=0.5), Noisy], ids=["layer", "function"])
+def test_masks_are_the_same_in_all_blocks(cell):
     torch._dynamo.reset()
-    layer, x, found = DEQ(Noisy(), solver=Picard(tol=1e-10)), torch.randn(4, 3, dtype=F64, requires_grad=True), []
+    layer, x, found = DEQ(cell(), solver=Picard(tol=1e-10)), torch.randn(4, 3, dtype=F64, requires_grad=True), []
     for compiled in (False, True):
         if compiled:
             layer.compile_training(backend="aot_eager")

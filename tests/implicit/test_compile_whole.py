@@ -199,9 +199,21 @@ def test_a_state_of_two_parts_is_one_graph():
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
 
 
-def test_a_cell_that_draws_stays_out_of_the_graph_and_keeps_one_mask():
+class Attending(Cell):
+    """Its attention drops out by means of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(5, 1, dropout=0.5, dtype=F64)
+
+    def forward(self, z, x):
+        return super().forward(self.attention(z, z, z, need_weights=False)[0], x)
+
+
+def test_a_cell_whose_masks_cannot_be_had_stays_out_of_the_graph():
     x = torch.randn(4, 3, dtype=F64)
-    deq = DEQ(Cell(dropout=0.5), solver=Picard(stop="never", max_steps=14), adjoint=Implicit(Neumann(k=5)))
+    solver = Picard(stop="never", max_steps=14)
+    deq = DEQ(Attending(), solver=solver, adjoint=Implicit(Neumann(k=5)), batch_dims=0)
     with pytest.raises(torch._dynamo.exc.Unsupported):
         torch.compile(deq, backend="aot_eager", fullgraph=True)(x)
     torch._dynamo.reset()
