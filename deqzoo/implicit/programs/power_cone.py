@@ -36,7 +36,8 @@ def power_cone(v: Tensor, alpha: Tensor) -> Tensor:
     held = v.detach()
     inside = _contains(held, exponents, 1.0)
     polar = _contains(-held, exponents, exponents)
-    between = ~(inside | polar) & (held[..., 2] != 0)  # true for NaN
+    flat, full = _beyond(held, exponents)
+    between = ~(inside | polar | flat | full) & (held[..., 2] != 0)  # true for NaN
     ordinary = torch.tensor([0.0, 0.0, 1.0], dtype=v.dtype, device=v.device)
     safe = torch.where(between.unsqueeze(-1), v, ordinary)
     sign = safe[..., 2].detach().sign()
@@ -47,7 +48,8 @@ def power_cone(v: Tensor, alpha: Tensor) -> Tensor:
         u = u - value / slope
     r, ratios, _ = _ratios(u, safe, exponents)
     curved = torch.cat([r.unsqueeze(-1) * ratios, (sign * r).unsqueeze(-1)], dim=-1)
-    face = torch.cat([v[..., :2].clamp(min=0), torch.zeros_like(v[..., 2:])], dim=-1)
+    third = torch.where(full.unsqueeze(-1), v[..., 2:], torch.zeros_like(v[..., 2:]))
+    face = torch.cat([v[..., :2].clamp(min=0), third], dim=-1)
     rest = torch.where(polar.unsqueeze(-1), torch.zeros_like(v), face)
     return torch.where(between.unsqueeze(-1), curved, torch.where(inside.unsqueeze(-1), v, rest))
 
@@ -79,11 +81,23 @@ def _equation(u: Tensor, v: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _root(v: Tensor, exponents: Tensor) -> Tensor:
-    reach = -0.5 * math.log(torch.finfo(v.dtype).tiny)
-    low, high = torch.full_like(v[..., 2], -reach), torch.full_like(v[..., 2], reach)
+    high = _reach(v)
 
     def rising(u: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = _equation(u, v, exponents)
         return -value, -slope
 
-    return increasing_root(rising, low, high)
+    return increasing_root(rising, -high, high)
+
+
+def _reach(v: Tensor) -> Tensor:
+    """The largest |u| of a root: beyond it, r or |z| - r is less than the round-off of |z|."""
+    return torch.full_like(v[..., 2], -1.4 * math.log(torch.finfo(v.dtype).eps))
+
+
+def _beyond(v: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
+    """Where r is 0, and where it is |z|, to working precision: as with exponents near 0."""
+    legs_and_height = torch.cat([v[..., :2], v[..., 2:].abs()], dim=-1)
+    ordinary = torch.where(v[..., 2:] == 0, torch.ones_like(v), legs_and_height)
+    high = _reach(v)
+    return _equation(-high, ordinary, exponents)[0] < 0, _equation(high, ordinary, exponents)[0] > 0

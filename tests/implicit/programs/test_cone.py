@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 pytest.importorskip("clarabel", reason="needs pip install 'deqzoo[convex]'")
 
 from deqzoo.implicit import Clarabel, Cones, NonConvergenceWarning, Status, cone_program
+from deqzoo.implicit.programs import exponential_cone as exponential_module
 from deqzoo.implicit.programs.cone_program import _conditions, _jacobian
 from deqzoo.implicit.programs.exponential_cone import exponential_cone
 from deqzoo.implicit.programs.layout import Sparse, Whole
@@ -139,6 +140,37 @@ def test_the_power_cone_far_out_and_at_its_faces():
     torch.testing.assert_close((p * (v - p)).sum(-1) / v.norm(dim=1).clamp(min=1) ** 2, torch.zeros(6, dtype=F64))
     torch.testing.assert_close(p[:4], torch.tensor([[16.0, 16, 16], [0, 0, 0], [1, 0, 0], [0, 2, 0]], dtype=F64))
     assert power_cone(torch.tensor([torch.nan, 1, 1]), torch.tensor(0.5)).isnan().all()
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(F64, 1e-13), (torch.float32, 1e-5)])
+def test_the_power_cone_of_exponents_near_its_ends(dtype, error):
+    """There roots lie beyond all numbers: among 20,000 draws each is finite, and the nearest point of the cone."""
+    source = torch.Generator().manual_seed(0)
+    v = torch.randn(20_000, 3, dtype=F64, generator=source) * torch.randn(20_000, 3, dtype=F64, generator=source).exp()
+    alpha = 0.01 + 0.98 * torch.rand(20_000, dtype=F64, generator=source)
+    v, alpha = v.to(dtype).requires_grad_(), alpha.to(dtype)
+    p = power_cone(v, alpha)
+    (gradient,) = torch.autograd.grad(p.square().sum(), v)
+    assert p.isfinite().all()
+    size, both = v.norm(dim=1, keepdim=True).detach(), torch.stack([alpha, 1 - alpha], dim=1).double()
+    # Half the gradient of |p|^2 at v is p itself: of the squared distance to the polar cone.
+    torch.testing.assert_close(gradient / (2 * size), p / size, rtol=0, atol=1e3 * error)
+    p, v = (p / size).detach().double(), (v / size).detach().double()
+    assert ((p * (v - p)).sum(dim=1).abs() <= error).all()
+    for point, scale in ((p, 1), (p - v, both)):  # in the cone, and in the dual one, but for round-off
+        legs = (point[:, :2] + error) / scale
+        assert (point[:, :2] >= -error).all()
+        assert ((both * legs.log()).sum(dim=1).exp() >= point[:, 2].abs() - error).all()
+
+
+def test_roots_of_projections_take_few_evaluations(monkeypatch):
+    """A bisection alone takes 46 in float64, whatever the point."""
+    evaluations = []
+    equation = exponential_module._equation
+    monkeypatch.setattr(exponential_module, "_equation", lambda *args: (evaluations.append(1), equation(*args))[1])
+    for v in torch.randn(50, 1, 3, dtype=F64, generator=torch.Generator().manual_seed(1)):
+        exponential_cone(v)
+    assert len(evaluations) <= 50 * 16
 
 
 def test_derivatives_of_the_power_cone():
