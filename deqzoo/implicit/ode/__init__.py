@@ -9,6 +9,7 @@ Reading order
     counted_field.py        the field, as a method calls it
     steps.py                one step
     linearise.py            the Jacobian of a field, and linear systems with it
+    splitting.py            a step of methods for separable Hamiltonians
     stages.py               the stages of diagonally implicit methods
     rosenbrock.py           a step of Rosenbrock's methods
     controllers.py          which steps: equal, or those of an earlier solve
@@ -22,6 +23,7 @@ Reading order
     complex_states.py       complex tensors as pairs of real ones
     field.py                the user's function on matrices, and the tensors that it reads
     discrete.py             the gradient: the discrete adjoint
+    reversible.py           the same, by taking the steps back
     backsolve.py            the gradient: the continuous adjoint
     adjoints.py             how a solution is differentiated: the choice between them
     traced.py               fixed steps in a graph of torch.compile
@@ -35,7 +37,7 @@ The states of all samples are a matrix (systems, unknowns), as for the other sol
 steps, a row per sample where each has its own.
 """
 
-from .adjoints import ODE_ADJOINTS, Backsolve, Direct, Discrete, ODEAdjoint, make_adjoint
+from .adjoints import ODE_ADJOINTS, Backsolve, Direct, Discrete, ODEAdjoint, Reversible, make_adjoint
 from .dense import DenseSolution, odeint_dense
 from .event import odeint_event
 from .odeint import odeint
@@ -52,6 +54,7 @@ from .solvers import (
     Heun,
     Kvaerno3,
     Kvaerno5,
+    Leapfrog,
     Midpoint,
     ODESolver,
     Rodas5P,
@@ -78,9 +81,11 @@ __all__ = [
     "Heun",
     "Kvaerno3",
     "Kvaerno5",
+    "Leapfrog",
     "Midpoint",
     "ODEAdjoint",
     "ODESolver",
+    "Reversible",
     "Rodas5P",
     "TorchDiffEq",
     "Tsit5",

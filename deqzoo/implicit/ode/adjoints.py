@@ -18,6 +18,9 @@ from ..modes import no_derivatives
 from ..pytree import Tensors
 from .backsolve import BacksolveAdjoint
 from .discrete import DiscreteAdjoint
+from .reversible import ReversibleSweep
+from .solvers import is_splitting
+from .sweep import Sweep
 
 
 class ODEAdjoint(Adjoint):
@@ -26,10 +29,12 @@ class ODEAdjoint(Adjoint):
     Attributes:
         dense: whether `odeint_dense` and `odeint_event`, which keep dense output, can be differentiated by it.
         checkpoints: states that a solve off the tape keeps for the backward pass.
+        sweep: that pass, where it goes step by step.
     """
 
     dense: ClassVar[bool] = True
     checkpoints: int = 0
+    sweep: ClassVar[type[Sweep]] = Sweep
 
     @abstractmethod
     def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
@@ -39,6 +44,13 @@ class ODEAdjoint(Adjoint):
         tape; `solve.depends(y, t)` says whether there is anything to differentiate by, `solve.plain(y, t)` has the
         outputs without derivatives, and `solve.off_tape(y, t)` the `Trajectory` for a backward pass of one's own.
         """
+
+
+def _by_sweep(solve: Any, y: Tensor, t: Tensor) -> Tensors:
+    """The outputs, whose derivative is by the `sweep` of the adjoint."""
+    if not solve.depends(y, t):
+        return solve.plain(y, t)
+    return apply_visibly(DiscreteAdjoint, solve, solve.off_tape(y, t), y, t, *solve.field.inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +81,44 @@ class Discrete(ODEAdjoint):
 
     def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
         """See `ODEAdjoint`."""
-        if not solve.depends(y, t):
-            return solve.plain(y, t)
-        return apply_visibly(DiscreteAdjoint, solve, solve.off_tape(y, t), y, t, *solve.field.inputs)
+        return _by_sweep(solve, y, t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reversible(ODEAdjoint):
+    """Exact derivative of the steps of `Leapfrog`, which are taken back one by one: O(1) memory, nothing recomputed.
+
+    The same derivative as `Discrete`, up to the rounding by which the states that come back differ from those of the
+    solve: near 1e-13 over thousands of regular steps in float64, 1e-4 in float32; where the motion is chaotic it grows
+    exponentially. Where the state that comes back as the start is off by more than half of the digits,
+    `Solution.backward` has the status STALLED, and `odeint` warns as `on_failure` says: use `Discrete()` then.
+
+    A step costs two calls of f more than `Direct` does, to take it back. Of a system that failed there is no way back;
+    then the steps are taken again from the start, as `Discrete(checkpoints=1)` does.
+
+    Source: Zhuang, Dvornek, Tatikonda, Duncan, "MALI: A memory efficient and reverse accurate integrator for Neural
+    ODEs", 2021.
+
+    >>> import torch
+    >>> from deqzoo.implicit import Leapfrog, odeint
+    >>> k = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    >>> start = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    >>> spring = lambda t, y, k: (y[1], -k * y[0])
+    >>> q, _ = odeint(spring, start, [0.0, 10.0], k, solver=Leapfrog(step_size=2e-3), adjoint=Reversible())
+    >>> torch.autograd.grad(q[-1].sum(), k)  # d/dk cos(10 sqrt(k)) = -10 sin(20) / 4 = -2.2824
+    (tensor(-2.2824, dtype=torch.float64),)
+    """
+
+    checkpoints: ClassVar[int] = 1  # type: ignore[misc]  # the start, to which the steps should come back
+    sweep: ClassVar[type[Sweep]] = ReversibleSweep
+    dense: ClassVar[bool] = False
+
+    def apply(self, solve: Any, y: Tensor, t: Tensor) -> Tensors:
+        """See `ODEAdjoint`."""
+        if not is_splitting(solve.solver):
+            name = type(solve.solver).__name__
+            raise ValueError(f"Reversible() takes steps of Leapfrog back, not those of {name}: use adjoint=Discrete()")
+        return _by_sweep(solve, y, t)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +169,12 @@ class Direct(ODEAdjoint):
         return solve.on_tape(y, t)
 
 
-ODE_ADJOINTS: dict[str, type[ODEAdjoint]] = {"backsolve": Backsolve, "direct": Direct, "discrete": Discrete}
+ODE_ADJOINTS: dict[str, type[ODEAdjoint]] = {
+    "backsolve": Backsolve,
+    "direct": Direct,
+    "discrete": Discrete,
+    "reversible": Reversible,
+}
 
 
 def make_adjoint(name: str, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from .controllers import StepController, equal_steps
 from .discrete import derivative_of_the_steps
 from .integrate import integrate
 from .replay import OtherTensorsError, check_replay, check_tape, difference
-from .solvers import Adaptive, FixedStep, jumps_of
+from .solvers import Adaptive, FixedStep, is_splitting, jumps_of
 from .step_control import SharedController
 from .steps import Stepper
 from .times import Times
@@ -32,6 +32,9 @@ class BacksolveAdjoint(torch.autograd.Function):
         """The outputs of the solve."""
         if solve.solver.tableau.implicit:
             raise ValueError("Backsolve() does not go with an implicit solver: use adjoint=Discrete()")
+        if is_splitting(solve.solver):
+            name = type(solve.solver).__name__
+            raise ValueError(f"Backsolve() does not go with {name}: use adjoint=Reversible(), which is exact")
         ctx.solve, ctx.trajectory = solve, trajectory.without_values()
         ctx.save_for_backward(y, t, trajectory.values, *inputs)
         return trajectory.outputs

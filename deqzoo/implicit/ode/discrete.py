@@ -87,7 +87,7 @@ def _first_order(
     trajectory = ctx.trajectory if solve.whole else relevant(ctx.trajectory)
 
     def swept(bound: bool) -> tuple[Sweep, Tensor]:
-        sweep = Sweep(solve.solver, field, t, trajectory, limit, inputs, wanted, y, bound)
+        sweep = solve.adjoint.sweep(solve.solver, field, t, trajectory, limit, inputs, wanted, y, bound)
         return sweep, sweep.run(*g)
 
     with torch.no_grad():
@@ -98,7 +98,7 @@ def _first_order(
                 field.check_complete(*error.point, bind=False)  # raises, unless f has made that tensor itself
             sweep, u = swept(bound=True)
     trust = check_replay_later(sweep.difference, field, solve.solver)
-    solve.report(sweep.calls)
+    solve.report(sweep.calls, sweep.status)
     grads = (u if wanted[0] else None, *sweep.grads)
     return grads if trust is None else tuple(None if grad is None else grad * trust for grad in grads)
 

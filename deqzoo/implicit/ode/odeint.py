@@ -23,7 +23,8 @@ from .interpolants import Keep, Kept
 from .relevant import relevant
 from .replay import raise_late
 from .sample_times import in_shared_time
-from .solvers import ODE_SOLVERS, Adaptive, FixedStep, ODESolver, Tsit5, jumps_of
+from .solvers import ODE_SOLVERS, Adaptive, FixedStep, ODESolver, Tsit5, is_splitting, jumps_of
+from .splitting import check_pair, check_separable
 from .step_control import ControllerPerSystem, SharedController
 from .steps import Stepper
 from .times import Times, are_moving
@@ -88,9 +89,11 @@ def odeint(
             interpolate, for two evaluations per step with output times inside: see `Rodas5P`.)
         solver: `Tsit5()` by default; `Dopri5`, `Bosh3`, `Dopri8`; for stiff problems `Rodas5P` (up to some ten unknowns
             per system), `Kvaerno5` (more of them), `Kvaerno3` (loose tolerances); with fixed steps `Euler`, `Midpoint`,
-            `Heun`, `RK4`; `TorchDiffEq` for those of torchdiffeq. Or the name of one ("dopri5"), with default options.
-        adjoint: `Discrete()` by default; `Backsolve`, `Direct`, or the name of one ("direct"). (Gradients through the
-            jumps of a relaxation oscillation want a much finer tolerance than the states: see `Discrete`.)
+            `Heun`, `RK4`, and for separable Hamiltonians `Leapfrog`; `TorchDiffEq` for those of torchdiffeq. Or the
+            name of one ("dopri5"), with default options.
+        adjoint: `Discrete()` by default; `Backsolve`, `Direct`, `Reversible` (of `Leapfrog`), or the name of one
+            ("direct"). (Gradients through the jumps of a relaxation oscillation want a much finer tolerance than the
+            states: see `Discrete`.)
         batch_dims: 0: one sequence of steps for all of y, its error the root mean square over all unknowns: where some
             samples are harder than others, the easy ones get more steps than they need and the hard ones, hidden in
             the mean, an error above the tolerance. 1: each leading index has steps of its own, and its own error within
@@ -174,6 +177,7 @@ def _solved(
     ravel = solve.field.ravel
     t, solve.field.time_dtype = as_times(t, ravel.dtype, ravel.device)
     with full_precision(ravel.device.type):
+        solve.check_separable(ravel.flatten(y0), t)
         (values,) = solve(ravel.flatten(y0), t)
     solution = solve.to_solution()
     solution.check(on_failure, "odeint")
@@ -205,6 +209,10 @@ class Solve:
         dense: bool = False,
         shared_steps: bool = False,
     ) -> None:
+        if is_splitting(solver):
+            check_pair(y0, type(solver).__name__)
+            if dense:
+                raise ValueError(f"{type(solver).__name__} has no dense output: give the output times to odeint")
         self.adjoint, self.compact = adjoint, compact
         self.keep: Keep | None = None
         self.kept: Kept | None = None
@@ -231,10 +239,18 @@ class Solve:
             return self.on_tape(y, t)
         return self.adjoint.apply(self, y, t)
 
+    def check_separable(self, y: Tensor, t: Tensor) -> None:
+        """Raise where a splitting method is given an f that it is not for, see `Leapfrog`."""
+        if not (is_splitting(self.solver) and getattr(self.solver, "check", False)) or in_transform():
+            return
+        with no_derivatives():
+            check_separable(self.field, self.time(t), y.detach(), self.field.eps, type(self.solver).__name__)
+        self.found = 3
+
     def depends(self, y: Tensor, t: Tensor) -> bool:
         """Find what f reads. Returns whether that, y or t requires a gradient."""
         self.first = self.field.lift(self.time(t), y)
-        self.found = 1
+        self.found += 1
         return any(x.requires_grad for x in (y, t, *self.field.inputs))
 
     def plain(self, y: Tensor, t: Tensor) -> Tensors:

@@ -34,6 +34,11 @@ def jumps_of(solver: ODESolver) -> tuple[float, ...]:
     return jumps
 
 
+def is_splitting(solver: ODESolver) -> bool:
+    """Whether it moves positions and momenta in turn, and has no stages beside."""
+    return isinstance(solver.tableau, tableaus.SplittingTableau)
+
+
 def is_explicit(solver: ODESolver) -> bool:
     """Whether a step needs no Jacobian of f."""
     return not (solver.tableau.implicit or isinstance(solver.tableau, stiff_tableaus.RosenbrockTableau))
@@ -181,6 +186,43 @@ class RK4(FixedStep):
     tableau = tableaus.RK4
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leapfrog(FixedStep):
+    """The leapfrog (kick-drift-kick, Stoermer-Verlet) method for separable Hamiltonians H(q, p) = T(p) + V(q):
+
+        dq/dt = dT/dp (p),    dp/dt = -dV/dq (q)
+
+        p_half = p - h/2 dV/dq (q),    q_new = q + h dT/dp (p_half),    p_new = p_half - h/2 dV/dq (q_new)
+
+    of order 2, symplectic and reversible: it solves the equations of a Hamiltonian near by (by O(h^2)) exactly, up to
+    what is exponentially small in 1/h, so that the error of the energy stays bounded over very long times, where that
+    of Runge-Kutta methods grows. Two calls of f per step, one more in the first.
+
+    The state is a pair (q, p) of tensors of one shape; f(t, (q, p)) returns the pair (dq/dt, dp/dt). T and V may depend
+    on t. With `adjoint=Reversible()` the gradient takes the steps back: memory does not grow with their number. There
+    is no dense output: `odeint` alone.
+
+    Args:
+        step_size, jump_times: see `FixedStep`. A step must be shorter than 2 over the largest frequency.
+        check: raise a ValueError where dq/dt depends on q, or dp/dt on p, as with friction: there the method is none.
+            Three calls of f per solve; not inside of `torch.func` transforms. That dp/dt is the gradient of a potential
+            is not looked at; where it is none, the method keeps its order, but conserves nothing.
+
+    Source: Hairer, Lubich, Wanner, "Geometric numerical integration illustrated by the Stoermer-Verlet method", 2003.
+
+    >>> import torch
+    >>> from deqzoo.implicit import odeint
+    >>> start = torch.tensor([1.0], dtype=torch.float64), torch.tensor([0.0], dtype=torch.float64)
+    >>> q, p = odeint(lambda t, y: (y[1], -y[0]), start, [0.0, 1000.0], solver=Leapfrog(step_size=0.1))
+    >>> (q[-1] ** 2 + p[-1] ** 2).item()  # twice the energy, after 159 periods
+    0.99...
+    """
+
+    check: bool = True
+
+    tableau = tableaus.LEAPFROG
+
+
 class Bosh3(Adaptive):
     """Bogacki and Shampine's method of order 3 (2), for loose tolerances. Dense output of order 3."""
 
@@ -301,6 +343,7 @@ ODE_SOLVERS: dict[str, type[ODESolver]] = {
     "heun": Heun,
     "kvaerno3": Kvaerno3,
     "kvaerno5": Kvaerno5,
+    "leapfrog": Leapfrog,
     "midpoint": Midpoint,
     "rk4": RK4,
     "rodas5p": Rodas5P,

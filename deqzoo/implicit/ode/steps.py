@@ -8,7 +8,8 @@ from ..modes import in_transform
 from .compiled_step import compiled_step
 from .counted_field import CountedField, Field
 from .rosenbrock import Rosenbrock
-from .solvers import DiagonallyImplicit, ODESolver
+from .solvers import DiagonallyImplicit, ODESolver, is_splitting
+from .splitting import splitting_step
 from .stage_values import Buffer, Length, Stages, Tape, coefficients
 from .stages import StageSolver
 from .stiff_tableaus import RosenbrockTableau
@@ -47,6 +48,9 @@ class Stepper(CountedField):
         if self._rosenbrock is not None:
             stages = self._empty(y)
             return self._rosenbrock.step(stages, coefficients(tableau, y), self.within(t), h, y, rows), stages
+        if is_splitting(self.solver):
+            stages = self._empty(y)
+            return splitting_step(self, stages, t, h, y, first, rows), stages
         if self._compiles and known is None and rows is None and not in_transform():
             buffer = Buffer(len(tableau.a), y)
             length = y.new_full((), h) if isinstance(h, float) else h  # a number would be part of the graph

@@ -12,11 +12,12 @@ from ..operator import from_pullback
 from ..private_api import add_in_place, next_node_number
 from ..pytree import Tensors
 from ..sending import send
+from ..solution import Status
 from .controllers import Step
 from .field import UserField
 from .outputs import interpolate
 from .replay import OtherTensorsError, check_tape, difference
-from .solvers import DiagonallyImplicit, ODESolver, Rodas5P, jumps_of
+from .solvers import DiagonallyImplicit, ODESolver, Rodas5P, is_splitting, jumps_of
 from .stage_values import Buffer, Coefficients, Length, coefficients, dense_weights
 from .stages import linear_solver
 from .steps import Stepper
@@ -96,13 +97,14 @@ class Sweep:
         self.plain = Stepper(solver, field.of(tuple(own)), taped=False)
         self.plain.replays = True
         self.taped = Stepper(solver, field.of(tuple(own)), taped=True)
-        self.by_stages = not (wanted[1] or isinstance(solver, Rodas5P))
+        self.by_stages = not (wanted[1] or isinstance(solver, Rodas5P) or is_splitting(solver))
         self.bound, self.known = bound, {id(x) for x in own}
         # Of the sources, those that every tape of f should hold.
         read = range(count, field.found) if not bound else ()
         chosen = [i for i, needed in enumerate(wanted[2:]) if needed]
         self.expected = [place for place, i in enumerate(chosen) if i in read]
         self.difference = like.new_zeros(())  # the worst one of a state that is computed again
+        self.status = Status.CONVERGED
         self._other: Tensor | None = None  # which rows of the step that is taken back are not compared, (rows, 1)
 
     @property

@@ -55,6 +55,24 @@ class Tableau:
         return self.a[i][i] if len(self.a[i]) > i else 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class SplittingTableau(Tableau):
+    """A method for dq/dt = g(t, p), dp/dt = f(t, q), which moves p ("kick") and q ("drift") in turn, each exactly:
+
+        p <- p + kicks_0 h f(q),    then for each i:    q <- q + drifts_i h g(p),    p <- p + kicks_(i+1) h f(q)
+
+    A kick is at the time that q has come to, a drift at that of p. A step that ends by a kick needs the first slope of
+    the next one already; that is the one stage value that is kept. Where both rows read the same backwards, a step
+    of -h takes a step of h back.
+
+    Attributes:
+        kicks, drifts: fractions of the step, of which each row sums up to 1.
+    """
+
+    kicks: Row = ()
+    drifts: Row = ()
+
+
 def hermite(b: Row) -> tuple[Row, ...]:
     """Cubic Hermite interpolation, of order 3, where the last stage is f at the end of the step."""
     last = len(b) - 1
@@ -91,6 +109,9 @@ RK4 = Tableau(
     dense=hermite((*_RK4_B, 0)),
     dense_is_next=True,
 )
+
+# Hairer, Lubich, Wanner, "Geometric Numerical Integration", section I.3.1 (the Stoermer-Verlet method).
+LEAPFROG = SplittingTableau(order=2, c=(0,), a=((),), b=(1,), last_is_next=True, kicks=(1 / 2, 1 / 2), drifts=(1,))
 
 # Bogacki, Shampine, "A 3(2) Pair of Runge-Kutta Formulas", 1989.
 BOSH3 = Tableau(

@@ -18,7 +18,7 @@ from ..pytree import Ravel, map_tensors
 from ..solution import Solution, Status
 from .adjoints import Direct, Discrete
 from .controllers import ROUNDING
-from .solvers import FixedStep
+from .solvers import FixedStep, is_splitting
 
 
 def is_traceable(t: Any, solver: Any, adjoint: Any) -> bool:
@@ -26,6 +26,7 @@ def is_traceable(t: Any, solver: Any, adjoint: Any) -> bool:
     return (
         isinstance(solver, FixedStep)
         and not solver.jump_times
+        and not is_splitting(solver)
         and (adjoint is None or isinstance(adjoint, Discrete | Direct))
         and not isinstance(t, Tensor)
         and not in_transform()

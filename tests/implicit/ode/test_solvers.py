@@ -96,7 +96,7 @@ def test_an_easy_problem_takes_one_step():
 @settings(max_examples=25)
 @given(
     shape=st.lists(st.integers(0, 3), max_size=3),
-    name=st.sampled_from(sorted(ODE_SOLVERS)),
+    name=st.sampled_from(sorted(ODE_SOLVERS.keys() - {"leapfrog"})),  # which wants a pair
     dtype=st.sampled_from([torch.float32, torch.float64]),
     times=st.integers(1, 4),
 )
