@@ -14,6 +14,7 @@ from .divergence import DensityDynamics
 from .dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from .exporting import fixed_steps
 from .flow import ContinuousFlow, FlowODE
+from .hamiltonian import Hamiltonian, HamiltonianODE, SeparableHamiltonian
 from .layer import SolverLayer, solver_layers, use_solver
 from .mdeq import MDEQCell
 from .mondeq import MonDEQ
@@ -46,6 +47,8 @@ __all__ = [
     "DensityDynamics",
     "FirstOrderMAML",
     "FlowODE",
+    "Hamiltonian",
+    "HamiltonianODE",
     "MDEQCell",
     "MLPDynamics",
     "MonDEQ",
@@ -55,6 +58,7 @@ __all__ = [
     "NeuralODE",
     "PlainConvCell",
     "ProgramLayer",
+    "SeparableHamiltonian",
     "SolverLayer",
     "TransformerCell",
     "UNet",

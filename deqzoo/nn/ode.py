@@ -32,7 +32,8 @@ class NeuralODE(SolverLayer):
         dynamics: `f(t, y, *args) -> dy/dt`, t a 0-dim tensor, y a tensor (B, ...) or a pytree of such.
         t: the interval (t_0, t_1); t_1 < t_0 integrates backwards.
         solver: an ODE solver of `deqzoo.implicit`, or its name ("dopri5"); `Tsit5(rtol=1e-3, atol=1e-3)` by default.
-        adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`, `Reversible`), or its name; None: `odeint`'s default.
+        adjoint: how gradients are computed (`Discrete`, `Backsolve`, `Direct`, `Reversible`), or its name; None: that
+            of `odeint`.
         augment: number of channels of zeros that are appended to y(t_0) along axis 1; they stay in the output.
         penalties: which of "kinetic" and "jacobian" to integrate along the path in training mode, see `path`.
         on_failure: "warn", "raise" or "ignore" (the status stands in `solution`) when a sample does not reach the end:

@@ -100,7 +100,7 @@ class Reversible(ODEAdjoint):
     ODEs", 2021.
 
     >>> import torch
-    >>> from deqzoo.implicit import Leapfrog, odeint
+    >>> from deqzoo.implicit import Leapfrog, Reversible, odeint
     >>> k = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
     >>> start = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     >>> spring = lambda t, y, k: (y[1], -k * y[0])

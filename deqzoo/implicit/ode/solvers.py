@@ -211,7 +211,7 @@ class Leapfrog(FixedStep):
     Source: Hairer, Lubich, Wanner, "Geometric numerical integration illustrated by the Stoermer-Verlet method", 2003.
 
     >>> import torch
-    >>> from deqzoo.implicit import odeint
+    >>> from deqzoo.implicit import Leapfrog, odeint
     >>> start = torch.tensor([1.0], dtype=torch.float64), torch.tensor([0.0], dtype=torch.float64)
     >>> q, p = odeint(lambda t, y: (y[1], -y[0]), start, [0.0, 1000.0], solver=Leapfrog(step_size=0.1))
     >>> (q[-1] ** 2 + p[-1] ** 2).item()  # twice the energy, after 159 periods
