@@ -22,6 +22,7 @@ from deqzoo.data.kinds import make_data
 from deqzoo.errors import ConfigError, Stopped
 from deqzoo.models import NonFiniteError, build_network
 from deqzoo.models.common.kind import Kind, Trained
+from deqzoo.models.common.options import settings_errors
 from deqzoo.models.registry import kind_of
 from deqzoo.signals import BetweenSteps
 from deqzoo.training.callbacks import LastCheckpoint, SeedSteps
@@ -60,9 +61,11 @@ class Run:
         _check_that_data_fit(self.settings, self.kind, self.data)
         torch.manual_seed(self.settings.seed)
         network = build_network(self.settings.model, self.data.info)
-        self.module = self.kind.module(network, self.settings.model)
+        with settings_errors():
+            self.module = self.kind.module(network, self.settings.model)
         if self.settings.ckpt is not None and self.settings.resume is None:
-            initial_weights(self.module, self.settings.ckpt, self.settings.entry)
+            training = self.settings.mode is Mode.fit
+            initial_weights(self.module, self.settings.ckpt, self.settings.entry, new_head=training)
         for part in {self.module.network, self.module.trained_network}:
             speed_up(part, self.settings.model, self.settings.trainer)
         self.timer = timer(self.settings.trainer.max_time)

@@ -23,9 +23,9 @@ class Classifier(SolverModule):
     Options: ClassVar[type[TrainingConfig]] = ClassifierTraining
 
     def on_fit_start(self) -> None:
-        """Fit a whitening to the training images, if the network has one; a resumed run finds the same."""
+        """Fit a whitening to the training images, if the network has one; weights to start from have theirs."""
         whitenings = [layer for layer in self.network.modules() if isinstance(layer, Whitening)]
-        if not whitenings:
+        if not whitenings or self.from_weights:
             return
         network, data = cast(ImageClassifier, self.network), cast(ImageData, self.trainer.datamodule)  # type: ignore[attr-defined]
         chosen = data.parts["train"][:WHITENED]

@@ -43,6 +43,7 @@ class TrainingConfig:
     momentum: float = 0.9  # sgd and muon only
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # of muon: steps, unit_rows
     parameter_groups: list[ParameterGroup] = field(default_factory=list)  # a parameter belongs to the first that fits
+    train_only: list[str] = field(default_factory=list)  # names of the parameters that are trained, * and ?; empty: all
     schedule: Schedule = Schedule.cosine
     warmup: float = 0.05  # fraction of the steps during which lr rises (one_cycle: .3 is usual)
     ema_decay: float = 0.0  # of the weights' moving average that is tested and exported; 0: none

@@ -22,7 +22,7 @@ class HeadedNetwork(nn.Module):
     def features(self, *inputs: Any) -> Tensor:
         """What the last linear layer is given for `inputs`, which are those of a call: (..., features)."""
         found: list[Tensor] = []
-        with _last_linear(self)[1].register_forward_pre_hook(lambda layer, given: found.append(given[0])):
+        with last_linear(self)[1].register_forward_pre_hook(lambda layer, given: found.append(given[0])):
             self(*inputs)
         return found[0]
 
@@ -49,7 +49,7 @@ class ClassifierNetwork(HeadedNetwork):
         names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         if isinstance(classes, str) or not names:
             raise ValueError(f"classes must be a number of at least 1, or a list of names, got {classes!r}")
-        name, old = _last_linear(self)
+        name, old = last_linear(self)
         like: Any = {"device": old.weight.device, "dtype": old.weight.dtype}
         new = nn.Linear(old.in_features, len(names), bias=old.bias is not None, **like)
         self.set_submodule(name, new.train(self.training))
@@ -60,7 +60,7 @@ class ClassifierNetwork(HeadedNetwork):
         return self
 
 
-def _last_linear(network: HeadedNetwork) -> tuple[str, nn.Linear]:
+def last_linear(network: HeadedNetwork) -> tuple[str, nn.Linear]:
     """The name and the layer."""
     named = network.head.named_modules(prefix="head")
     return [(name, layer) for name, layer in named if isinstance(layer, nn.Linear)][-1]

@@ -14,7 +14,7 @@ from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.finite import UNTOLD, Skips, all_finite, fault_of_gradients, fault_of_step, finite_gradients
 from deqzoo.models.common.lookahead import Lookahead
 from deqzoo.models.common.muon import Muon
-from deqzoo.models.common.optim import make_optimizer, make_schedule, skips_by_itself
+from deqzoo.models.common.optim import freeze_others, make_optimizer, make_schedule, skips_by_itself
 from deqzoo.models.common.solves import backward_metrics, forward_metrics, residuals
 from deqzoo.nn import SolverLayer, solver_layers
 
@@ -80,6 +80,8 @@ class SolverModule(LightningModule):
         plain = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self.options).items()}
         self.save_hyperparameters(plain)
         self.network = network
+        self.from_weights = False  # True: what is fitted to the data before a training is part of those already
+        freeze_others(network, self.options.train_only)
         self.average: MovingAverage | None = None
         if self.options.ema_decay:
             self.average = MovingAverage(network, self.options.ema_decay)
@@ -200,6 +202,7 @@ class SolverModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As saved."""
+        self.from_weights = True
         self.skips.load_state_dict(checkpoint.get("skips", self.skips.state_dict()))
         if self.lookahead is not None and "lookahead" in checkpoint:
             self.lookahead.load_state_dict(checkpoint["lookahead"])

@@ -97,14 +97,32 @@ def _divided(
     """The parameters of each group, and the others."""
     chosen: list[tuple[ParameterGroup, list[nn.Parameter]]] = [(group, []) for group in groups]
     rest: list[nn.Parameter] = []
+    unused = [group.match for group in groups]
     for name, parameter in module.named_parameters():
+        match, fits = next(((g.match, params) for g, params in chosen if fnmatchcase(name, g.match)), (None, rest))
+        unused = [other for other in unused if other != match]
         if parameter.requires_grad:
-            fits = next((params for group, params in chosen if fnmatchcase(name, group.match)), rest)
             fits.append(parameter)
-    if unused := [group.match for group, params in chosen if not params]:
+    if unused:
         names = ", ".join(name for name, _ in module.named_parameters())
         raise ValueError(f"parameter_groups: no parameter left fits {unused[0]!r}; there are {names}.")
     return chosen, rest
+
+
+def freeze_others(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave as they are all parameters whose names fit none of the patterns (* and ?); without patterns none.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> freeze_others(layer, ["b*"])
+    >>> [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+    ['bias']
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if unused := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
+        raise ValueError(f"train_only: no parameter fits {unused[0]!r}; there are {', '.join(names)}.")
+    for name, parameter in module.named_parameters():
+        if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
 
 
 def make_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float = 0.0) -> LambdaLR:

@@ -90,11 +90,11 @@ class ImageFlowModule(DensityModule):
     Options: ClassVar[type[TrainingConfig]] = ImageFlowTraining
 
     def on_fit_start(self) -> None:
-        """Fit to the training images what is fitted in one step; a resumed run finds the same."""
+        """Fit to the training images what is fitted in one step; weights to start from have it already."""
         network: Any = self.network
         gaussianized = isinstance(network.pixels, Gaussianization)
         whitened = self.options.whiten and isinstance(network.body, FlatFlow)
-        if not (gaussianized or whitened):
+        if self.from_weights or not (gaussianized or whitened):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         images = data.images[data.parts["train"]].to(self.device).float() / (network.levels - 1)
