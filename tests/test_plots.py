@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from deqzoo.plots import (
@@ -38,8 +39,9 @@ def test_residuals_have_a_panel_per_layer_and_a_line_per_solver(tmp_path, drawn)
     axes = drawn[0].axes
     assert len(axes) == 2
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
-        "picard",
-        "anderson",
+        "picard, median",
+        "anderson, median",
+        "middle 80 % of the images",
         "tolerance 0.01",
     ]
     assert all(axis.get_yscale() == "log" and axis.get_xlabel() == "iteration" for axis in axes)
@@ -67,6 +69,30 @@ def test_training_shows_accuracy_nfe_and_residual(tmp_path, drawn):
     assert len(nfe.lines) == 2
     assert len(accuracy.lines) == 1
     assert residual.get_yscale() == "log"
+
+
+def test_many_batches_have_a_running_mean_beside_them(tmp_path, drawn):
+    rows = [{"step": step, "train/accuracy": step % 2} for step in range(60)]
+    rows += [{"step": step, "val/accuracy": 0.5} for step in range(0, 60, 20)]
+    assert is_png(plot_training(rows, tmp_path / "t.png"))
+    (axis,) = drawn[0].axes
+    raw, mean, validation = axis.lines
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "training, single batches",
+        "training, mean of 4",
+        "validation",
+    ]
+    assert set(raw.get_ydata()) == {0, 1}
+    assert set(mean.get_ydata()[3:]) == {0.5}
+    assert list(validation.get_ydata()) == [0.5, 0.5, 0.5]
+
+
+def test_titles_of_an_animation_do_not_overlap(tmp_path):
+    made, (axis,) = figure.panels(1, "A title over the panel")
+    figure.save_animation(made, lambda frame: axis.set_title(f"t = {frame}"), 2, tmp_path / "a.gif")
+    renderer = FigureCanvasAgg(made).get_renderer()
+    over, under = made._suptitle.get_window_extent(renderer), axis.title.get_window_extent(renderer)
+    assert over.y0 > under.y1
 
 
 def test_a_number_over_its_cost_has_a_line_per_solver(tmp_path, drawn):
@@ -137,8 +163,11 @@ def test_phase_portrait_shows_the_field_and_the_ways_on_it(tmp_path, drawn):
     ways = torch.stack([angle.cos(), angle.sin()], 2)
     path = plot_phase_portrait(field, ways, tmp_path / "p.png", groups=["a", "a", "b", "b"], names=("angle", "speed"))
     assert is_png(path)
-    (axis,) = drawn[0].axes
+    axis, colorbar = drawn[0].axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("angle", "speed")
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    assert colorbar.get_ylabel() == "speed |dy/dt|"
+    (legend,) = drawn[0].legends
+    told = ["direction of the field", "a, and its end", "b, and its end"]
+    assert [text.get_text() for text in legend.get_texts()] == told
     assert asked[0].shape[1] == 2
     assert asked[0].amin() <= ways.amin()

@@ -33,6 +33,9 @@ def test_series_have_a_panel_each_and_at_most_three_channels(tmp_path, drawn):
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert legend == ["channel 1", "channel 2", "channel 3"]
     assert len(axes[0].collections) == 3  # bands
+    (meanings,) = drawn[0].legends
+    told = ["shown", "median", "middle 90 %", "truth", "end of the window"]
+    assert [text.get_text() for text in meanings.get_texts()] == told
 
 
 def test_animation_has_a_frame_for_each_share(tmp_path):

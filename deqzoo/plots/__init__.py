@@ -1,9 +1,8 @@
 """Figures of a run, as PNG and GIF files.
 
 ``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers
-of DEQ layers, ``flow.py`` draws what ODEs do, ``density.py`` densities, ``graph.py`` what is known along the edges of
-a graph, ``adaptation.py`` tasks, ``sudoku.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell
-that was searched for.
+of DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``density.py`` densities, ``sudoku.py``
+puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe

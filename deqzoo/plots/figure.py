@@ -37,8 +37,9 @@ def save_animation(figure: "Figure", draw: Callable[[int], object], frames: int,
     """Write a GIF to ``path``, whole: ``draw(frame)`` changes the figure; the last frame stands for half a second."""
     from matplotlib.animation import PillowWriter
 
+    draw(frames - 1)  # with its titles and legends, for which there is to be room
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # as the first frame has it: laid out anew, each would take much longer
+    figure.set_layout_engine("none")  # as that frame has it: laid out anew, each would take much longer
     writer = PillowWriter(fps=fps)
     with whole_file(path) as part, writer.saving(figure, str(part), dpi=80):
         for frame in [*range(frames), *[frames - 1] * (fps // 2)]:

@@ -33,7 +33,7 @@ def plot_flow(times: Tensor, states: Tensor, labels: Tensor, classes: Sequence[s
     for label in range(len(classes)):
         for way in states[:, labels == label][:, :30].unbind(1):
             axes[-1].plot(way[:, 0], way[:, 1], color=COLORS[label], linewidth=0.7, alpha=0.6)
-    axes[-1].set(title="ways", **_frame(states))
+    axes[-1].set(title="ways of 30 points of each class", **_frame(states))
     for axis in axes:
         axis.set(xlabel=r"$y_1$", ylabel=r"$y_2$")
     axes[0].legend(frameon=False, markerscale=3)
@@ -81,16 +81,17 @@ def plot_phase_portrait(
     axis.streamplot(
         across.numpy(), up.numpy(), arrows[..., 0].T.numpy(), arrows[..., 1].T.numpy(), color="0.75", linewidth=0.8
     )
-    axis.contourf(across.numpy(), up.numpy(), speed, levels=12, cmap="Greys", alpha=0.25)
+    shading = axis.contourf(across.numpy(), up.numpy(), speed, levels=12, cmap="Greys", alpha=0.25)
+    figure.colorbar(shading, ax=axis, label="speed |dy/dt|")
     groups = [""] * ways.shape[1] if groups is None else groups
     colors = {name: COLORS[index % len(COLORS)] for index, name in enumerate(dict.fromkeys(groups))}
     for way, name in zip(ways.unbind(1), groups, strict=True):
         axis.plot(way[:, 0], way[:, 1], color=colors[name], linewidth=1)
         axis.plot(way[-1, 0], way[-1, 1], color=colors[name], marker="o", markersize=3)
+    axis.plot([], [], color="0.75", linewidth=0.8, label="direction of the field")
     for name, color in colors.items():
-        if name:
-            axis.plot([], [], color=color, label=name)
-            axis.legend(frameon=False)
+        axis.plot([], [], color=color, marker="o", markersize=3, label=f"{name or 'solution'}, and its end")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     axis.set(xlabel=names[0], ylabel=names[1], **frame)
     return save(figure, path)
 

@@ -41,7 +41,8 @@ def plot_residuals(traces: Mapping[str, Sequence[Tensor]], tol: float | None, pa
             trace = trace.where(torch.isfinite(trace), torch.nan).clamp(min=precision)
             low, middle, high = torch.nanquantile(trace, torch.tensor([0.1, 0.5, 0.9]).double(), dim=1)
             axis.fill_between(range(len(trace)), low, high, color=color, alpha=0.15, linewidth=0)
-            axis.plot(middle, label=name, color=color, marker="o", markersize=3)
+            axis.plot(middle, label=f"{name}, median", color=color, marker="o", markersize=3)
+        axis.fill_between([], [], color="0.3", alpha=0.15, linewidth=0, label="middle 80 % of the images")
         if tol is not None:
             axis.axhline(tol, color="0.4", linestyle="--", linewidth=1, label=f"tolerance {tol:g}")
         if any((of_layers[index] <= precision).any() for of_layers in traces.values()):

@@ -33,6 +33,7 @@ def plot_series(times: Tensor, shown: Tensor, draws: Tensor, truth: Tensor, wind
     for index, axis in enumerate(axes):
         _series(axis, times, shown[index], draws[:, index], truth[index], window)
     axes[0].legend(frameon=False, fontsize="small")
+    figure.legend(handles=_meanings(), loc="outside lower center", ncols=5, frameon=False, fontsize="small")
     return save(figure, path)
 
 
@@ -53,9 +54,9 @@ def animate_series(
             axis.grid(True, alpha=0.3)
             _series(axis, times, shown[index], draws[:, index], truth[index], window)
             axis.set_ylim(low - margin, high + margin)
+        axes[0].legend(frameon=False, fontsize="small", loc="upper left")
 
-    draw(len(frames) - 1)
-    figure.draw_without_rendering()  # lays the panels out: the frames do not
+    figure.legend(handles=_meanings(), loc="outside lower center", ncols=5, frameon=False, fontsize="small")
     return save_animation(figure, draw, len(frames), path, fps=6)
 
 
@@ -63,12 +64,15 @@ def plot_plane(shown: Tensor, draws: Tensor, truth: Tensor, path: Path) -> Path:
     """Draw series of two channels in the plane, a panel each; arguments as `plot_series` has them."""
     figure, axes = panels(len(shown), "Test series in the plane, and paths from the posterior")
     for index, axis in enumerate(axes):
-        for way in draws[:20, index].unbind(0):
-            axis.plot(way[:, 0], way[:, 1], color=COLORS[0], alpha=0.15, linewidth=0.8)
+        for number, way in enumerate(draws[:20, index].unbind(0)):
+            name = None if number else "paths"
+            axis.plot(way[:, 0], way[:, 1], color=COLORS[0], alpha=0.15, linewidth=0.8, label=name)
         axis.plot(truth[index, :, 0], truth[index, :, 1], color="0.2", linestyle="--", linewidth=1, label="truth")
         axis.plot(shown[index, :, 0], shown[index, :, 1], ".", color=COLORS[1], markersize=3, label="shown")
         axis.set(xlabel=r"$x_1$", ylabel=r"$x_2$")
-    axes[0].legend(frameon=False)
+    legend = axes[0].legend(frameon=False)
+    for line in legend.get_lines():
+        line.set_alpha(1)
     return save(figure, path)
 
 
@@ -84,7 +88,7 @@ def plot_fit(times: Tensor, angles: Mapping[str, Tensor], window: float, path: P
     for index, axis in enumerate(axes):
         for name, values in angles.items():
             axis.plot(times, values[index], label=name, color=colors[name], markersize=3, **styles[name])
-        axis.axvline(window, color="0.4", linestyle=":", linewidth=1)
+        axis.axvline(window, color="0.4", linestyle=":", linewidth=1, label="end of the measurements")
         axis.set(xlabel="time (s)", ylabel="angle (rad)")
     axes[0].legend(frameon=False, fontsize="small")
     return save(figure, path)
@@ -106,6 +110,20 @@ def plot_parameters(rows: Rows, truth: Mapping[str, float], path: Path) -> Path:
 def quantile(draws: Tensor, q: float) -> Tensor:
     """Quantile over the first axis."""
     return torch.quantile(draws, q, dim=0)
+
+
+def _meanings() -> list[Any]:
+    """For a legend: what `_series` draws for each channel, in its colour."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        Line2D([], [], color="0.3", linestyle="", marker=".", markersize=4, label="shown"),
+        Line2D([], [], color="0.3", linewidth=1, label="median"),
+        Patch(color="0.3", alpha=0.2, linewidth=0, label="middle 90 %"),
+        Line2D([], [], color="0.3", linestyle="--", linewidth=0.8, label="truth"),
+        Line2D([], [], color="0.4", linestyle=":", linewidth=1, label="end of the window"),
+    ]
 
 
 def _series(axis: "Axes", times: Tensor, shown: Tensor, draws: Tensor, truth: Tensor, window: float) -> None:

@@ -10,6 +10,7 @@ from deqzoo.plots.figure import COLORS, panels, save, save_animation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_row_spaces(projectors: Mapping[str, Tensor], path: Path) -> Path:
@@ -25,7 +26,7 @@ def plot_row_spaces(projectors: Mapping[str, Tensor], path: Path) -> Path:
         axis.set(xlabel="digits of the cells, 4 for each")
         axis.set_xticks(range(0, len(matrix), 16))
         axis.set_yticks(range(0, len(matrix), 16))
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="entry of the projector")
     return save(figure, path)
 
 
@@ -52,6 +53,8 @@ def plot_puzzle(puzzle: Tensor, scores: Tensor, solution: Tensor, path: Path) ->
             places = [column + (place + 1) / (side + 1) for place in range(side)]
             heights = (-0.25 * scores[row, column].clamp(0, 1)).tolist()
             axes[1].bar(places, heights, width=0.15, bottom=row + 0.97, color=color)
+    meanings = {"given": "0.2", "right": COLORS[0], "wrong": COLORS[1]}
+    _legend(figure, [*meanings.items(), ("bars: the scores of digits 1, 2, ...", "0.6")])
     return save(figure, path)
 
 
@@ -106,8 +109,17 @@ def animate_puzzle(puzzle: Tensor, frames: Sequence[tuple[int, Tensor, float]], 
                     alpha=1.0 if given else float(likely[row, column]) ** 2,
                 )
 
-    draw(0)
+    _legend(figure, [("given", "0.1"), ("found, fainter where less probable", COLORS[0])])
     return save_animation(figure, draw, len(frames), path, fps=6)
+
+
+def _legend(figure: "Figure", meanings: Sequence[tuple[str, str]]) -> None:
+    """What the colours mean, below the panels."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=color, label=name) for name, color in meanings]
+    options: dict[str, Any] = {"frameon": False, "fontsize": "small", "handlelength": 0.8}
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), **options)
 
 
 def _grid(axis: "Axes", side: int) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, float]]
 
+MANY = 30  # points of a curve, from which on they have no marks
+MEANS = 15  # a running mean is over this fraction of the points
+
 Curves = Mapping[str, str]  # column of metrics.csv -> its name in the legend
 
 NFE: Curves = {"train/nfe": "forward", "train/nfe_backward": "backward"}
@@ -115,13 +118,34 @@ def plot_training(rows: Rows, path: Path, panels: Mapping[str, Curves] = PANELS)
 
 
 def draw_lines(axis: "Axes", rows: Rows, names: Curves, label: str) -> None:
-    """Draw columns of ``rows`` over their ``step``, each with its name in the legend; ``label`` is the ordinate's."""
+    """Draw columns of ``rows`` over their ``step``, each with its name in the legend; ``label`` is the ordinate's.
+
+    Numbers of single batches (those that are no validation's) are drawn faintly where there are many, and their running
+    mean over them.
+    """
     for color, (name, legend) in zip(COLORS, names.items(), strict=False):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=legend, color=color, marker="o" if len(points) < 30 else "")
-            axis.legend(frameon=False)
+        steps = [row["step"] for row in rows if name in row]
+        values = [row[name] for row in rows if name in row]
+        if not steps:
+            continue
+        if len(steps) < MANY or name.startswith("val/"):
+            axis.plot(steps, values, label=legend, color=color, marker="o" if len(steps) < MANY else "")
+        else:
+            count = len(steps) // MEANS
+            axis.plot(steps, values, label=f"{legend}, single batches", color=color, alpha=0.25, linewidth=0.8)
+            axis.plot(steps, running_mean(values, count), label=f"{legend}, mean of {count}", color=color)
+        axis.legend(frameon=False)
     axis.set(xlabel="step", ylabel=label)
+
+
+def running_mean(values: Sequence[float], count: int) -> list[float]:
+    """The mean of each value and the ``count`` - 1 before it, or as many as there are.
+
+    >>> running_mean([1.0, 3.0, 5.0, 1.0], 2)
+    [1.0, 2.0, 4.0, 3.0]
+    """
+    windows = (values[max(0, end - count) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]
 
 
 def plot_trust(trust: Tensor, wrong: Tensor, path: Path) -> Path:
