@@ -42,7 +42,9 @@ Settings (NAME=VALUE)
   trainer.max_epochs=..    Lightning's own: max_steps, accelerator, devices, strategy, precision, ...
   seed=0                   of weights, data order, augmentation and dropout
   mode=fit                 fit (train, test, export) or test
-  ckpt=pretrained          or a path: the weights to test, or to start training from
+  ckpt=pretrained          or a path: the weights to test, or to start training from; of a classifier of other
+                           classes all but its last layer
+  model.train_only=[head.*]  names of the parameters that are trained, * and ?; the others stay as they are
   stages=[]                skip what the recipe trains first (its `stages`)
   resume=last              or a run's folder: continue there, to the same result
   logger=csv               csv, or beside it wandb (WANDB_MODE=offline works) or tensorboard
