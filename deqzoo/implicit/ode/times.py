@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,12 +81,18 @@ class Times:
 
     def from_jump(self, step: Step) -> bool:
         """Whether a step, or that of one of its rows, begins at a jump."""
-        return bool(self._jumps) and bool((self._is_jump(step.a) & torch.as_tensor(step.start == 0)).any())
+        if not self._jumps:
+            return False
+        if isinstance(step.a, int) and isinstance(step.start, float):
+            return step.start == 0 and self.points[step.a] in self._jumps
+        return bool((self._is_jump(step.a) & torch.as_tensor(step.start == 0)).any())
 
     def limits(self, step: Step) -> tuple[Tensor, Tensor] | None:
         """Earliest and latest time at which f is evaluated in a step, beside jumps; None: any."""
         if not self._jumps:
             return None
+        if isinstance(step.a, int) and isinstance(step.b, int) and isinstance(step.start, float):
+            return self._limits_of_all(step.a, step.b, step.start == 0, step.last)
         with below_all_transforms():
             a, b = self.table[step.a], self.table[step.b]
             forward = (b - a).sign()
@@ -96,6 +103,22 @@ class Times:
             last = torch.where(ends, b - aside, torch.inf * forward)
             low, high = torch.minimum(first, last), torch.maximum(first, last)
         return self._sent(low), self._sent(high)
+
+    def _limits_of_all(self, a: int, b: int, begins: bool, ends: bool) -> tuple[Tensor, Tensor] | None:
+        """As `limits`, of a step that all systems take: by numbers, for calls of tensors take as long as a small f."""
+        begins, ends = begins and self.points[a] in self._jumps, ends and self.points[b] in self._jumps
+        if not (begins or ends):
+            return None
+        start, end = self.points[a], self.points[b]
+        forward = math.copysign(1.0, end - start)
+        aside = 4 * torch.finfo(self.dtype).eps * max(abs(start), abs(end)) * forward
+        first = start + aside if begins else -math.inf * forward
+        last = end - aside if ends else math.inf * forward
+        with below_all_transforms():
+            low, high = (
+                torch.full((), x, dtype=self.dtype, device=self.device) for x in (min(first, last), max(first, last))
+            )
+        return low, high
 
     def _is_jump(self, point: int | Tensor) -> Tensor:
         return torch.isin(self.table[point], torch.tensor(sorted(self._jumps), dtype=torch.float64))
