@@ -44,6 +44,33 @@ class MLPDynamics(nn.Module):
         return self.layers(y)
 
 
+class MLPVectorField(nn.Module):
+    """Field of a neural CDE: z -> width -> ... -> width -> a matrix, with relu between and tanh at the end.
+
+    Args:
+        hidden: of z, (B, hidden).
+        channels: of the path, time among them.
+        width: of the layers between.
+        depth: number of these.
+
+    Source: Kidger, Morrill, Foster, Lyons, "Neural Controlled Differential Equations for Irregular Time Series", 2020.
+
+    >>> MLPVectorField(8, 3, width=16)(torch.tensor(0.5), torch.zeros(5, 8)).shape
+    torch.Size([5, 8, 3])
+    """
+
+    def __init__(self, hidden: int, channels: int, width: int = 64, depth: int = 1) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self.layers = mlp(hidden, *[width] * depth, hidden * channels, activation=nn.ReLU)
+        self.shape = hidden, channels
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """The matrix, (B, hidden, channels), with entries in (-1, 1)."""
+        return torch.tanh(self.layers(z)).unflatten(-1, self.shape)
+
+
 class TimeConv(nn.Module):
     """3x3 convolution of y with t as a further, constant channel (ConcatConv of Chen et al.).
 

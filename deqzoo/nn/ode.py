@@ -102,11 +102,15 @@ class NeuralODE(SolverLayer):
         times: Any = self.interval if t is None else t  # numbers, which a graph can hold
         if isinstance(t, Tensor) or not torch.compiler.is_compiling():
             times = torch.as_tensor(self.times if t is None else t).to(leaf.real.dtype)
+        y = self._solved(self._augmented(y0), times, args, self.chosen_solver)
+        return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
+
+    def _solved(self, y0: Any, times: Any, args: tuple[Any, ...], solver: Any) -> Any:
+        """y at all of the times."""
+        leaf = tensor_leaves(y0)[0]
         f, parameters = with_parameters(self.dynamics)
         half = half_dtype(self.dynamics)
-        if half is not None:
-            f = evaluated_in(half, f)
-        y0 = self._augmented(y0)
+        f = self._right_hand_side(f if half is None else evaluated_in(half, f))
         penalties = self.penalties if self.training and torch.is_grad_enabled() else ()
         if penalties:
             if leaf.is_complex():
@@ -114,14 +118,14 @@ class NeuralODE(SolverLayer):
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
             f = same_randomness(f, self.dynamics, leaf.device)
-        separate = not isinstance(self.solver, TorchDiffEq) and _are_separate(y0, is_explicit(self.solver))
+        separate = not isinstance(solver, TorchDiffEq) and _are_separate(y0, is_explicit(solver))
         y, self.solution = odeint(
             f,
             y0,
             times,
             *args,
             *parameters,
-            solver=self.chosen_solver,
+            solver=solver,
             adjoint=self.adjoint,
             batch_dims=int(separate),
             shared_steps=separate,
@@ -135,8 +139,11 @@ class NeuralODE(SolverLayer):
         else:
             self.path = {}
         self.solution.value = map_tensors(torch.Tensor.detach, self.solution.value)
-        y = y if half is None else map_tensors(lambda leaf: leaf.to(half), y)
-        return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
+        return y if half is None else map_tensors(lambda leaf: leaf.to(half), y)
+
+    def _right_hand_side(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """dy/dt, from the dynamics."""
+        return f
 
     @property
     def is_one_graph(self) -> bool:
