@@ -45,7 +45,16 @@ A solver knows nothing of autodiff, and the bridge nothing of what is inside a s
 """
 
 from . import conditions
-from .adjoints import EQUATION_ADJOINTS, Adjoint, EquationAdjoint, Implicit, OneStep, Phantom, Unrolled
+from .adjoints import (
+    EQUATION_ADJOINTS,
+    Adjoint,
+    EquationAdjoint,
+    Implicit,
+    OneStep,
+    Phantom,
+    ReversibleIteration,
+    Unrolled,
+)
 from .api import SOLVERS, argmin, fixed_point, make_solver, root
 from .bridge import ImplicitFunction
 from .call_site import warn_once
@@ -279,6 +288,7 @@ __all__ = [
     "ProjectedNewton",
     "ProximalGradient",
     "Reversible",
+    "ReversibleIteration",
     "Rodas5P",
     "SecondOrderCone",
     "SemidefiniteCone",

@@ -69,8 +69,8 @@ def fixed_point(
         solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; `ForwardBackward` and
             `PeacemanRachford` for an f that is a `MonotoneMap`; or the name of one ("picard"), with its default
             options; or any callable `solver(f, z0, *args) -> z`, NumPy inside allowed.
-        adjoint: how it is differentiated, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`, or the name of one
-            ("one_step"); or an `EquationAdjoint` of your own.
+        adjoint: how it is differentiated, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`,
+            `ReversibleIteration`, or the name of one ("one_step"); or an `EquationAdjoint` of your own.
         batch_dims: 0: all of z is one system; 1: each leading index is a system of its own.
         compact: with batch_dims=1: while the solver iterates, call f for the samples alone that are not done. Then f
             must treat each sample by itself, and tensors among `args` with the batch as leading axis are cut likewise

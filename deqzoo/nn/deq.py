@@ -39,8 +39,8 @@ class DEQ(SolverLayer):
         cell: module `cell(z, x) -> z`; z is a tensor, or a tuple or other pytree of tensors, batch axis first. If it
             has a method `prepare(x)`, that is called once per forward, and the cell as `cell(z, x, prepare(x))`.
         solver: solver of the forward pass, or its name ("picard"); `Anderson(tol=1e-3, max_steps=30)` by default.
-        adjoint: how gradients are computed, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`, or the name of
-            one ("one_step"). (Called `gradient` before.)
+        adjoint: how gradients are computed, `Implicit()` by default; `Phantom`, `OneStep`, `Unrolled`,
+            `ReversibleIteration`, or the name of one ("one_step"). (Called `gradient` before.)
         batch_dims: 1: each sample is a system; 0: all of z is one, as where the cell couples the nodes of a graph.
         compact: in eval mode, evaluate the cell for the samples alone that have not converged (see `fixed_point`). In
             training it changes nothing: there the cell's random draws belong to the whole batch.

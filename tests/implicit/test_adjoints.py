@@ -223,7 +223,7 @@ def test_what_is_not_a_linear_solver():
 def test_all_adjoints_have_names():
     kinds = EQUATION_ADJOINTS | ODE_ADJOINTS
     assert {make_adjoint(name) for name in kinds} == {kind() for kind in kinds.values()}
-    assert {"implicit", "one_step", "phantom", "unrolled"} == set(EQUATION_ADJOINTS)
+    assert {"implicit", "one_step", "phantom", "reversible_iteration", "unrolled"} == set(EQUATION_ADJOINTS)
     assert {"discrete", "direct", "backsolve", "reversible"} == set(ODE_ADJOINTS)
 
 

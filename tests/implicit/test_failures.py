@@ -132,10 +132,13 @@ def test_fixed_points_that_are_not_there(name):
 @pytest.mark.parametrize("stop", ["rel", "never"])
 def test_gradients_of_the_other_samples_stay(gradient, bad, f, stop):
     """Also where the loss takes all samples, and where it leaves the bad one out."""
+    if gradient == "reversible_iteration" and stop == "rel":
+        pytest.skip("it takes a fixed number of steps")
+    damping = 0.8 if gradient == "reversible_iteration" else 1.0
 
     def slope(x, rows):
         x = x.detach().requires_grad_()
-        solver = Picard(stop=stop, max_steps=80)
+        solver = Picard(stop=stop, max_steps=80, damping=damping)
         z, solution = fixed_point(
             f, torch.zeros_like(x), x, solver=solver, adjoint=make_adjoint(gradient), batch_dims=1,
             on_failure="ignore", return_solution=True,
