@@ -57,8 +57,9 @@ class Cones:
     @property
     def rows(self) -> int:
         """The number of rows of A and b."""
-        return sum(self._sizes())
+        return sum(self._sizes)
 
+    @functools.cached_property
     def _sizes(self) -> list[int]:
         triangles = [n * (n + 1) // 2 for n in self.semidefinite]
         return [
@@ -72,7 +73,7 @@ class Cones:
 
     def project(self, v: Tensor) -> Tensor:
         """The nearest point of K, along the last axis."""
-        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes(), dim=-1)
+        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes, dim=-1)
         projected = [torch.zeros_like(zero), nonnegative.clamp(min=0)]
         if self.second_order:
             projected.append(SecondOrderCones(self.second_order).project(second_order))
@@ -86,7 +87,7 @@ class Cones:
 
     def derivative(self, v: Tensor) -> Tensor:
         """The Jacobian of `project` at the rows of v, (programs, rows, rows); symmetric, one block per cone."""
-        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes(), dim=-1)
+        zero, nonnegative, second_order, *triangles, exponential, power = v.split(self._sizes, dim=-1)
         blocks = [zero.new_zeros(*zero.shape, self.zero), torch.diag_embed((nonnegative > 0).to(v))]
         if self.second_order:
             blocks.append(SecondOrderCones(self.second_order).derivative(second_order))
