@@ -56,8 +56,8 @@ def odeint(
         method: dopri5 by default.
         options: first_step, max_num_steps, max_step and jump_t of adaptive methods, step_size of the others; with any
             other one torchdiffeq solves.
-        event_fn: `event_fn(t, y)`, whose zero ends the solve, by torchdiffeq; its time, which has no gradient there, and
-            the states are returned. `deqzoo.implicit.odeint_event` differentiates the time, too.
+        event_fn: `event_fn(t, y)`, whose zero ends the solve, by torchdiffeq; its time, which has no gradient there,
+            and the states are returned. `deqzoo.implicit.odeint_event` differentiates the time, too.
 
     Raises:
         ValueError: an option that neither has.

@@ -275,7 +275,9 @@ class _AttachInTransform(_Attach):
             t.unsqueeze(0).expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
             for t, d in zip(tensors[:n], dims[:n], strict=True)
         )
-        condition = torch.func.vmap(system.condition, in_dims=((0,) * n, tuple(dims[n:])), randomness="same")
+        # As the forward drew; where that drew nothing, nothing is drawn here.
+        randomness = "same" if info.randomness == "error" else info.randomness
+        condition = torch.func.vmap(system.condition, in_dims=((0,) * n, tuple(dims[n:])), randomness=randomness)
         batched = dataclasses.replace(
             system, condition=condition, batch_dims=system.batch_dims + 1, report=None, tape=None, ravel=None
         )

@@ -124,7 +124,15 @@ def saved_tensors_are_hooked() -> bool:
 
     Instead: evaluate the condition once more in each backward.
     """
-    return _top_saved_tensors_default_hooks(False) is not None
+    return saved_tensor_hooks() is not None
+
+
+def saved_tensor_hooks() -> Any:
+    """The innermost hooks on saved tensors, None: there are none. Why: checkpointing tells of itself by them alone.
+
+    Instead: set the generators back before each evaluation of a layer's f that draws.
+    """
+    return _top_saved_tensors_default_hooks(False)
 
 
 def version_of(tensor: Tensor) -> int:

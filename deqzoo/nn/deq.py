@@ -139,7 +139,7 @@ class DEQ(SolverLayer):
             f, parameters = with_parameters(self.cell)
             args = (x, *parameters)
         if self.training:
-            f = same_randomness(f, self.cell, tensor_leaves(z0)[0].device)
+            f = same_randomness(f, self.cell, tensor_leaves(z0)[0].device, self.is_one_graph)
         return f, args
 
     @property

@@ -117,7 +117,7 @@ class NeuralODE(SolverLayer):
                 raise ValueError("penalties are for real states: take torch.view_as_real of y0, view_as_complex in f")
             f, y0 = _with_penalties(f, y0, penalties)
         if self.training:
-            f = same_randomness(f, self.dynamics, leaf.device)
+            f = same_randomness(f, self.dynamics, leaf.device, self.is_one_graph)
         separate = not isinstance(solver, TorchDiffEq) and _are_separate(y0, is_explicit(solver))
         y, self.solution = odeint(
             f,

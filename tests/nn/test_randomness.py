@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from deqzoo.implicit import Euler, Implicit, Neumann, Picard
+from deqzoo.implicit import Euler, Implicit, Neumann, Picard, Tsit5
 from deqzoo.nn import DEQ, NeuralODE
 from deqzoo.nn.randomness import same_randomness
-from tests.nn.layers import F64, Dense2
+from tests.nn.layers import F64, SHARP, Dense2
 
 CPU = torch.device("cpu")
 SIZE = 4, 5, 6
@@ -107,13 +108,84 @@ def test_where_nothing_is_drawn_the_calls_are_plain():
 def test_another_shape_and_further_draws_are_errors():
     call = same_randomness(lambda x: F.dropout(x, 0.5), None, CPU)
     call(torch.ones(4))
-    with pytest.raises(RuntimeError, match=r"dropout is to give .* of shape \(4,\), to a tensor of shape \(3,\)"):
+    with pytest.raises(RuntimeError, match=r"draws by dropout, of shape \(3,\), .* drew by dropout, of shape \(4,\)"):
         call(torch.ones(3))
+    call = same_randomness(lambda n: torch.rand(n), None, CPU)
+    call(4)
+    with pytest.raises(RuntimeError, match=r"draws by rand, of shape \(1,\)"):
+        call(1)
     times = iter([1, 2])
     call = same_randomness(lambda x: sum(torch.rand_like(x) for _ in range(next(times))), None, CPU)
     call(torch.ones(2))
     with pytest.raises(RuntimeError, match="draws more random numbers than the first"):
         call(torch.ones(2))
+
+
+def checkpointed(z):
+    return checkpoint(lambda y: F.dropout(y.tanh(), 0.5), z, use_reentrant=False)
+
+
+def checkpointed_layer(z):
+    return checkpoint(DEQ(lambda z, x: F.dropout(0.5 * z.tanh() + x, 0.5), **SHARP), z, use_reentrant=False)
+
+
+def own_generator(z):
+    own = torch.Generator().manual_seed(1)
+    return F.dropout(z.tanh(), 0.5) * torch.bernoulli(torch.full_like(z, 0.5), generator=own)
+
+
+BUFFER = torch.empty(3, 5, dtype=F64)
+
+
+def into_a_buffer(z):
+    torch.rand(3, 5, out=BUFFER)
+    return z.tanh() * BUFFER.mul_(0.5).clone()
+
+
+PARTS = {
+    "checkpoint": checkpointed,
+    "checkpoint of a layer": checkpointed_layer,
+    "a draw under no_grad": lambda z: z.tanh() * torch.no_grad()(torch.rand_like)(z),
+    "dropout beside layers that draw nothing": lambda z: F.alpha_dropout(F.dropout(z.tanh(), 0.5), 0.5, training=False),
+    "a generator of its own": own_generator,
+    "into a buffer": into_a_buffer,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_gradient_is_that_of_the_first_draws(name):
+    """Central differences, after the same seed; of parts that are evaluated again in the backward, too."""
+    part = PARTS[name]
+    layers = [DEQ(lambda z, x: 0.3 * part(z) + x, solver=Picard(tol=1e-13, max_steps=500), on_failure="raise")]
+    if name != "checkpoint of a layer":
+        layers.append(NeuralODE(lambda t, y: part(y) - y, solver=Tsit5(rtol=1e-10, atol=1e-10)))
+    x, along = torch.randn(2, 3, 5, dtype=F64).unbind()
+    for layer in layers:
+
+        def value(x, layer=layer):
+            torch.manual_seed(5)
+            return layer(x).square().sum()
+
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(leaf), leaf)
+        with torch.no_grad():
+            difference = (value(x + 1e-6 * along) - value(x - 1e-6 * along)) / 2e-6
+        torch.testing.assert_close((gradient * along).sum(), difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_the_gradient_of_a_vmapped_layer_is_that_of_its_masks(randomness):
+    deq = DEQ(lambda z, x: 0.3 * F.dropout(z.tanh(), 0.5) + x, solver=Picard(tol=1e-14, max_steps=500, stop="abs"))
+    x, along = torch.randn(2, 4, 3, 5, dtype=F64).unbind()
+
+    def value(x):
+        torch.manual_seed(5)
+        return torch.vmap(deq, randomness=randomness)(x).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(leaf), leaf)
+    difference = (value(x + 1e-6 * along) - value(x - 1e-6 * along)) / 2e-6
+    torch.testing.assert_close((gradient * along).sum(), difference, rtol=1e-6, atol=1e-8)
 
 
 class Attending(Dense2):
@@ -204,12 +276,39 @@ def test_a_compiled_layer_of_fixed_steps_that_drops_out_is_one_graph_with_one_ma
     assert (gradient * along).sum().item() == pytest.approx((both[0] - both[1]) / 2e-6, rel=1e-6)
 
 
-class Sampling(Dense2):
+UNSEEN = {
+    "bernoulli": lambda z: z * torch.bernoulli(z.sigmoid()),
+    "its method": lambda z: z * z.sigmoid().bernoulli(),
+    "bernoulli_": lambda z: z * torch.empty_like(z).bernoulli_(z.detach().sigmoid()),
+    "rrelu": lambda z: F.rrelu(z, training=True),
+    "cauchy_": lambda z: z + torch.empty_like(z).cauchy_(),
+    "operator": lambda z: torch.ops.aten.dropout(z, 0.5, True),
+    "attention": lambda z: F.scaled_dot_product_attention(z[None], z[None], z[None], dropout_p=0.5)[0],
+}
+
+
+class Drawing(Dense2):
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
     def forward(self, z, x):
-        return super().forward(z * torch.bernoulli(z.sigmoid()), x)
+        return super().forward(self.draw(z), x)
 
 
-def test_a_draw_that_cannot_be_handed_over_is_an_error_in_a_graph():
-    deq = DEQ(Sampling(), solver=Picard(stop="never", max_steps=3), adjoint=Implicit(Neumann(k=3)))
-    with pytest.raises(Exception, match="what bernoulli draws cannot be handed over"):
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_draw_that_cannot_be_handed_over_is_an_error_in_a_graph(name):
+    torch._dynamo.reset()
+    deq = DEQ(Drawing(UNSEEN[name]), solver=Picard(stop="never", max_steps=3), adjoint=Implicit(Neumann(k=3)))
+    with pytest.raises(Exception, match="draws cannot be handed over"):
         torch.compile(deq, backend="aot_eager", fullgraph=True)(torch.randn(2, 5, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    "draw", [UNSEEN["bernoulli"], UNSEEN["rrelu"], F.dropout], ids=["bernoulli", "rrelu", "dropout"]
+)
+def test_compiled_code_around_a_solve_that_stops_by_itself_draws_once(draw):
+    torch._dynamo.reset()
+    deq = DEQ(lambda z, x: 0.3 * draw(z.tanh()) + x, solver=Picard(tol=1e-12), on_failure="raise")
+    torch.compile(deq, backend="aot_eager")(torch.randn(3, 5, dtype=F64))
+    assert deq.solution.converged.all()

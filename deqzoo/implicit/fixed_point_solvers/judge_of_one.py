@@ -26,7 +26,7 @@ class JudgeOfOne:
         self.rule, self.best_z = rule, z
         self.sound = finite_inputs is None or bool(finite_inputs.item())
         self.status = Status.MAX_STEPS
-        self.active = torch.ones(1, dtype=torch.bool)
+        self.active = torch.ones(1, dtype=torch.bool, device=z.device)
         self.best_norm = self.least_norm = torch.inf
         self.best_scale = 1.0
         self.half_of_largest = torch.inf  # of the residual norms; until the first, no bound
@@ -77,7 +77,7 @@ class JudgeOfOne:
         residual, trace = z.new_tensor([_ratio(self.best_norm, self.best_scale)]), None
         if self.trace is not None:
             trace = z.new_tensor(self.trace).unsqueeze(1)
-        status, steps = torch.tensor([self.status.value]), torch.tensor([self.last_step])
+        status, steps = (torch.tensor([n], device=z.device) for n in (self.status.value, self.last_step))
         converged = self.status == Status.CONVERGED
         return Solution(z, status, residual, steps, nfe, trace, all_converged=converged)
 
