@@ -7,7 +7,8 @@
 ``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
 ``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``; a small one, beside
 more to learn hyperparameters by: ``few_images.py``. Puzzles: ``sudoku.py``, of 4 x 4
-cells, and ``sudoku9.py`` (``sudoku_generator.py``, ``sudoku_solver.py``, ``sudoku_symmetry.py``)::
+cells, and ``sudoku9.py`` (``sudoku_generator.py``, ``sudoku_solver.py``, ``sudoku_symmetry.py``);
+``mazes.py`` (``maze_generator.py``)::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
         FewShotInfo,
         GraphInfo,
         ImageInfo,
+        MazeInfo,
         PointInfo,
         RegressionTaskInfo,
         SudokuInfo,
         TextInfo,
     )
+    from deqzoo.data.mazes import MazeData
     from deqzoo.data.noisy_images import NoisyImageData
     from deqzoo.data.points import PointData
     from deqzoo.data.registry import DATASETS
@@ -62,6 +65,8 @@ _HOMES = {
     "ImageData": "deqzoo.data.images",
     "ImageDataConfig": "deqzoo.data.config",
     "ImageInfo": "deqzoo.data.info",
+    "MazeData": "deqzoo.data.mazes",
+    "MazeInfo": "deqzoo.data.info",
     "PointData": "deqzoo.data.points",
     "NoisyImageData": "deqzoo.data.noisy_images",
     "PointInfo": "deqzoo.data.info",
@@ -93,6 +98,8 @@ __all__ = [
     "ImageData",
     "ImageDataConfig",
     "ImageInfo",
+    "MazeData",
+    "MazeInfo",
     "NoisyImageData",
     "PointData",
     "PointInfo",

@@ -33,7 +33,7 @@ class Augment:
                 raise ValueError(f"augment.{name} must not be negative, got {getattr(self, name)}")
 
 
-def _at_least_one(settings: object, *names: str) -> None:
+def at_least_one(settings: object, *names: str) -> None:
     """The settings of these names must be positive, or None where that is allowed."""
     for name in names:
         value = getattr(settings, name)
@@ -56,7 +56,7 @@ class DataConfig:
     eval_batch_size: int = 1000
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "batch_size", "eval_batch_size")
+        at_least_one(self, "batch_size", "eval_batch_size")
 
 
 @dataclass
@@ -106,7 +106,7 @@ class ImageFolderConfig(ImageDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "size")
+        at_least_one(self, "size")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels must be 3 (colour) or 1 (grey), got {self.channels}")
 
@@ -131,7 +131,7 @@ class PointDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "dim", "train_size", "val_size", "test_size")
+        at_least_one(self, "dim", "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -154,7 +154,7 @@ class DensityDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "train_size", "val_size", "test_size")
+        at_least_one(self, "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -173,7 +173,7 @@ class SeriesDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "repeats")
+        at_least_one(self, "repeats")
 
 
 @dataclass
@@ -202,7 +202,7 @@ class TextDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "length", "min_count")
+        at_least_one(self, "length", "min_count")
         if not 0 <= self.context < self.length:
             raise ValueError(f"data.context={self.context} must lie in [0, data.length={self.length})")
 
@@ -240,7 +240,7 @@ class ChainDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "length", "chains_per_class", "train_size", "repeats")
+        at_least_one(self, "length", "chains_per_class", "train_size", "repeats")
         if not 2 <= self.classes <= self.features:
             raise ValueError(f"data.classes={self.classes} must lie between 2 and data.features={self.features}")
         if self.val_size < 0 or self.noise < 0:
@@ -277,7 +277,7 @@ class SinusoidDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "shots", "queries", "train_size", "val_size", "test_size")
+        at_least_one(self, "shots", "queries", "train_size", "val_size", "test_size")
 
 
 @dataclass
@@ -316,7 +316,7 @@ class EpisodeDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "shots", "queries", "train_queries", "train_episodes", "val_episodes", "test_episodes")
+        at_least_one(self, "shots", "queries", "train_queries", "train_episodes", "val_episodes", "test_episodes")
         if self.ways < 2:
             raise ValueError(f"data.ways must be at least 2, got {self.ways}")
 
@@ -347,7 +347,7 @@ class FewImageDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "train_size", "val_size", "repeats")
+        at_least_one(self, "train_size", "val_size", "repeats")
 
 
 @dataclass
@@ -375,80 +375,3 @@ class NoisyImageDataConfig(FewImageDataConfig):
         super().__post_init__()
         if not 0 <= self.corrupted < 1:
             raise ValueError(f"data.corrupted must lie in [0, 1), got {self.corrupted}")
-
-
-@dataclass
-class SudokuDataConfig(DataConfig):
-    """Sudoku puzzles of 4 x 4 cells with one solution, drawn when they are set up: the same ones always.
-
-    The parts have no solution grid in common, of the 288 that there are.
-
-    Attributes:
-        kind: the kind of data, always ``sudoku`` here.
-        name: the set, always ``sudoku4``.
-        batch_size, eval_batch_size: puzzles per step.
-        train_size, val_size, test_size: puzzles of each part, all of them different.
-        val_grids, test_grids: solution grids of these parts; training has the others.
-        min_givens, max_givens: least and largest number of cells that are to be left; see `deqzoo.data.sudoku`.
-    """
-
-    kind: str = "sudoku"
-    name: str = "sudoku4"
-    batch_size: int = 150
-    eval_batch_size: int = 500
-    train_size: int = 9000
-    val_size: int = 500
-    test_size: int = 1000
-    val_grids: int = 29
-    test_grids: int = 29
-    min_givens: int = 4
-    max_givens: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least_one(self, "train_size", "val_size", "test_size", "val_grids", "test_grids")
-        if self.val_grids + self.test_grids >= 288:
-            raise ValueError(
-                f"data.val_grids={self.val_grids} and test_grids={self.test_grids} leave none of 288 grids to train on"
-            )
-        if not 4 <= self.min_givens <= self.max_givens < 16:
-            raise ValueError(
-                "data.min_givens and data.max_givens must lie in this order between 4, the fewest with which a puzzle "
-                f"has one solution, and 15; got {self.min_givens} and {self.max_givens}"
-            )
-
-
-@dataclass
-class Sudoku9DataConfig(DataConfig):
-    """Sudoku puzzles of 9 x 9 cells with one solution, drawn once and kept: the same ones always.
-
-    Attributes:
-        kind: the kind of data, always ``sudoku9`` here.
-        name: the set, always ``sudoku9``.
-        batch_size, eval_batch_size: puzzles per step.
-        root: folder of the data; None: the environment's ``DEQZOO_DATA``, else ``~/.cache/deqzoo``.
-        train_size, val_size, test_size: puzzles of each part; see `deqzoo.data.sudoku9`.
-        added_givens: most digits that a training puzzle is given beside its own.
-        collections: test on collected puzzles as well, which are downloaded.
-        collected: of each collection, puzzles to test on.
-        download: fetch what is missing; False: an error says what is missing.
-    """
-
-    kind: str = "sudoku9"
-    name: str = "sudoku9"
-    batch_size: int = 16
-    eval_batch_size: int = 100
-    root: str | None = None
-    train_size: int = 40_000
-    val_size: int = 500
-    test_size: int = 1000
-    added_givens: int = 18
-    collections: bool = True
-    collected: int = 2000
-    download: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least_one(self, "train_size", "val_size", "test_size", "collected")
-        if not 0 <= self.added_givens <= 81:
-            raise ValueError(f"data.added_givens must lie between 0 and 81, got {self.added_givens}")

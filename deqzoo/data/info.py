@@ -211,6 +211,13 @@ class SudokuInfo(DataInfo):
 
 
 @dataclasses.dataclass(frozen=True)
+class MazeInfo(DataInfo):
+    """Mazes, of which a network need know nothing before."""
+
+    items: ClassVar[str] = "mazes"
+
+
+@dataclasses.dataclass(frozen=True)
 class FewImageInfo(DataInfo):
     """Few labelled images, beside others to learn hyperparameters by.
 

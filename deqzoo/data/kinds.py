@@ -24,8 +24,8 @@ class DataKind(NamedTuple):
     module: str
 
 
-def _in(settings: str, module: str) -> DataKind:
-    return DataKind(f"deqzoo.data.config:{settings}", f"deqzoo.data.{module}")
+def _in(settings: str, module: str, config: str = "config") -> DataKind:
+    return DataKind(f"deqzoo.data.{config}:{settings}", f"deqzoo.data.{module}")
 
 
 DATA_KINDS: dict[str, DataKind] = {
@@ -35,12 +35,13 @@ DATA_KINDS: dict[str, DataKind] = {
     "few_images": _in("FewImageDataConfig", "few_images:FewImageData"),
     "image_folder": _in("ImageFolderConfig", "image_folder:ImageFolderData"),
     "images": _in("ImageDataConfig", "images:ImageData"),
+    "mazes": _in("MazeDataConfig", "mazes:MazeData", "puzzle_config"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),
-    "sudoku": _in("SudokuDataConfig", "sudoku:SudokuData"),
-    "sudoku9": _in("Sudoku9DataConfig", "sudoku9:Sudoku9Data"),
+    "sudoku": _in("SudokuDataConfig", "sudoku:SudokuData", "puzzle_config"),
+    "sudoku9": _in("Sudoku9DataConfig", "sudoku9:Sudoku9Data", "puzzle_config"),
     "text": _in("TextDataConfig", "text:TextData"),
 }
 

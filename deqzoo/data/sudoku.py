@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from deqzoo.data.config import DataConfig, SudokuDataConfig
+from deqzoo.data.config import DataConfig
 from deqzoo.data.info import SudokuInfo
 from deqzoo.data.loader import generator
 from deqzoo.data.module import TensorData
+from deqzoo.data.puzzle_config import SudokuDataConfig
 
 SIDE, BOX, CELLS = 4, 2, 16
 _BITS = 1 << torch.arange(CELLS)  # of the cells in a mask; a mask is the sum of those that are given
@@ -106,7 +107,7 @@ class SudokuData(TensorData):
     Args:
         name: the set: ``sudoku4``.
         seed: of the order of the batches alone.
-        options: the fields of `deqzoo.data.config.SudokuDataConfig`.
+        options: the fields of `deqzoo.data.puzzle_config.SudokuDataConfig`.
 
     >>> data = SudokuData("sudoku4", train_size=100, val_size=10, test_size=10, batch_size=20)
     >>> data.setup()

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqzoo.atomic import whole_file
-from deqzoo.data.config import DataConfig, Sudoku9DataConfig
+from deqzoo.data.config import DataConfig
 from deqzoo.data.files import data_root, fetch
 from deqzoo.data.info import SudokuInfo
 from deqzoo.data.loader import TensorLoader, generator
 from deqzoo.data.module import TensorData
+from deqzoo.data.puzzle_config import Sudoku9DataConfig
 from deqzoo.data.sudoku_collections import COLLECTIONS, read_puzzles
 from deqzoo.data.sudoku_generator import draw_grids, remove_digits
 from deqzoo.data.sudoku_solver import Puzzles, solve_sudokus
@@ -42,7 +43,7 @@ class Sudoku9Data(TensorData):
     Args:
         name: the set: ``sudoku9``.
         seed: of the order of the batches and of the digits that are added.
-        options: the fields of `deqzoo.data.config.Sudoku9DataConfig`.
+        options: the fields of `deqzoo.data.puzzle_config.Sudoku9DataConfig`.
 
     Attributes:
         others: after `setup`, further sets to test on, (puzzles, solutions) each: "25-30", drawn, of 25 to 30 digits;
