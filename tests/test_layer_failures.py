@@ -128,14 +128,14 @@ METHODS = {
 }
 OWN_TEST = {
     "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel",
-    "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
+    "MazeEquilibrium", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
     "BottleneckDynamics", "CELLS", "ConcatSquashNet", "ContractiveCell", "ConvCell",
     "ConvDynamics", "DensityDynamics",
     "FewShotNetwork", "GraphCell", "GraphConvolutionNetwork", "ImageClassifier", "MDEQCell", "MLPDynamics",
-    "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
+    "MazeLayers", "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
     "SudokuConvNet", "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius",
     "propagate", "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip

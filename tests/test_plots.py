@@ -10,11 +10,13 @@ from deqzoo.plots import (
     animate_flow,
     figure,
     plot_flow,
+    plot_mazes,
     plot_over_hops,
     plot_over_nfe,
     plot_phase_portrait,
     plot_residuals,
     plot_training,
+    plot_wave,
 )
 
 
@@ -22,7 +24,7 @@ from deqzoo.plots import (
 def drawn(monkeypatch):
     figures = []
     save = figure.save
-    for module in ("budget", "flow", "residuals", "training"):
+    for module in ("budget", "flow", "mazes", "residuals", "training"):
         monkeypatch.setattr(f"deqzoo.plots.{module}.save", lambda fig, path: figures.append(fig) or save(fig, path))
     return figures
 
@@ -171,3 +173,25 @@ def test_phase_portrait_shows_the_field_and_the_ways_on_it(tmp_path, drawn):
     assert [text.get_text() for text in legend.get_texts()] == told
     assert asked[0].shape[1] == 2
     assert asked[0].amin() <= ways.amin()
+
+
+def test_mazes_have_a_curve_for_each_size_and_each_network(tmp_path, drawn):
+    over_nfe = {9: {8: 0.5, 16: 1.0}, 19: {8: 0.0, 16: 0.25}}
+    over_size = {"equilibrium": {9: 1.0, 19: 0.25}, "layers": {9: 0.5, 19: 0.0}}
+    assert is_png(plot_mazes(over_nfe, over_size, 13, tmp_path / "m.png"))
+    steps, sizes = drawn[0].axes
+    assert [line.get_ydata().tolist() for line in steps.lines] == [[50.0, 100.0], [0.0, 25.0]]
+    assert [text.get_text() for text in steps.get_legend().get_texts()] == ["9 x 9 cells", "19 x 19 cells"]
+    assert [list(line.get_xdata()) for line in sizes.lines] == [[9, 19], [9, 19], [13, 13]]
+
+
+def test_the_wave_leaves_walls_out(tmp_path, drawn):
+    maze = torch.tensor([[2, 1, 0], [0, 1, 3]])
+    settled = torch.tensor([[1, 2, 9], [9, 3, 4]])
+    assert is_png(plot_wave(maze, torch.ones(2, 3), settled, tmp_path / "w.png"))
+    answer, wave = drawn[0].axes[:2]
+    (cells,) = (image.get_array() for image in answer.images)
+    assert (cells[maze == 0] == cells[0, 2]).all()
+    assert not (cells[maze > 0] == cells[0, 2]).all(-1).any()
+    assert wave.images[1].get_array().compressed().tolist() == [1, 2, 3, 4]  # those of walls are NaN: masked
+    assert {text.get_text() for text in answer.texts} == {"S", "G"}

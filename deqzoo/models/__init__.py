@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
-    from deqzoo.models.puzzle.network import SudokuEquilibrium
+    from deqzoo.models.puzzle.maze_network import MazeEquilibrium, MazeLayers
+    from deqzoo.models.puzzle.sudoku_network import SudokuEquilibrium
 
 _HOMES = {
     "CellSearch": "deqzoo.models.meta.cell_search_network",
@@ -56,6 +57,8 @@ _HOMES = {
     "LanguageModel": "deqzoo.models.language.network",
     "LatentODE": "deqzoo.models.ode.latent_ode_network",
     "MDEQClassifier": "deqzoo.models.equilibrium.mdeq_network",
+    "MazeEquilibrium": "deqzoo.models.puzzle.maze_network",
+    "MazeLayers": "deqzoo.models.puzzle.maze_network",
     "MetaLearner": "deqzoo.models.meta.learner",
     "MultiscaleFlow": "deqzoo.models.flow.image_network",
     "NonFiniteError": "deqzoo.models.common.finite",
@@ -66,7 +69,7 @@ _HOMES = {
     "PointInfo": "deqzoo.data.info",
     "SolverModule": "deqzoo.models.common.module",
     "SudokuConvNet": "deqzoo.models.optimisation.network",
-    "SudokuEquilibrium": "deqzoo.models.puzzle.network",
+    "SudokuEquilibrium": "deqzoo.models.puzzle.sudoku_network",
     "SudokuProgram": "deqzoo.models.optimisation.network",
     "UNetFlow": "deqzoo.models.flow.image_network",
     "anode_net": "deqzoo.models.ode.network",
@@ -100,6 +103,8 @@ __all__ = [
     "LanguageModel",
     "LatentODE",
     "MDEQClassifier",
+    "MazeEquilibrium",
+    "MazeLayers",
     "MetaLearner",
     "MultiscaleFlow",
     "NonFiniteError",

@@ -2,7 +2,7 @@
 
 ``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers
 of DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``density.py`` densities, ``sudoku.py``
-puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
+and ``mazes.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
@@ -11,6 +11,7 @@ from deqzoo.plots.convergence import plot_convergence
 from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
+from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
 from deqzoo.plots.sudoku import animate_puzzle, plot_puzzle, plot_row_spaces, plot_solved
@@ -48,6 +49,7 @@ __all__ = [
     "SUDOKU_PANELS",
     "Budget",
     "animate_flow",
+    "animate_maze",
     "animate_puzzle",
     "animate_series",
     "budget_curves",
@@ -60,6 +62,7 @@ __all__ = [
     "plot_fit",
     "plot_flow",
     "plot_images",
+    "plot_mazes",
     "plot_over_hops",
     "plot_over_nfe",
     "plot_parameters",
@@ -72,5 +75,6 @@ __all__ = [
     "plot_solved",
     "plot_training",
     "plot_trust",
+    "plot_wave",
     "residual_traces",
 ]

@@ -13,6 +13,7 @@ DIGITS = ["data=digits", "data.batch_size=32", "data.eval_batch_size=360", "data
 PLAIN = ["data.augment.rotate=0", "data.augment.translate=0"]
 MESHED = ["data.train_size=200", "data.val_size=50", "data.test_size=100", "data.batch_size=32"]
 PUZZLES = ["data.train_size=200", "data.val_size=20", "data.test_size=40", "data.batch_size=20"]
+MAZES = [*PUZZLES, "data.sides=[7]", "data.test_side=9", "data.other_sides=[]"]
 
 SMALL = {
     "deq_classifier": ["model=deq_digits", *DIGITS, "model.widths=[8]", "model.solver_options.max_steps=5"],
@@ -79,6 +80,8 @@ SMALL = {
         *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
     ],
     "sudoku_equilibrium": ["model=deq_sudoku4", "model.width=4", "model.hidden=8", "model.lead_from=0", *PUZZLES],
+    "maze_equilibrium": ["model=deq_maze", "model.width=4", "model.hidden=8", "model.lead_from=0", *MAZES],
+    "maze_layers": ["model=layers_maze", "model.width=4", "model.hidden=4", *MAZES],
     "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
     "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
     "cell_search": [

@@ -49,6 +49,8 @@ WAITS = {
     "meta_regression": 11,
     "few_shot": 9,
     "sudoku_equilibrium": 1,
+    "maze_equilibrium": 1,
+    "maze_layers": 1,
     "sudoku_program": 17,
     "sudoku_conv": 1,
     "cell_search": 59,

@@ -16,18 +16,18 @@ from deqzoo.models.common.options import (
     fixed_point_for_use,
     fixed_point_solver,
 )
-from deqzoo.models.puzzle.check import (
+from deqzoo.models.puzzle.check import over_nfe, puzzle_sets
+from deqzoo.models.puzzle.config import SudokuEquilibriumConfig
+from deqzoo.models.puzzle.sudoku_check import (
+    MOST,
     answers_over_starts,
     check_rows,
     check_text,
     digits_given,
-    over_nfe,
-    puzzle_sets,
     set_label,
     sudoku_equilibrium_check,
 )
-from deqzoo.models.puzzle.config import SudokuEquilibriumConfig
-from deqzoo.models.puzzle.network import SudokuEquilibrium
+from deqzoo.models.puzzle.sudoku_network import SudokuEquilibrium
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
@@ -85,7 +85,7 @@ class SudokuEquilibriumKind(Kind):
         plot_training(trained.history, folder / "training.png", PUZZLE_PANELS)
         network: Any = trained.network
         nfe = trained.settings.depth + trained.settings.lead
-        whole = puzzle_sets(trained)
+        whole = puzzle_sets(trained, MOST)
         sets = {set_label(name, digits_given(p)): (p[:DRAWN], s[:DRAWN]) for name, (p, s) in whole.items()}
         steps = sorted({max(1, nfe * factor // 8) for factor in (1, 2, 4, 8, 16, 32)})
         nfes = {name: over_nfe(network, puzzles, steps) for name, puzzles in sets.items()}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
-from deqzoo.models.puzzle.answers import Answer, answer_of, read_puzzle
-from deqzoo.models.puzzle.cell import SudokuCell
-from deqzoo.nn import DEQ
+from deqzoo.models.puzzle.equilibrium import PuzzleEquilibrium
+from deqzoo.models.puzzle.sudoku_answers import Answer, answer_of, read_puzzle
+from deqzoo.models.puzzle.sudoku_cell import SudokuCell
 
 
-class SudokuEquilibrium(nn.Module):
+class SudokuEquilibrium(PuzzleEquilibrium):
     """Reads the digits of a puzzle off an equilibrium: z* = cell(z*, puzzle), scores = V z* + c.
 
     The iteration starts from noise: the same one for each puzzle in eval mode, another one in training. From other
@@ -40,10 +39,9 @@ class SudokuEquilibrium(nn.Module):
         solver: FixedPointSolver | None = None,
         adjoint: EquationAdjoint | None = None,
     ) -> None:
-        super().__init__()
-        self.side = side
         cell = SudokuCell(side, width=width, hidden=hidden, digit_symmetry=digit_symmetry)
-        self.deq = DEQ(cell, solver=solver, adjoint=adjoint, compact=True)
+        super().__init__(cell, solver=solver, adjoint=adjoint)
+        self.side = side
         self.head = nn.Linear(width, 1 if digit_symmetry else side)
 
     def forward(self, puzzles: Tensor, start: int = 0) -> Tensor:
@@ -53,31 +51,15 @@ class SudokuEquilibrium(nn.Module):
             puzzles: int64.
             start: in eval mode, the seed of the noise from which the iteration starts.
         """
-        x = self.deq.cell.inject(puzzles)
-        random = None if self.training else torch.Generator().manual_seed(start)
-        return self.read(self.deq(x, self.deq.cell.initial_state(x, random)))
+        return super().forward(puzzles, start)
 
     def read(self, z: Tensor) -> Tensor:
         """The scores (B, side, side, side) of states."""
         return self.head(z).flatten(3)
 
-    def iterates(
-        self, puzzles: Tensor, steps: int, damping: float, *, lead: int = 0, start: int | None = None
-    ) -> Iterator[Tensor]:
-        """The states of the damped iteration z <- z + damping (cell(z) - z), one after each of the ``steps``.
-
-        Gradients flow through these; ``lead`` steps before have none. ``start`` as in `forward`; None: other noise for
-        each puzzle.
-        """
-        cell = self.deq.cell
-        x = cell.inject(puzzles)
-        z = cell.initial_state(x, None if start is None else torch.Generator().manual_seed(start))
-        with torch.no_grad():
-            for _ in range(lead):
-                z = torch.lerp(z, cell(z, x), damping)
-        for _ in range(steps):
-            z = torch.lerp(z, cell(z, x), damping)
-            yield z
+    def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
+        """The cells whose digit is not that of the solution, (B, side, side)."""
+        return scores.argmax(-1) + 1 != solutions
 
     @torch.no_grad()
     def solve(self, puzzle: str | Tensor, *, restarts: int = 0, choose: str = "residual", seed: int = 0) -> Answer:

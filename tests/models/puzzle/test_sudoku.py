@@ -12,9 +12,9 @@ from deqzoo.data.sudoku import sudoku_grids
 from deqzoo.errors import ConfigError
 from deqzoo.implicit import NonConvergenceWarning, Picard
 from deqzoo.models import SudokuEquilibrium
-from deqzoo.models.puzzle.answers import keeps_rules, read_puzzle
-from deqzoo.models.puzzle.cell import SudokuCell
-from deqzoo.models.puzzle.check import STARTS, answers, check_rows, check_text
+from deqzoo.models.puzzle.sudoku_answers import keeps_rules, read_puzzle
+from deqzoo.models.puzzle.sudoku_cell import SudokuCell
+from deqzoo.models.puzzle.sudoku_check import STARTS, answers, check_rows, check_text
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
 from deqzoo.zoo.folder import read_golden
