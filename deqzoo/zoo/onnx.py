@@ -51,11 +51,18 @@ def export_onnx(
             program, input_names=names, output_names=["output"], dynamo=True, verbose=False
         )
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{type(model).__name__}.{method} cannot be written as ONNX: {first}") from error
+        raise ValueError(f"{type(model).__name__}.{method} cannot be written as ONNX: {_reason(error)}") from error
     with whole_file(Path(path)) as part:
         written.save(str(part))
     return Path(path)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an exception began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _refuse_estimates(model: nn.Module) -> None:

@@ -53,16 +53,57 @@ def test_an_entry(tmp_path):
     assert relative(run(path, images), exact(images)) < 1e-3
 
 
-def test_the_rest_is_refused(tmp_path):
-    learner = deqzoo.load("imaml_sinusoid")
-    refused = [
-        (learner, (torch.zeros(1, 2, 1),) * 3, "export the network that its adapt"),
-        (deqzoo.ContinuousFlow(MLPDynamics(2), (2,), eval_divergence="rademacher"), (torch.zeros(2, 2),), "estimate"),
-        (deqzoo.load("optnet_sudoku4"), (torch.zeros(2, 4, 4, dtype=torch.long),), "ProgramLayer cannot take a fixed"),
-    ]
-    for model, inputs, told in refused:
-        with pytest.raises(ValueError, match=told):
-            deqzoo.export_onnx(model, tmp_path / "x.onnx", *inputs)
+CALLS = {  # entry -> the method that is exported
+    "node_spheres": "forward",
+    "ign_chains": "forward",
+    "deq_lm_shakespeare": "forward",
+    "cnf_moons": "log_prob",
+    "cnf_moons_fm": "from_base",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_entries_of_each_kind(name, tmp_path):
+    model, method = deqzoo.load(name, trainable=False), CALLS[name]
+    inputs = (torch.randn(16, 2),) if name.startswith("cnf") else tuple(read_golden(shipped_folder(name))[0].values())
+    path = deqzoo.export_onnx(model, tmp_path / "model.onnx", *inputs, method=method)
+    with torch.no_grad():
+        expected = getattr(fixed_steps(model, *inputs, tol=1e-5, method=method), method)(*inputs)
+    found = run(path, *inputs)
+    assert found.shape == expected.shape
+    assert relative(found, expected) < 3e-3  # each layer within 1e-3 of its solution
+
+
+@pytest.mark.slow
+def test_an_adapted_learner(tmp_path):
+    torch.manual_seed(0)
+    x, queries = 10 * torch.rand(10, 1) - 5, torch.randn(7, 1)
+    adapted = deqzoo.load("imaml_sinusoid").adapt(x, 2 * torch.sin(x - 1))
+    path = deqzoo.export_onnx(adapted, tmp_path / "model.onnx", queries)
+    assert relative(run(path, queries), adapted(queries).detach()) < 1e-5
+
+
+REFUSED = {  # entry -> what is told
+    "imaml_sinusoid": "export the network that its adapt",
+    "imaml_omniglot_5w1s": "export the network that its adapt",
+    "optnet_sudoku4": "ProgramLayer cannot take a fixed",
+    "mondeq_mnist": "cannot be written as ONNX: No ONNX function found",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_rest_is_refused(name, tmp_path):
+    inputs = tuple(read_golden(shipped_folder(name))[0].values())
+    with pytest.raises(ValueError, match=REFUSED[name]):
+        deqzoo.export_onnx(deqzoo.load(name), tmp_path / "x.onnx", *inputs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_estimates_are_refused(tmp_path):
+    flow = deqzoo.ContinuousFlow(MLPDynamics(2), (2,), eval_divergence="rademacher")
+    with pytest.raises(ValueError, match="estimate"):
+        deqzoo.export_onnx(flow, tmp_path / "x.onnx", torch.zeros(2, 2))
     assert not list(tmp_path.iterdir())
 
 
