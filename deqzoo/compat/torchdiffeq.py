@@ -5,8 +5,7 @@ order. What deqzoo has not is left to the package torchdiffeq, as it is: its oth
 (``event_fn``; see also `deqzoo.implicit.odeint_event`), norms and step sizes of the user's own, an adjoint by another
 method. These differ: rk4 is the classical method, where torchdiffeq has the 3/8 rule; with a step_size each interval
 between two times is parted evenly, where torchdiffeq interpolates between steps; a solve by deqzoo that fails raises
-`NonConvergenceError`, which is no AssertionError; a parameter that the field does not read has no gradient, where
-torchdiffeq has zeros.
+`NonConvergenceError`, which is no AssertionError.
 """
 
 from __future__ import annotations
