@@ -42,7 +42,7 @@ def normalized_adjacency(edges: Tensor, nodes: int, dtype: torch.dtype = torch.f
     """
     if edges.dim() != 2 or len(edges) != 2 or edges.dtype != torch.int64:
         raise ValueError(f"edges must be int64 of shape (2, E), got {edges.dtype} of shape {tuple(edges.shape)}")
-    if edges.numel():
+    if edges.numel() and not torch.compiler.is_exporting():  # a program asks for no values
         lowest, highest = torch.stack(edges.aminmax()).tolist()
         if not 0 <= lowest <= highest < nodes:
             raise ValueError(f"edges must join nodes from 0 to {nodes - 1}, got {lowest} to {highest}")
