@@ -63,7 +63,6 @@ def test_an_entry(tmp_path):
 CALLS = {  # entry -> the method that is exported
     "node_spheres": "forward",
     "gcn_chains": "forward",
-    "ign_chains": "forward",
     "deq_lm_shakespeare": "forward",
     "cnf_moons": "log_prob",
     "cnf_moons_fm": "from_base",
