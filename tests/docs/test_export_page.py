@@ -1,4 +1,4 @@
-"""The page about export: what takes onnxruntime runs here."""
+"""The page about export: what takes a compiler or onnxruntime runs here."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from tests.running import ROOT
 
 TEXT = (ROOT / "docs" / "tutorials" / "export.md").read_text()
-(ONNX,) = re.findall(r"```py\n(.*?)```", TEXT, re.DOTALL)
+ONNX, AOT = re.findall(r"```py\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.mark.slow
@@ -22,3 +22,11 @@ def test_onnx(tmp_path, monkeypatch):
     exec(compile(ONNX, "export.md", "exec"), scope)
     expected = deqzoo.load("deq_digits", trainable=False)(scope["images"])
     torch.testing.assert_close(torch.from_numpy(scope["logits"]), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_aotinductor(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {"__name__": "page"}
+    exec(compile(AOT, "export.md", "exec"), scope)
+    assert (tmp_path / "digits.pt2").is_file()
