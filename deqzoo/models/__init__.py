@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deqzoo.models.equilibrium.unbounded_network import DEQClassifier
     from deqzoo.models.flow.image_network import FlatFlow, ImageFlow, MultiscaleFlow, UNetFlow
     from deqzoo.models.graph.network import GraphCell, GraphConvolutionNetwork, ImplicitGraphNetwork
+    from deqzoo.models.inverse.network import DeblurNetwork
     from deqzoo.models.language.network import ContractiveLanguageModel, LanguageModel
     from deqzoo.models.meta.cell_search_network import CellSearch
     from deqzoo.models.meta.data_cleaning_network import DataCleaner
@@ -45,6 +46,7 @@ _HOMES = {
     "DEQClassifierConfig": "deqzoo.models.equilibrium.config",
     "DEQClassifierModule": "deqzoo.models.equilibrium.module",
     "DataCleaner": "deqzoo.models.meta.data_cleaning_network",
+    "DeblurNetwork": "deqzoo.models.inverse.network",
     "DecayLearner": "deqzoo.models.meta.learned_decay_network",
     "FewShotNetwork": "deqzoo.models.meta.few_shot_network",
     "FlatFlow": "deqzoo.models.flow.image_network",
@@ -91,6 +93,7 @@ __all__ = [
     "DEQClassifierConfig",
     "DEQClassifierModule",
     "DataCleaner",
+    "DeblurNetwork",
     "DecayLearner",
     "FewShotNetwork",
     "FlatFlow",

@@ -46,6 +46,7 @@ KINDS: dict[str, KindPlace] = {
     "image_flow": _in("flow", "ImageFlowConfig", "image_kind:KIND"),
     "meta_regression": _in("meta", "MetaRegressionConfig", "regression_kind:KIND"),
     "few_shot": _in("meta", "FewShotConfig", "few_shot_kind:KIND"),
+    "deblur": _in("inverse", "DeblurConfig", "kind:KIND"),
     "sudoku_equilibrium": _in("puzzle", "SudokuEquilibriumConfig", "sudoku_kind:KIND"),
     "maze_equilibrium": _in("puzzle", "MazeEquilibriumConfig", "maze_kind:EQUILIBRIUM"),
     "maze_layers": _in("puzzle", "MazeLayersConfig", "maze_kind:LAYERS"),

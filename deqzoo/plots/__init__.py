@@ -2,7 +2,8 @@
 
 ``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers
 of DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``density.py`` densities, ``sudoku.py``
-and ``mazes.py`` puzzles, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was searched for.
+and ``mazes.py`` puzzles, ``restored.py`` images, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was
+searched for.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
@@ -13,6 +14,7 @@ from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
 from deqzoo.plots.residuals import plot_residuals, residual_traces
+from deqzoo.plots.restored import plot_restored
 from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
 from deqzoo.plots.sudoku import animate_puzzle, plot_puzzle, plot_row_spaces, plot_solved
 from deqzoo.plots.training import (
@@ -26,6 +28,7 @@ from deqzoo.plots.training import (
     ODE_PANELS,
     PANELS,
     PUZZLE_PANELS,
+    RESTORED_PANELS,
     SEARCH_PANELS,
     SERIES_PANELS,
     SUDOKU_PANELS,
@@ -44,6 +47,7 @@ __all__ = [
     "ODE_PANELS",
     "PANELS",
     "PUZZLE_PANELS",
+    "RESTORED_PANELS",
     "SEARCH_PANELS",
     "SERIES_PANELS",
     "SUDOKU_PANELS",
@@ -70,6 +74,7 @@ __all__ = [
     "plot_plane",
     "plot_puzzle",
     "plot_residuals",
+    "plot_restored",
     "plot_row_spaces",
     "plot_series",
     "plot_solved",

@@ -73,6 +73,12 @@ PUZZLE_PANELS: Mapping[str, Curves] = {  # of an equilibrium that solves puzzles
     "NFE of a solve": {"val/nfe": "validation, the longest"},
 }
 
+RESTORED_PANELS: Mapping[str, Curves] = {  # of a network that restores images
+    "PSNR (dB)": {"train/psnr": "training", "val/psnr": "validation"},
+    "mean squared error": {"train/loss": "training", "val/loss": "validation"},
+    "NFE of a solve": {"train/nfe": "training", "val/nfe": "validation, the longest"},
+}
+
 SUDOKU_PANELS: Mapping[str, Curves] = {  # of a solver of puzzles
     "share of whole puzzles wrong": {"train/puzzles_wrong": "training", "val/puzzles_wrong": "validation"},
     "share of cells wrong": {"train/cells_wrong": "training", "val/cells_wrong": "validation"},

@@ -79,6 +79,7 @@ SMALL = {
         *("data.train_queries=3", "data.train_episodes=8", "data.val_episodes=2", "data.test_episodes=5"),
         *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
     ],
+    "deblur": ["model=deq_deblur", *DIGITS, *PLAIN, "model.blur_size=5", "model.width=8"],
     "sudoku_equilibrium": ["model=deq_sudoku4", "model.width=4", "model.hidden=8", "model.lead_from=0", *PUZZLES],
     "maze_equilibrium": ["model=deq_maze", "model.width=4", "model.hidden=8", "model.lead_from=0", *MAZES],
     "maze_layers": ["model=layers_maze", "model.width=4", "model.hidden=4", *MAZES],

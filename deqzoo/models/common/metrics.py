@@ -53,6 +53,7 @@ METRICS: dict[str, Metric] = {
     "puzzles_solved": Metric("whole puzzles solved", ".2%"),
     "puzzles_wrong": Metric("whole puzzles wrong", ".2%"),
     "cells_wrong": Metric("cells wrong", ".2%"),
+    "psnr": Metric("PSNR (dB)", ".2f"),
     "loss": Metric("loss", ".4f"),
     "nfe": Metric("NFE (largest over the layers)", ".1f"),
     "residual": Metric("median residual", ".1e"),
