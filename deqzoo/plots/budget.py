@@ -73,7 +73,7 @@ def _measure(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> tu
 
 def plot_over_nfe(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> Path:
     """Draw points (NFE, number), a line per solver; ``label`` names the number."""
-    figure, (axis,) = panels(1, f"{label.capitalize()} over evaluations of the cell")
+    figure, (axis,) = panels(1, f"{label[:1].upper()}{label[1:]} over evaluations of the cell")
     for color, (name, points) in zip(COLORS, curves.items(), strict=False):
         axis.plot(*zip(*points, strict=True), label=name, color=color, marker="o", markersize=3)
     axis.set(xlabel="NFE of a solve", ylabel=label)
