@@ -107,7 +107,8 @@ class DeblurNetwork(nn.Module):
 
     Source: Gilton, Ongie, Willett, "Deep Equilibrium Architectures for Inverse Problems in Imaging", 2021.
 
-    >>> network = DeblurNetwork(3, width=8, depth=2).eval()
+    >>> from deqzoo.implicit import Picard
+    >>> network = DeblurNetwork(3, width=8, depth=2, solver=Picard(max_steps=6, stop="never")).eval()
     >>> network(torch.rand(2, 3, 12, 16)).shape
     torch.Size([2, 3, 12, 16])
     """
@@ -162,7 +163,8 @@ class DeblurNetwork(nn.Module):
         Returns:
             float of pixels in [0, 1], of the same shape.
 
-        >>> network = DeblurNetwork(3, width=8, depth=2).eval()
+        >>> from deqzoo.implicit import Picard
+        >>> network = DeblurNetwork(3, width=8, depth=2, solver=Picard(max_steps=6, stop="never")).eval()
         >>> network.deblur(torch.zeros(3, 32, 48, dtype=torch.uint8)).shape
         torch.Size([3, 32, 48])
         """
