@@ -172,7 +172,8 @@ def test_the_card_has_the_numbers_and_the_plots_are_drawn(finished):
     rows = check_rows(check)
     assert any(f"{check['psnr']['restored']:.2f} dB" in measured for _, measured, _ in rows)
     assert any("unrolled" in what for what, _, _ in rows)
-    assert "spectral radius" in check_text(check)
+    assert "leads away" not in check_text(check)
+    assert "leads away" in check_text(check | {"spectral_radius": 2.0})
     assert {"over_steps.png", "restored.png", "training.png"} <= {p.name for p in (trained.folder / "plots").iterdir()}
 
 
