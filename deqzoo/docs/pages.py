@@ -12,12 +12,17 @@ from pathlib import Path
 
 from deqzoo.docs.cards import picture, zoo_cards
 from deqzoo.docs.formulas import with_mathml
+from deqzoo.docs.performance import benchmark_tables
 from deqzoo.zoo.shipped import shipped
 
 _INCLUDE = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 _FILES = (".png", ".gif", ".svg", ".csv")
+_MADE = {  # what stands in place of a mark <!-- NAME -->
+    "cards": lambda root: zoo_cards(),
+    "benchmarks": lambda root: benchmark_tables(root / "benchmarks" / "results"),
+}
 _GENERATED = re.compile(r"<!-- (?:entries|end of entries).*?-->\n?")
 
 
@@ -50,7 +55,8 @@ class Site:
         """One page, with what it includes."""
         text = self.localised(source.read_text(), source, target)
         text = _INCLUDE.sub(lambda match: self.included(self.root / match[1], target), text)
-        text = text.replace("<!-- cards -->\n", zoo_cards() if "<!-- cards -->" in text else "")
+        for mark, made in _MADE.items():
+            text = text.replace(f"<!-- {mark} -->\n", made(self.root)) if f"<!-- {mark} -->" in text else text
         self.folder.joinpath(target).parent.mkdir(parents=True, exist_ok=True)
         self.folder.joinpath(target).write_text(with_mathml(text))
 
