@@ -177,6 +177,30 @@ class SeriesDataConfig(DataConfig):
 
 
 @dataclass
+class LabelledSeriesDataConfig(DataConfig):
+    """A set of labelled series, of which a part of the values is dropped at random, once.
+
+    Attributes:
+        kind: the kind of data, always ``labelled_series`` here.
+        name: the set, a name of :data:`deqzoo.data.labelled_series.LABELLED_SERIES_SETS`.
+        dropped: fraction of the values that are never shown, in training, validation or test.
+        repeats: passes over the training series that make an epoch (an epoch costs time of its own).
+    """
+
+    kind: str = "labelled_series"
+    name: str = "vowel_speakers"
+    batch_size: int = 75
+    dropped: float = 0.3
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "repeats")
+        if not 0 <= self.dropped < 1:
+            raise ValueError(f"data.dropped must lie in [0, 1), got {self.dropped}")
+
+
+@dataclass
 class TextDataConfig(DataConfig):
     """A text and how it is cut into windows.
 

@@ -128,6 +128,26 @@ class SeriesInfo(DataInfo):
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelledSeriesInfo(DataInfo):
+    """Labelled series at common times, with missing values.
+
+    Attributes:
+        channels: of a series.
+        mean, std: of the training values that are shown, per channel.
+        classes: names of the labels.
+        dropped: fraction of the values that are never shown.
+    """
+
+    items: ClassVar[str] = "series"
+
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    dropped: float
+
+
+@dataclasses.dataclass(frozen=True)
 class GraphInfo(DataInfo):
     """A graph whose nodes have features and labels.
 

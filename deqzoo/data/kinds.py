@@ -36,6 +36,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "image_folder": _in("ImageFolderConfig", "image_folder:ImageFolderData"),
     "images": _in("ImageDataConfig", "images:ImageData"),
     "mazes": _in("MazeDataConfig", "mazes:MazeData", "puzzle_config"),
+    "labelled_series": _in("LabelledSeriesDataConfig", "labelled_series:LabelledSeriesData"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),

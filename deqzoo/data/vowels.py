@@ -1,10 +1,11 @@
 """Japanese vowels: speech of nine speakers, with most of its values dropped at random."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deqzoo.data.series_set import MissingPackageError, SeriesSet
+from deqzoo.data.series_set import Floats, MissingPackageError, SeriesSet
 
-KEPT, FRAMES, WINDOW, VALIDATION = 0.2, 29, 14, 45
+KEPT, FRAMES, WINDOW, TRAIN, VALIDATION = 0.2, 29, 14, 270, 45
 _SEED = 1999
 
 
@@ -22,28 +23,47 @@ def read_vowels() -> SeriesSet:
     Raises:
         MissingPackageError: sktime is not installed.
     """
-    try:
-        from sktime.datasets import load_japanese_vowels
-    except ImportError as error:
-        raise MissingPackageError(
-            "data=japanese_vowels lies inside the package sktime, which is not installed: "
-            "`pip install sktime` or `pip install 'deqzoo[series]'`."
-        ) from error
-    series = []
-    for part in ("train", "test"):
-        utterances, _ = load_japanese_vowels(part, return_type="df-list")
-        series += [utterance.to_numpy() for utterance in utterances]
-    truth = np.full((len(series), FRAMES, series[0].shape[1]), np.nan)
-    for row, utterance in zip(truth, series, strict=True):
-        row[: len(utterance)] = utterance
+    truth, _ = read_utterances("japanese_vowels")
     kept = np.random.default_rng(_SEED).random(truth.shape) < KEPT
-    train = np.arange(270)
-    validation = train % 30 < VALIDATION // 9  # the utterances stand speaker by speaker, 30 each
     return SeriesSet(
         times=np.arange(FRAMES) / 10,
         values=np.where(kept, truth, np.nan),
         truth=truth,
         window=WINDOW,
-        parts={"train": train[~validation], "val": train[validation], "test": np.arange(270, len(truth))},
+        parts=vowel_parts(len(truth)),
         exact=False,
     )
+
+
+def read_utterances(name: str) -> tuple[Floats, NDArray[np.int64]]:
+    """All utterances, the training set first: frames (640, 29, 12), NaN after their ends, and speakers (640,).
+
+    Args:
+        name: of the data set that is made of them, for the error.
+
+    Raises:
+        MissingPackageError: sktime is not installed.
+    """
+    try:
+        from sktime.datasets import load_japanese_vowels
+    except ImportError as error:
+        raise MissingPackageError(
+            f"data={name} lies inside the package sktime, which is not installed: "
+            "`pip install sktime` or `pip install 'deqzoo[series]'`."
+        ) from error
+    series, speakers = [], []
+    for part in ("train", "test"):
+        utterances, labels = load_japanese_vowels(part, return_type="df-list")
+        series += [utterance.to_numpy() for utterance in utterances]
+        speakers += [int(label) - 1 for label in labels]
+    frames = np.full((len(series), FRAMES, series[0].shape[1]), np.nan)
+    for row, utterance in zip(frames, series, strict=True):
+        row[: len(utterance)] = utterance
+    return frames, np.array(speakers)
+
+
+def vowel_parts(count: int) -> dict[str, NDArray[np.int64]]:
+    """Which utterances train, validate and test: of the 270 published for training 45 validate, 5 of each speaker."""
+    train = np.arange(TRAIN)
+    validation = train % 30 < VALIDATION // 9  # the utterances stand speaker by speaker, 30 each
+    return {"train": train[~validation], "val": train[validation], "test": np.arange(TRAIN, count)}

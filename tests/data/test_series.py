@@ -27,7 +27,8 @@ def fake_sktime(monkeypatch):
         assert return_type == "df-list"
         count = {"train": 270, "test": 370}[part]
         draw = np.random.default_rng(count)
-        return [Utterance(draw.standard_normal((7 + i % 23, 12))) for i in range(count)], None
+        utterances = [Utterance(draw.standard_normal((7 + i % 23, 12))) for i in range(count)]
+        return utterances, [str(1 + i // 30) if part == "train" else "9" for i in range(count)]
 
     module = types.ModuleType("sktime.datasets")
     module.load_japanese_vowels = load_japanese_vowels
