@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.latent_ode_network import LatentODE
     from deqzoo.models.ode.module import ODEClassifierModule
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
+    from deqzoo.models.ode.series_classifier_network import GRUDClassifier, NeuralCDEClassifier
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
     from deqzoo.models.puzzle.maze_network import MazeEquilibrium, MazeLayers
@@ -50,6 +51,7 @@ _HOMES = {
     "DecayLearner": "deqzoo.models.meta.learned_decay_network",
     "FewShotNetwork": "deqzoo.models.meta.few_shot_network",
     "FlatFlow": "deqzoo.models.flow.image_network",
+    "GRUDClassifier": "deqzoo.models.ode.series_classifier_network",
     "GraphCell": "deqzoo.models.graph.network",
     "GraphConvolutionNetwork": "deqzoo.models.graph.network",
     "ImageClassifier": "deqzoo.models.common.image_classifier",
@@ -63,6 +65,7 @@ _HOMES = {
     "MazeLayers": "deqzoo.models.puzzle.maze_network",
     "MetaLearner": "deqzoo.models.meta.learner",
     "MultiscaleFlow": "deqzoo.models.flow.image_network",
+    "NeuralCDEClassifier": "deqzoo.models.ode.series_classifier_network",
     "NonFiniteError": "deqzoo.models.common.finite",
     "ODEClassifier": "deqzoo.models.ode.network",
     "ODEClassifierModule": "deqzoo.models.ode.module",
@@ -97,6 +100,7 @@ __all__ = [
     "DecayLearner",
     "FewShotNetwork",
     "FlatFlow",
+    "GRUDClassifier",
     "GraphCell",
     "GraphConvolutionNetwork",
     "ImageClassifier",
@@ -110,6 +114,7 @@ __all__ = [
     "MazeLayers",
     "MetaLearner",
     "MultiscaleFlow",
+    "NeuralCDEClassifier",
     "NonFiniteError",
     "ODEClassifier",
     "ODEClassifierModule",

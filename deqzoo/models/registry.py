@@ -40,6 +40,8 @@ KINDS: dict[str, KindPlace] = {
     "ode_classifier": _in("ode", "ODEClassifierConfig", "classifier_kind:IMAGES"),
     "ode_point_classifier": _in("ode", "ODEPointClassifierConfig", "classifier_kind:POINTS"),
     "latent_ode": _in("ode", "LatentODEConfig", "latent_ode_kind:KIND"),
+    "neural_cde": _in("ode", "NeuralCDEConfig", "series_classifier_kind:CDE"),
+    "gru_d": _in("ode", "GRUDConfig", "series_classifier_kind:GRUD"),
     "node_pendulum": _in("physics", "NodePendulumConfig", "pendulum_kind:NODE"),
     "pinn_pendulum": _in("physics", "PINNPendulumConfig", "pendulum_kind:PINN"),
     "flow": _in("flow", "FlowConfig", "kind:KIND"),

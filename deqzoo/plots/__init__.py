@@ -16,6 +16,16 @@ from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.restored import plot_restored
 from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
+from deqzoo.plots.series import (
+    animate_series,
+    plot_adaptation,
+    plot_fit,
+    plot_over_dropping,
+    plot_parameters,
+    plot_paths,
+    plot_plane,
+    plot_series,
+)
 from deqzoo.plots.sudoku import animate_puzzle, plot_puzzle, plot_row_spaces, plot_solved
 from deqzoo.plots.training import (
     CLEANING_PANELS,
@@ -67,9 +77,11 @@ __all__ = [
     "plot_flow",
     "plot_images",
     "plot_mazes",
+    "plot_over_dropping",
     "plot_over_hops",
     "plot_over_nfe",
     "plot_parameters",
+    "plot_paths",
     "plot_phase_portrait",
     "plot_plane",
     "plot_puzzle",

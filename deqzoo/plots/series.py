@@ -162,3 +162,50 @@ def plot_adaptation(
         axis.set(xlabel="x", ylabel="y")
     axes[0].legend(frameon=False, fontsize="small")
     return save(figure, path)
+
+
+def plot_paths(
+    times: Tensor,
+    fine: Tensor,
+    values: Tensor,
+    shown: Mapping[float, Tensor],
+    curves: Mapping[float, Tensor],
+    path: Path,
+) -> Path:
+    """Draw interpolations of series of which more and more is dropped: a panel for each fraction, of the first series.
+
+    Args:
+        times: (T,), fine: (S,).
+        values: (B, T, C), NaN where nothing was measured; three channels are drawn.
+        shown: of each fraction, (B, T, C), NaN where nothing is shown.
+        curves: of each fraction, (B, S, C) at the times ``fine``.
+        path: of the PNG.
+    """
+    figure, axes = panels(len(curves), "A test series, and the path through what is shown of it")
+    seen = values[0].isfinite().any(1).nonzero()
+    begin, end = times[seen[0, 0]].item(), times[seen[-1, 0]].item()
+    inside = (fine >= begin) & (fine <= end)
+    for axis, (fraction, curve) in zip(axes, curves.items(), strict=True):
+        for channel in range(min(CHANNELS, values.shape[2])):
+            color, left = COLORS[channel], shown[fraction][0, :, channel]
+            hidden = values[0, :, channel].where(left.isnan(), torch.nan)
+            axis.plot(fine[inside], curve[0, inside, channel], color=color, linewidth=1)
+            axis.plot(times, left, ".", color=color, markersize=6, label=f"channel {channel + 1}")
+            axis.plot(times, hidden, "o", color=color, markersize=4, fillstyle="none", alpha=0.5)
+        axis.set(xlabel="time (tens of frames)", ylabel="value / standard deviation")
+        axis.set_title(f"{100 * fraction:.0f} % dropped", fontsize="medium")
+    axes[0].plot([], [], "o", color="0.4", markersize=4, fillstyle="none", label="dropped here")
+    axes[0].legend(frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def plot_over_dropping(curves: Mapping[str, Mapping[float, float]], path: Path) -> Path:
+    """Draw accuracies over the fraction of values that is dropped, a curve for each name."""
+    figure, (axis,) = panels(1, "Accuracy as values are dropped")
+    for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+        axis.plot(
+            [100 * part for part in curve], [100 * value for value in curve.values()], ".-", color=color, label=name
+        )
+    axis.set(xlabel="values dropped (%)", ylabel="test accuracy (%)")
+    axis.legend(frameon=False)
+    return save(figure, path)

@@ -29,6 +29,9 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", ".2%"),
     "accuracy_flip": Metric("accuracy, logits averaged over an image and its mirror image", ".2%"),
+    "accuracy_dropped_30": Metric("accuracy, 30 % of the values dropped", ".2%"),
+    "accuracy_dropped_50": Metric("accuracy, 50 % of the values dropped", ".2%"),
+    "accuracy_dropped_70": Metric("accuracy, 70 % of the values dropped", ".2%"),
     "rmse": Metric("RMSE inside the window", ".4f"),
     "rmse_beyond": Metric("RMSE beyond the window", ".4f"),
     "rmse_50": Metric("RMSE inside the window, half of its times shown", ".4f"),

@@ -75,3 +75,37 @@ class LatentODEConfig(ODESolverConfig, LatentODETraining):
     noise: float | None = None  # standard deviation of the observations; null: learned, per channel
     # Beside it.
     baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class SeriesClassifierTraining(ClassifierTraining):
+    """How a classifier of series with missing values is trained and tested."""
+
+    # Of the values, tested at each; in training the fraction is drawn for each series between least and largest.
+    dropped_fractions: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fractions = list(self.dropped_fractions)
+        if not fractions or fractions != sorted(set(fractions)) or not all(0 <= value < 1 for value in fractions):
+            raise ValueError(f"dropped_fractions must lie in [0, 1), from least to largest; got {fractions}.")
+
+
+@dataclass
+class NeuralCDEConfig(ODESolverConfig, SeriesClassifierTraining):
+    """A classifier of series by a neural CDE (`deqzoo.models.NeuralCDEClassifier`) and its training."""
+
+    kind: str = "neural_cde"
+    # The network.
+    hidden: int = 16  # of the state
+    width: int = 32  # of the field's MLP
+    interpolation: str = "hermite"  # or natural, linear
+
+
+@dataclass
+class GRUDConfig(SeriesClassifierTraining):
+    """A classifier of series by a GRU-D (`deqzoo.models.GRUDClassifier`) and its training."""
+
+    kind: str = "gru_d"
+    width: int = 37  # of the hidden state
