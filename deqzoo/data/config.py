@@ -195,7 +195,7 @@ class LabelledSeriesDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "repeats")
+        at_least_one(self, "repeats")
         if not 0 <= self.dropped < 1:
             raise ValueError(f"data.dropped must lie in [0, 1), got {self.dropped}")
 
