@@ -15,7 +15,6 @@ from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.restored import plot_restored
-from deqzoo.plots.series import animate_series, plot_adaptation, plot_fit, plot_parameters, plot_plane, plot_series
 from deqzoo.plots.series import (
     animate_series,
     plot_adaptation,
