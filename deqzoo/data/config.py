@@ -135,6 +135,31 @@ class PointDataConfig(DataConfig):
 
 
 @dataclass
+class OrbitDataConfig(DataConfig):
+    """Orbits of a mechanical system, simulated when they are set up: the same ones always.
+
+    Attributes:
+        kind: the kind of data, always ``orbits`` here.
+        name: the system, a name of :data:`deqzoo.data.mechanics.MECHANICS`.
+        spacing: time between two states.
+        window: states of a training sample, beside the first one.
+        repeats: passes over the training set that count as one epoch.
+    """
+
+    kind: str = "orbits"
+    name: str = "free_pendulum"
+    spacing: float = 0.2
+    window: int = 3
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "window", "repeats")
+        if self.spacing <= 0:
+            raise ValueError(f"data.spacing must be positive, got {self.spacing}")
+
+
+@dataclass
 class DensityDataConfig(DataConfig):
     """Points drawn from a known density when they are set up: the same ones always.
 

@@ -148,6 +148,23 @@ class LabelledSeriesInfo(DataInfo):
 
 
 @dataclasses.dataclass(frozen=True)
+class OrbitInfo(DataInfo):
+    """Orbits of a mechanical system.
+
+    Attributes:
+        system: its name in `deqzoo.data.mechanics.MECHANICS`.
+        dim: positions of a state, which has as many momenta.
+        spacing: time between two states.
+    """
+
+    items: ClassVar[str] = "starts"
+
+    system: str
+    dim: int
+    spacing: float
+
+
+@dataclasses.dataclass(frozen=True)
 class GraphInfo(DataInfo):
     """A graph whose nodes have features and labels.
 

@@ -38,6 +38,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "labelled_series": _in("LabelledSeriesDataConfig", "labelled_series:LabelledSeriesData"),
     "mazes": _in("MazeDataConfig", "mazes:MazeData", "puzzle_config"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
+    "orbits": _in("OrbitDataConfig", "orbits:OrbitData"),
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),

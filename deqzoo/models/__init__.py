@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
     from deqzoo.models.ode.series_classifier_network import GRUDClassifier, NeuralCDEClassifier
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
+    from deqzoo.models.physics.orbit_network import HamiltonianOrbits, PlainOrbits
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
     from deqzoo.models.puzzle.maze_network import MazeEquilibrium, MazeLayers
     from deqzoo.models.puzzle.sudoku_network import SudokuEquilibrium
@@ -54,6 +55,7 @@ _HOMES = {
     "GRUDClassifier": "deqzoo.models.ode.series_classifier_network",
     "GraphCell": "deqzoo.models.graph.network",
     "GraphConvolutionNetwork": "deqzoo.models.graph.network",
+    "HamiltonianOrbits": "deqzoo.models.physics.orbit_network",
     "ImageClassifier": "deqzoo.models.common.image_classifier",
     "ImageFlow": "deqzoo.models.flow.image_network",
     "ImageInfo": "deqzoo.data.info",
@@ -71,6 +73,7 @@ _HOMES = {
     "ODEClassifierModule": "deqzoo.models.ode.module",
     "PendulumODE": "deqzoo.models.physics.pendulum_network",
     "PendulumPINN": "deqzoo.models.physics.pendulum_network",
+    "PlainOrbits": "deqzoo.models.physics.orbit_network",
     "PointInfo": "deqzoo.data.info",
     "SolverModule": "deqzoo.models.common.module",
     "SudokuConvNet": "deqzoo.models.optimisation.network",
@@ -103,6 +106,7 @@ __all__ = [
     "GRUDClassifier",
     "GraphCell",
     "GraphConvolutionNetwork",
+    "HamiltonianOrbits",
     "ImageClassifier",
     "ImageFlow",
     "ImageInfo",
@@ -120,6 +124,7 @@ __all__ = [
     "ODEClassifierModule",
     "PendulumODE",
     "PendulumPINN",
+    "PlainOrbits",
     "PointInfo",
     "SolverModule",
     "SudokuConvNet",

@@ -44,6 +44,8 @@ KINDS: dict[str, KindPlace] = {
     "gru_d": _in("ode", "GRUDConfig", "series_classifier_kind:GRUD"),
     "node_pendulum": _in("physics", "NodePendulumConfig", "pendulum_kind:NODE"),
     "pinn_pendulum": _in("physics", "PINNPendulumConfig", "pendulum_kind:PINN"),
+    "hamiltonian": _in("physics", "HamiltonianConfig", "orbit_kind:HAMILTONIAN"),
+    "node_orbits": _in("physics", "NodeOrbitsConfig", "orbit_kind:NODE"),
     "flow": _in("flow", "FlowConfig", "kind:KIND"),
     "image_flow": _in("flow", "ImageFlowConfig", "image_kind:KIND"),
     "meta_regression": _in("meta", "MetaRegressionConfig", "regression_kind:KIND"),

@@ -1,9 +1,9 @@
 """Figures of a run, as PNG and GIF files.
 
-``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers
-of DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``density.py`` densities, ``sudoku.py``
-and ``mazes.py`` puzzles, ``restored.py`` images, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was
-searched for.
+``training.py`` shows the steps, ``convergence.py`` their solves, ``residuals.py`` and ``budget.py`` compare solvers of
+DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``density.py`` densities, ``sudoku.py`` and
+``mazes.py`` puzzles, ``restored.py`` images, ``decays.py`` learned decays of weights, ``cell.py`` a cell that was
+searched for, ``orbits.py`` learned motion.
 """
 
 from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
@@ -13,6 +13,7 @@ from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
 from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
+from deqzoo.plots.orbits import plot_energy, plot_orbits
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.restored import plot_restored
 from deqzoo.plots.series import (
@@ -72,10 +73,12 @@ __all__ = [
     "plot_convergence",
     "plot_decays",
     "plot_density",
+    "plot_energy",
     "plot_fit",
     "plot_flow",
     "plot_images",
     "plot_mazes",
+    "plot_orbits",
     "plot_over_dropping",
     "plot_over_hops",
     "plot_over_nfe",

@@ -54,6 +54,8 @@ SMALL = {
     "latent_ode": ["model=latent_ode_spiral", "data.batch_size=300", "data.repeats=4"],
     "node_pendulum": ["model=node_pendulum", "data.repeats=4"],
     "pinn_pendulum": ["model=pinn_pendulum", "data.repeats=4"],
+    "hamiltonian": ["model=hnn_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
+    "node_orbits": ["model=node_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
     "flow": ["model=cnf_8gaussians", *MESHED, "model.hidden=[8]"],
     "flow by matching": ["model=cnf_moons_fm", *MESHED, "model.hidden=[8]"],
     "image_flow": [

@@ -43,6 +43,8 @@ WAITS = {
     "latent_ode": 5,
     "node_pendulum": 29,
     "pinn_pendulum": 3,
+    "hamiltonian": 1,
+    "node_orbits": 1,
     "flow": 2,
     "flow by matching": 1,
     "image_flow": 2,

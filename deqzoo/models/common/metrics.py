@@ -42,6 +42,8 @@ METRICS: dict[str, Metric] = {
     "parameter_error": Metric("largest error of a parameter", ".2%"),
     "gravity_over_length": Metric("gravity / length (1/s^2)", ".4f"),
     "damping": Metric("damping (1/s)", ".4f"),
+    "energy_error": Metric("largest error of the true energy, over all periods", ".2%"),
+    "energy_error_1": Metric("largest error of the true energy, over one period", ".2%"),
     "bits_per_char": Metric("bits per character", ".3f"),
     "perplexity": Metric("perplexity of a token", ".2f"),
     "kl_density": Metric("KL from the true density (nats)", ".4f"),

@@ -43,3 +43,34 @@ class PINNPendulumConfig(ODESolverConfig, _Guess, PINNTraining):
     kind: str = "pinn_pendulum"
     hidden: int = 64  # width of the network
     frequencies: int = 20  # of its sines and cosines
+
+
+@dataclass
+class OrbitTraining(TrainingConfig):
+    """How a law of motion is learned from orbits."""
+
+    periods: int = 1000  # of the longest orbit, over which the test follows the true energy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.periods < 1:
+            raise ValueError(f"periods must be at least 1, got {self.periods}.")
+
+
+@dataclass
+class HamiltonianConfig(ODESolverConfig, OrbitTraining):
+    """A learned energy, whose motion a symplectic solver follows (`deqzoo.models.HamiltonianOrbits`)."""
+
+    kind: str = "hamiltonian"
+    solver: str = "leapfrog"
+    hidden: int = 32  # width of the perceptrons for T and V
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+
+@dataclass
+class NodeOrbitsConfig(ODESolverConfig, OrbitTraining):
+    """A learned field that knows nothing of energy (`deqzoo.models.PlainOrbits`)."""
+
+    kind: str = "node_orbits"
+    solver: str = "rk4"
+    hidden: int = 45  # width of the perceptron
