@@ -127,8 +127,8 @@ METHODS = {
     "IMAML": IMAML(strength=2.0, solver=LBFGS(tol=1e-4)),
 }
 OWN_TEST = {
-    "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DecayLearner", "ImplicitGraphNetwork", "LanguageModel",
-    "MazeEquilibrium", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
+    "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DeblurNetwork", "DecayLearner", "ImplicitGraphNetwork",
+    "LanguageModel", "MazeEquilibrium", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",

@@ -12,6 +12,7 @@ from .linear_solvers.arnoldi import Arnoldi
 from .modes import eager, full_precision, keep_autocast, no_derivatives
 from .operator import jacobian
 from .pytree import Ravel, map_tensors
+from .sending import send
 
 
 @eager
@@ -35,8 +36,8 @@ def spectral_radius(
         fixed = map_tensors(torch.Tensor.detach, args)
         point = ravel.flatten(map_tensors(torch.Tensor.detach, z))
         operator = jacobian(lambda m: ravel.flatten(call(ravel.unflatten(m), *fixed)), point)
-        generator = torch.Generator(point.device).manual_seed(seed)
-        start = torch.randn(point.shape, dtype=point.dtype, device=point.device, generator=generator)
+        generator = torch.Generator().manual_seed(seed)  # of the CPU: the same start on each device
+        start = send(torch.randn(point.shape, dtype=point.dtype, generator=generator), point.device)
         arnoldi = Arnoldi(start, min(steps, point.shape[1]))
         assert operator.rmv is not None
         for _ in range(min(steps, point.shape[1])):

@@ -50,6 +50,7 @@ WAITS = {
     "image_flow": 2,
     "meta_regression": 11,
     "few_shot": 9,
+    "deblur": 7,
     "sudoku_equilibrium": 1,
     "maze_equilibrium": 1,
     "maze_layers": 1,
