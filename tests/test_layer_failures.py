@@ -131,14 +131,14 @@ OWN_TEST = {
     "LanguageModel", "MazeEquilibrium", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
-    "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput",
-    "BottleneckDynamics", "CELLS", "ConcatSquashNet", "ContractiveCell", "ConvCell",
-    "ConvDynamics", "DensityDynamics",
-    "FewShotNetwork", "GRUDClassifier", "GraphCell", "GraphConvolutionNetwork", "Hamiltonian", "INTERPOLATIONS",
-    "ImageClassifier", "MDEQCell", "MLPDynamics", "MLPVectorField", "MazeLayers", "PiecewisePolynomial",
-    "SeparableHamiltonian", "hermite_cubic", "natural_cubic", "piecewise_linear", "rectilinear", "MonotoneCell", "MonotoneConv2d", "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer",
-    "SudokuConvNet", "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius",
-    "propagate", "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
+    "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput", "BottleneckDynamics", "CELLS",
+    "ConcatSquashNet", "ContractiveCell", "ConvCell", "ConvDynamics", "DensityDynamics", "FewShotNetwork",
+    "GRUDClassifier", "GraphCell", "GraphConvolutionNetwork", "Hamiltonian", "INTERPOLATIONS", "ImageClassifier",
+    "MDEQCell", "MLPDynamics", "MLPVectorField", "MazeLayers", "PiecewisePolynomial", "SeparableHamiltonian",
+    "hermite_cubic", "natural_cubic", "piecewise_linear", "rectilinear", "MonotoneCell", "MonotoneConv2d",
+    "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer", "SudokuConvNet", "TransformerCell", "UNet",
+    "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius", "propagate", "residual_net",
+    "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip
 PIPELINE = {  # of deqzoo.models: no networks
     "Classifier", "DEQClassifierConfig", "DEQClassifierModule", "ImageInfo", "NonFiniteError", "ODEClassifierModule",
@@ -153,9 +153,10 @@ ODE_LAYERS = {
     ),
 }
 ODE_SOLVERS = {"Tsit5": Tsit5, "RK4": lambda **_: RK4(step_size=0.1), "Kvaerno5": Kvaerno5, "Rodas5P": Rodas5P}
-ODES = {  # built of those that are tried; tests/nn/test_ode.py, test_flow.py, test_cde.py and test_hamiltonian.py
-    "HamiltonianODE", "HamiltonianOrbits", "NeuralCDE", "NeuralCDEClassifier", "PlainOrbits", "FlatFlow", "ImageFlow", "LatentODE", "MultiscaleFlow", "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net",
-    "ode_net", "point_classifier",
+ODES = {  # built of those that are tried, or with tests of their own in tests/nn/test_{ode,flow,cde,hamiltonian}.py
+    "HamiltonianODE", "HamiltonianOrbits", "NeuralCDE", "NeuralCDEClassifier", "PlainOrbits", "FlatFlow",
+    "ImageFlow", "LatentODE", "MultiscaleFlow", "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net", "ode_net",
+    "point_classifier",
 }  # fmt: skip
 
 each_layer = pytest.mark.parametrize("name", LAYERS)
