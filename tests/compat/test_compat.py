@@ -88,7 +88,7 @@ LEFT = [  # to torchdiffeq
 ]
 
 
-@pytest.mark.parametrize("call", LEFT, ids=str)
+@pytest.mark.parametrize("call", LEFT)
 def test_what_deqzoo_has_not_is_torchdiffeqs_to_the_last_bit(call):
     y0 = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=F64)
     name = "odeint_adjoint" if "adjoint" in str(call) else "odeint"
