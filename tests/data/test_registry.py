@@ -7,6 +7,9 @@ from deqzoo.data import DATASETS, ImageDataConfig, data_table
 from deqzoo.data.kinds import DATA_KINDS, data_settings_of, make_data
 from deqzoo.paths import names, zoo_path
 from tests.data.test_image_folder import write_images
+from tests.data.test_series import fake_sktime
+
+__all__ = ["fake_sktime"]
 
 
 def test_each_image_set_has_a_recipe():
@@ -21,6 +24,7 @@ def test_each_recipe_has_a_row_in_the_table():
 
 
 @pytest.mark.parametrize("kind", sorted(DATA_KINDS))
+@pytest.mark.usefixtures("fake_sktime")
 def test_each_kind_of_data_has_its_module(kind, tmp_path):
     settings = data_settings_of(kind)()
     assert settings.kind == kind

@@ -248,7 +248,7 @@ class Field(nn.Module):
         return -0.5 * F.dropout(y, 0.5)
 
 
-def test_an_ode_of_fixed_steps_that_drops_out_is_one_graph():
+def test_a_compiled_ode_of_fixed_steps_that_drops_out_is_one_graph():
     ode, y = NeuralODE(Field(), solver=Euler(step_size=0.25)), torch.ones(6, 3, dtype=F64)
     torch.manual_seed(0)
     expected = ode(y)
@@ -297,7 +297,7 @@ class Drawing(Dense2):
 
 
 @pytest.mark.parametrize("name", UNSEEN)
-def test_a_draw_that_cannot_be_handed_over_is_an_error_in_a_graph(name):
+def test_a_draw_that_cannot_be_handed_over_is_an_error_where_it_is_compiled(name):
     torch._dynamo.reset()
     deq = DEQ(Drawing(UNSEEN[name]), solver=Picard(stop="never", max_steps=3), adjoint=Implicit(Neumann(k=3)))
     with pytest.raises(Exception, match="draws cannot be handed over"):

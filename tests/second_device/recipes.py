@@ -54,6 +54,8 @@ SMALL = {
     "latent_ode": ["model=latent_ode_spiral", "data.batch_size=300", "data.repeats=4"],
     "node_pendulum": ["model=node_pendulum", "data.repeats=4"],
     "pinn_pendulum": ["model=pinn_pendulum", "data.repeats=4"],
+    "neural_cde": ["model=ncde_vowels", "data.repeats=1", "data.batch_size=45", "model.hidden=4", "model.width=6"],
+    "gru_d": ["model=grud_vowels", "data.repeats=1", "data.batch_size=45", "model.width=5"],
     "hamiltonian": ["model=hnn_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
     "node_orbits": ["model=node_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
     "flow": ["model=cnf_8gaussians", *MESHED, "model.hidden=[8]"],

@@ -22,10 +22,13 @@ from deqzoo.models.registry import KINDS
 from deqzoo.paths import names
 from deqzoo.training import Run
 from tests.data.episode_sets import put_in_place
+from tests.data.test_series import fake_sktime
 from tests.running import ROOT, composed
 from tests.second_device.pretended import Waits
 from tests.second_device.recipes import ALL, SMALL, SMALL_PICTURES, TWO_STEPS
 from tests.texts import write_text
+
+__all__ = ["fake_sktime"]
 
 # Waits of a training step, by recipe of `SMALL`. Where a solver decides how often it looks, there is room for two more.
 WAITS = {
@@ -41,6 +44,8 @@ WAITS = {
     "ode_classifier": 2,
     "ode_point_classifier": 2,
     "latent_ode": 5,
+    "neural_cde": 10,
+    "gru_d": 3,
     "node_pendulum": 29,
     "pinn_pendulum": 3,
     "hamiltonian": 1,
@@ -108,6 +113,7 @@ def _device(value, module):
 def words(request, tmp_path, monkeypatch):
     """The command line of a recipe of `SMALL`."""
     put_in_place(monkeypatch)
+    request.getfixturevalue("fake_sktime")
     for name, value in SMALL_PICTURES.items():
         monkeypatch.setattr(name, value)
     text = [f"data.file={write_text(tmp_path / 'own.txt')}"] if request.param == "language_model" else []
