@@ -12,8 +12,8 @@ from torch import Tensor
 
 from deqzoo.data.config import DataConfig, LabelledSeriesDataConfig
 from deqzoo.data.info import LabelledSeriesInfo
-from deqzoo.data.loader import PassesLoader, TensorLoader, generator
-from deqzoo.data.module import TensorData
+from deqzoo.data.loader import generator
+from deqzoo.data.module import PassesData
 from deqzoo.data.series_set import Floats
 from deqzoo.data.vowels import FRAMES, read_utterances, vowel_parts
 
@@ -80,7 +80,7 @@ class LabelledSeriesBatch(NamedTuple):
         return (self.rank >= 0) & (self.rank >= dropped)
 
 
-class LabelledSeriesData(TensorData):
+class LabelledSeriesData(PassesData):
     """Labelled series with missing values; batches are the fields of a `LabelledSeriesBatch`.
 
     Which values are dropped is drawn once, each by itself: the more is dropped, the less of the same is left. What is
@@ -134,12 +134,6 @@ class LabelledSeriesData(TensorData):
             self.tensors = tuple(self.series)
             parts = self.spec.parts(len(self.series.labels))
             self.parts = {part: torch.from_numpy(indices) for part, indices in parts.items()}
-
-    def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
-        """Batches of a part; an epoch of training is ``repeats`` passes."""
-        assert self.tensors is not None
-        repeats = self.options.repeats if train else 1
-        return PassesLoader(self.tensors, self.parts[part], batch_size, repeats=repeats, shuffle=train, **options)
 
 
 def rows() -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deqzoo.data.config import DataConfig
 from deqzoo.data.info import DataInfo
-from deqzoo.data.loader import TensorLoader
+from deqzoo.data.loader import PassesLoader, TensorLoader
 
 
 class TensorData(LightningDataModule):
@@ -95,6 +95,16 @@ class TensorData(LightningDataModule):
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
         )
+
+
+class PassesData(TensorData):
+    """A `TensorData` an epoch of whose training is several passes over it, ``repeats`` of the options."""
+
+    def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
+        """Batches of a part, those for training shuffled in each pass."""
+        assert self.tensors is not None
+        repeats = self.options.repeats if train else 1
+        return PassesLoader(self.tensors, self.parts[part], batch_size, repeats=repeats, shuffle=train, **options)
 
 
 def _fit(tensors: tuple[Tensor, ...], device: torch.device) -> bool:

@@ -8,9 +8,8 @@ import torch
 
 from deqzoo.data.config import DataConfig, OrbitDataConfig
 from deqzoo.data.info import OrbitInfo
-from deqzoo.data.loader import PassesLoader, TensorLoader
 from deqzoo.data.mechanics import MECHANICS, Mechanics
-from deqzoo.data.module import TensorData
+from deqzoo.data.module import PassesData
 from deqzoo.data.series_set import Floats
 
 LENGTH = 51  # states of an orbit
@@ -18,7 +17,7 @@ COUNTS = {"train": 40, "val": 10, "test": 20}
 _SEED = 1687
 
 
-class OrbitData(TensorData):
+class OrbitData(PassesData):
     """Windows of orbits, without noise; each part has orbits of its own, the same ones always.
 
     Batches are (states,), (B, window + 1, 2 dim) float32, at equal times. Training has each window of its orbits,
@@ -71,12 +70,6 @@ class OrbitData(TensorData):
         of_part = torch.arange(len(windows)).split(list(COUNTS.values()))
         self.parts = {part: orbits * count for part, orbits in zip(COUNTS, of_part, strict=True)}
         self.parts["train"] = (self.parts["train"][:, None] + torch.arange(count)).flatten()
-
-    def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
-        """Batches of a part; an epoch of training is ``repeats`` passes."""
-        assert self.tensors is not None
-        repeats = self.options.repeats if train else 1
-        return PassesLoader(self.tensors, self.parts[part], batch_size, repeats=repeats, shuffle=train, **options)
 
 
 def rows() -> dict[str, list[str]]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deqzoo.data.config import DataConfig, SeriesDataConfig
 from deqzoo.data.info import SeriesInfo
-from deqzoo.data.loader import PassesLoader, TensorLoader, generator
-from deqzoo.data.module import TensorData
+from deqzoo.data.loader import generator
+from deqzoo.data.module import PassesData
 from deqzoo.data.pendulum import simulate_pendulums
 from deqzoo.data.series_set import SeriesSet
 from deqzoo.data.spirals import read_spirals
@@ -95,7 +95,7 @@ class SeriesBatch(NamedTuple):
         return int((times * self.measured.any(2).any(0)).max())
 
 
-class SeriesData(TensorData):
+class SeriesData(PassesData):
     """Series that are observed with noise, gaps, or only in part; batches are the fields of a `SeriesBatch`.
 
     Args:
@@ -156,12 +156,6 @@ class SeriesData(TensorData):
             )
         )
         self.parts = {part: torch.from_numpy(indices) for part, indices in series.parts.items()}
-
-    def make_loader(self, part: str, batch_size: int, train: bool, **options: Any) -> TensorLoader:
-        """Batches of a part; an epoch of training is ``repeats`` passes."""
-        assert self.tensors is not None
-        repeats = self.options.repeats if train else 1
-        return PassesLoader(self.tensors, self.parts[part], batch_size, repeats=repeats, shuffle=train, **options)
 
 
 def rows() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from ..implicit.solution import OnFailure
 from .ode import NeuralODE
 
 
-class Hamiltonian(nn.Module):
+class Hamiltonian(nn.Module, ABC):
     """Dynamics of a Hamiltonian H(q, p), for states (q, p) of two tensors (B, d):
 
         dq/dt = dH/dp,    dp/dt = -dH/dq
@@ -34,9 +35,9 @@ class Hamiltonian(nn.Module):
     (tensor([[2.]]), tensor([[-1.]]))
     """
 
+    @abstractmethod
     def energy(self, q: Tensor, p: Tensor) -> Tensor:
         """H of each state, (B,)."""
-        raise NotImplementedError(f"{type(self).__name__} does not define energy(q, p)")
 
     def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(dq/dt, dp/dt), (B, d) each."""
