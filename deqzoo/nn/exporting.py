@@ -29,7 +29,8 @@ def fixed_steps(model: nn.Module, *inputs: Any, tol: float = 1e-3, method: str =
     on the data, so `torch.export.export(fixed_steps(model, x), (x,))` under `torch.no_grad()` can write it out. The
     number of steps is the least power of two with which each layer's output for `inputs` lies within `tol` of the
     layer's own solver at a hundredth of `tol`, relative, for each system. Other inputs may need more of them: give
-    typical ones.
+    typical ones. A `DEQ` that takes a fixed number of steps already (``stop="never"``: an unrolled network) stays as
+    it is.
 
     Args:
         model: a network of any layers; those that run other solvers are refused.
@@ -38,14 +39,15 @@ def fixed_steps(model: nn.Module, *inputs: Any, tol: float = 1e-3, method: str =
         method: its method that is to be exported.
 
     Raises:
-        ValueError: a layer whose solver cannot be replaced, or that needs more than 1024 steps.
+        ValueError: a layer whose solver cannot be replaced, that needs more than 1024 steps, or a `NeuralODE` that is
+            called with times in a tensor: steps of times that are numbers (a list) are known beforehand.
 
     >>> deq = DEQ(lambda z, x: torch.tanh(0.5 * z + x))
     >>> fixed_steps(deq, torch.ones(2, 3))
     DEQ(solver=Picard(max_steps=4, stop='never'), adjoint=Implicit())
     """
     fixed = copy.deepcopy(model).eval().requires_grad_(False)
-    layers = solver_layers(fixed)
+    layers = [layer for layer in solver_layers(fixed) if getattr(layer.solver, "stop", None) != "never"]
     for layer in layers:
         layer.solver = _reference(layer, tol / 100)
         layer.on_failure = "raise"  # type: ignore[assignment]
@@ -53,6 +55,11 @@ def fixed_steps(model: nn.Module, *inputs: Any, tol: float = 1e-3, method: str =
     for layer in layers:
         if layer not in calls:
             raise ValueError(f"{method} does not call the model's {type(layer).__name__}")
+        if isinstance(_times(layer, *calls[layer][:2]), torch.Tensor):
+            raise ValueError(
+                f"{method} calls its {type(layer).__name__} with times in a tensor, on whose values the number of "
+                "steps depends; a fixed number needs times that are numbers, such as a list"
+            )
         _fix(layer, *calls[layer], tol)
     return fixed
 
@@ -87,7 +94,7 @@ def _fix(layer: SolverLayer, args: Any, kwargs: Any, exact: Any, tol: float) -> 
     """Give the layer the first solver by which it comes within `tol`."""
     ravel = Ravel(exact, layer.batch_dims if isinstance(layer, DEQ) else 0)
     layer.on_failure = "ignore"  # type: ignore[assignment]
-    for solver in _candidates(layer):
+    for solver in _candidates(layer, _times(layer, args, kwargs)):
         layer.solver = solver
         found, wanted = ravel.flatten(layer(*args, **kwargs)), ravel.flatten(exact)
         if bool(((found - wanted).norm(dim=1) <= tol * wanted.norm(dim=1)).all()):
@@ -98,11 +105,18 @@ def _fix(layer: SolverLayer, args: Any, kwargs: Any, exact: Any, tol: float) -> 
     )
 
 
-def _candidates(layer: SolverLayer) -> Iterator[Any]:
+def _times(layer: SolverLayer, args: Any, kwargs: Any) -> Any:
+    """The times of a call of a `NeuralODE`, those of the layer by default; None for other layers."""
+    if not isinstance(layer, NeuralODE):
+        return None
+    given = args[1] if len(args) > 1 else kwargs.get("t")
+    return layer.interval if given is None else given
+
+
+def _candidates(layer: SolverLayer, times: Any) -> Iterator[Any]:
     steps = [2**i for i in range(MOST_STEPS.bit_length())]
     if isinstance(layer, NeuralODE):
         layer.adjoint = None
-        start, end = layer.interval
-        yield from (RK4(step_size=abs(end - start) / count) for count in steps)
+        yield from (RK4(step_size=abs(times[-1] - times[0]) / count) for count in steps)
     else:
         yield from (Picard(max_steps=count, stop="never", damping=damping) for count in steps for damping in DAMPINGS)

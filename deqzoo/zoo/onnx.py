@@ -15,6 +15,13 @@ from deqzoo.atomic import whole_file
 from deqzoo.models.meta.learner import MetaLearner
 from deqzoo.nn import fixed_steps
 
+_MEANINGS = {  # part of a message of PyTorch's -> what it says of the model
+    "data-dependent": "which operations it runs depends on the values of its inputs",
+    "Generator": "it draws random numbers from a generator",
+    "aten::rand": "it draws random numbers",
+    "No ONNX function found": "it has an operation that ONNX has not",
+}
+
 
 @torch.no_grad()
 def export_onnx(
@@ -62,7 +69,11 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    for part, meaning in _MEANINGS.items():
+        if part in line:
+            return f"{meaning} ({line})"
+    return line
 
 
 def _refuse_estimates(model: nn.Module) -> None:
