@@ -12,6 +12,7 @@ from torch.func import vjp
 from ..implicit import ODE_ADJOINTS, ODE_SOLVERS, ODEAdjoint, ODESolver, TorchDiffEq, Tsit5, odeint
 from ..implicit.by_name import instance
 from ..implicit.ode.solvers import is_explicit
+from ..implicit.ode.times import are_moving
 from ..implicit.ode.traced import is_traceable
 from ..implicit.pytree import map_tensors, tensor_leaves
 from ..implicit.solution import OnFailure
@@ -99,11 +100,20 @@ class NeuralODE(SolverLayer):
         """
         y0 = map_tensors(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), y0)
         leaf = tensor_leaves(y0)[0]
-        times: Any = self.interval if t is None else t  # numbers, which a graph can hold
-        if isinstance(t, Tensor) or not torch.compiler.is_compiling():
-            times = torch.as_tensor(self.times if t is None else t).to(leaf.real.dtype)
+        times = self._times_as_precise(t, leaf.real.dtype)
         y = self._solved(self._augmented(y0), times, args, self.chosen_solver)
         return map_tensors(lambda leaf: leaf[-1], y) if t is None else y
+
+    def _times_as_precise(self, t: Tensor | Sequence[float] | None, dtype: torch.dtype) -> Any:
+        """The times with all digits that they have, of which the dynamics get those of `dtype`."""
+        if not isinstance(t, Tensor) and torch.compiler.is_compiling():
+            return self.interval if t is None else t  # numbers, which a graph can hold
+        times: Any = self.times if t is None else t
+        if not isinstance(times, Tensor):
+            return times
+        if times.dtype != torch.float64 or times.dim() != 1 or torch.compiler.is_compiling() or are_moving(times):
+            return times.to(dtype)
+        return times.tolist()
 
     def _solved(self, y0: Any, times: Any, args: tuple[Any, ...], solver: Any) -> Any:
         """y at all of the times."""

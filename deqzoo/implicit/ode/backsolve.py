@@ -86,7 +86,7 @@ def _backwards(
         state = torch.cat([values[i].reshape(-1), u.reshape(-1), sums]).unsqueeze(0)
         times = Times(t[[i, i - 1]].detach(), state, jumps_of(solver), solve.field.time_dtype)
         if isinstance(solver, FixedStep):
-            controller: StepController = equal_steps(solver, times.host)
+            controller: StepController = equal_steps(solver, times.host, times.eps)
         else:
             controller = SharedController(solver, times.host, length)
         controlled = 2 * u.numel() if adjoint.seminorm else None

@@ -20,6 +20,9 @@ from .solvers import FixedStep
 ROUNDING = 1e-9  # of a number of steps
 EPS = torch.finfo(torch.float64).eps  # of time, which is kept in float64
 LAST = 16 * EPS  # what may be left of a segment at its end, as a fraction
+EPS32 = torch.finfo(torch.float32).eps
+_ROUNDINGS = 4  # of the larger time, that two times may be apart too far: of n, of h, and of n h, and what is to spare
+_LONGER = 0.1  # most that a step may be longer than it should: where times are so coarse, the intervals differ as much
 
 
 @dataclasses.dataclass
@@ -171,26 +174,61 @@ class RecordedSteps(StepController):
         return int(Status.CONVERGED), self._taken, 0
 
 
-def equal_steps_each(solver: FixedStep, times: Sequence[float], systems: int) -> RecordedSteps:
+def equal_steps_each(solver: FixedStep, times: Sequence[float], eps: float, systems: int) -> RecordedSteps:
     """As `equal_steps` of one interval, written as steps of each system."""
     steps = []
-    for step in equal_steps(solver, times)._steps:
+    for step in equal_steps(solver, times, eps)._steps:
         start, size = (torch.full((systems,), value, dtype=torch.float64) for value in step.shared())
         steps.append(Step(step.a, step.b, start, size))
     return RecordedSteps(steps, systems)
 
 
-def equal_steps(solver: FixedStep, times: Sequence[float]) -> RecordedSteps:
-    """Equal steps within each interval between output times, and jumps."""
+def equal_steps(solver: FixedStep, times: Sequence[float], eps: float) -> RecordedSteps:
+    """Equal steps within each interval between output times, which are rounded to `eps`, and jumps."""
     steps = []
-    points = [*times, *solver.jump_times]
+    points, eps = [*times, *solver.jump_times], rounding_of(times, eps)
     for i in range(len(times) - 1):
         inside = [len(times) + j for j in jumps_inside(solver.jump_times, times[i], times[i + 1])]
         for a, b in itertools.pairwise([i, *inside, i + 1]):
-            length = abs(points[b] - points[a])
-            count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - ROUNDING))
+            count = step_count(points[a], points[b], solver.step_size, eps)
             steps += [Step(a, b, k / count, 1 / count) for k in range(count)]
     return RecordedSteps(steps)
+
+
+def rounding_of(times: Sequence[float], eps: float = EPS) -> float:
+    """The relative rounding of times whose dtype has `eps`: that of float32 where all are numbers of float32.
+
+    For then they were computed in it, most often, and have come here through ``tolist()``, ``double()``, or NumPy.
+
+    >>> rounding_of([2.8, 3.2]) == EPS, rounding_of(torch.tensor([2.8, 3.2]).tolist()) == EPS32
+    (True, True)
+    """
+    split = 2.0**29 + 1  # Veltkamp's splitting into 24 digits and the other ones; plain sums, which a graph can hold
+    return max(eps, EPS32) if all(x == x * split - (x * split - x) for x in times) else eps
+
+
+def step_count(start: float, end: float, step_size: float | None, eps: float = EPS) -> int:
+    """How many equal steps of at most `step_size` an interval takes; one where that is None.
+
+    Rounding adds no step: in float32 the interval from 7 x 0.4 to 8 x 0.4 is longer than 0.4, and is one step of 0.4 as
+    its neighbours are. That matters most to symplectic methods, which keep the energy as long as steps are equal.
+
+    Args:
+        eps: the relative rounding of the two times.
+
+    >>> a, b = torch.tensor([2.8, 3.2]).tolist()
+    >>> round(b - a, 9)
+    0.400000095
+    >>> step_count(a, b, 0.4), step_count(a, b, 0.4, torch.finfo(torch.float32).eps)
+    (2, 1)
+    >>> step_count(2.8, 3.2001, 0.4, torch.finfo(torch.float32).eps)
+    2
+    """
+    if step_size is None:
+        return 1
+    length = abs(end - start)
+    rounding = min(_ROUNDINGS * eps * max(abs(start), abs(end)), _LONGER * length)
+    return max(1, math.ceil((length - rounding) / step_size - ROUNDING))
 
 
 def jumps_inside(jumps: Sequence[float], start: float, end: float) -> list[int]:

@@ -278,7 +278,7 @@ class Solve:
         raise_late()
         stepper = Stepper(self.solver, self.field, taped)
         times = self._times(t, y)
-        controller = self.controller(times.host, len(y))
+        controller = self.controller(times, len(y))
         checkpoints = 0 if taped else self.adjoint.checkpoints
         trajectory = integrate(stepper, y, times, controller, first=self.first, checkpoints=checkpoints, keep=self.keep)
         self.kept = None if trajectory.kept is None else trajectory.kept.without_values()
@@ -302,14 +302,17 @@ class Solve:
         self._reported = weakref.ref(solution)
         return solution
 
-    def controller(self, times: Sequence[float], systems: int) -> StepController:
+    def controller(self, times: Times, systems: int) -> StepController:
         """What says which steps to take."""
-        if isinstance(self.solver, FixedStep):
-            return equal_steps_each(self.solver, times, systems) if self.each else equal_steps(self.solver, times)
-        assert isinstance(self.solver, Adaptive)
+        host, solver = times.host, self.solver
+        if isinstance(solver, FixedStep):
+            if self.each:
+                return equal_steps_each(solver, host, times.eps, systems)
+            return equal_steps(solver, host, times.eps)
+        assert isinstance(solver, Adaptive)
         if self.each:
-            return ControllerPerSystem(self.solver, times, systems, self.compact)
-        return SharedController(self.solver, times, systems=systems if self.shared else None)
+            return ControllerPerSystem(solver, host, systems, self.compact)
+        return SharedController(solver, host, systems=systems if self.shared else None)
 
     def report(self, calls: int, status: Status = Status.CONVERGED) -> None:
         """Note what a backward pass cost."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..modes import unwrap
 from ..private_api import torch_pytree
+from .controllers import EPS, rounding_of, step_count
 from .solvers import Adaptive, FixedStep, ODESolver
 
 
@@ -29,7 +30,6 @@ def in_shared_time(
     """
     _check(t, systems)
     table = t.mT
-    longest = float(unwrap(t.detach()).diff(dim=0).abs().max()) if len(t) > 1 and systems else 1.0
 
     def of_shared(s: Tensor, y: Any, *args: Any) -> Any:
         *rest, times = args
@@ -40,7 +40,7 @@ def in_shared_time(
         return torch_pytree.tree_map(lambda leaf: leaf * slope.to(leaf).reshape(-1, *[1] * (leaf.dim() - 1)), value)
 
     shared = torch.arange(len(t), dtype=t.dtype, device=t.device)
-    return of_shared, shared, table, _scaled(solver, 1 / longest, range(1, len(t) - 1))
+    return of_shared, shared, table, _scaled(solver, unwrap(t.detach()).reshape(len(t), -1).cpu())
 
 
 def _check(t: Tensor, systems: int) -> None:
@@ -55,11 +55,20 @@ def _check(t: Tensor, systems: int) -> None:
         raise ValueError(f"the output times of sample {bad} must be finite and strictly increasing, or decreasing")
 
 
-def _scaled(solver: ODESolver, factor: float, jumps: range) -> ODESolver:
+def _scaled(solver: ODESolver, t: Tensor) -> ODESolver:
     """The solver with lengths that are safe in the shared time: no sample's steps are longer than required."""
     assert isinstance(solver, FixedStep | Adaptive)
     if solver.jump_times:
         raise ValueError("jump_times do not go with times of each sample: solve the samples one by one")
-    given = {name: getattr(solver, name, None) for name in ("step_size", "first_step", "max_step")}
-    options: dict[str, Any] = {name: x * factor for name, x in given.items() if isinstance(x, int | float)}
-    return dataclasses.replace(solver, **options, jump_times=tuple(map(float, jumps)))
+    options: dict[str, Any] = {"jump_times": tuple(map(float, range(1, len(t) - 1)))}
+    if t.numel():
+        starts, ends = t[:-1].flatten().double(), t[1:].flatten().double()
+        longest = int((ends - starts).abs().argmax())
+        start, end = float(starts[longest]), float(ends[longest])
+        if isinstance(solver, Adaptive):
+            given = {name: getattr(solver, name) for name in ("first_step", "max_step")}
+            options |= {name: x / abs(end - start) for name, x in given.items() if isinstance(x, int | float)}
+        elif solver.step_size is not None:
+            eps = torch.finfo(t.dtype).eps if t.is_floating_point() else EPS
+            options["step_size"] = 1 / step_count(start, end, solver.step_size, rounding_of([start, end], eps))
+    return dataclasses.replace(solver, **options)

@@ -50,7 +50,8 @@ class FixedStep(ODESolver):
 
     Args:
         step_size: largest step, in units of t; each interval between output times is cut into equal steps no longer
-            than that. None: one step per interval.
+            than that, but for the rounding of the times (of float32, where all are numbers of float32): those of ``h *
+            torch.arange(n)`` are a step of h apart in float32 as in float64. None: one step per interval.
         jump_times: times at which f jumps: a step ends there, and the next one begins, see `Adaptive`.
     """
 

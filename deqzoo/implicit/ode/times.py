@@ -32,6 +32,7 @@ class Times:
 
     def __init__(self, t: Tensor, y: Tensor, jumps: Sequence[float] = (), dtype: torch.dtype | None = None) -> None:
         self.dtype = torch.promote_types(t.dtype, y.dtype) if dtype is None else dtype
+        self.eps = torch.finfo(t.dtype).eps  # to which the output times are rounded
         self.state, self.device = y.dtype, y.device
         self.moving = are_moving(t)
         if in_transform():  # under vmap over t there is a row of times for each index

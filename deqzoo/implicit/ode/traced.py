@@ -6,7 +6,6 @@ The gradient is by the compiled graph's own backward: that of `Discrete` and `Di
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..modes import full_precision, in_transform, keep_autocast
 from ..pytree import Ravel, map_tensors
 from ..solution import Solution, Status
 from .adjoints import Direct, Discrete
-from .controllers import ROUNDING
+from .controllers import rounding_of, step_count
 from .solvers import FixedStep, is_splitting
 
 
@@ -57,10 +56,9 @@ def solve_traced(
 
     with full_precision(device):
         y = ravel.flatten(y0)
-        values, stages = [y], len(tableau.b)
+        values, stages, eps = [y], len(tableau.b), rounding_of(t)
         for start, end in itertools.pairwise(t):
-            length = abs(end - start)
-            count = 1 if solver.step_size is None else max(1, math.ceil(length / solver.step_size - ROUNDING))
+            count = step_count(start, end, solver.step_size, eps)
             h = (end - start) / count
             for step in range(count):
                 k: list[Tensor] = []
