@@ -21,7 +21,7 @@ from .linear_solvers import LINEAR_SOLVERS, LinearSolver
 from .modes import host_flags, in_transform, needs_derivative
 from .problem import Problem
 from .pytree import Ravel, tensor_leaves
-from .reversible import reversed_gradient
+from .reversible import can_be_reversed, reversed_gradient
 from .solution import Solution, Status
 from .traced import attach_traced
 
@@ -52,6 +52,10 @@ class EquationAdjoint(Adjoint):
 
     problems: ClassVar[tuple[str, ...]] = ("fixed_point",)
     compiles: ClassVar[bool] = False
+
+    def fits(self, solver: Any) -> bool:
+        """Whether it can differentiate what this solver finds; some differentiate the steps of a certain one."""
+        return True
 
     @abstractmethod
     def apply(self, problem: Problem) -> tuple[Any, Solution]:
@@ -178,9 +182,13 @@ class Unrolled(EquationAdjoint):
 
     checkpoint: bool = False
 
+    def fits(self, solver: Any) -> bool:
+        """That of `Picard`."""
+        return isinstance(solver, Picard)
+
     def apply(self, problem: Problem) -> tuple[Any, Solution]:
         """See `EquationAdjoint`."""
-        if not isinstance(problem.solver, Picard):
+        if not self.fits(problem.solver):
             raise TypeError(f"Unrolled differentiates plain iteration: pass solver=Picard(...), not {problem.solver!r}")
         f, again = problem.f, self.checkpoint and not in_transform()
 
@@ -226,6 +234,10 @@ class ReversibleIteration(EquationAdjoint):
     >>> torch.autograd.grad(z, a)[0]  # -z sin(a z) / (1 + a sin(a z))
     tensor(-0.3218)
     """
+
+    def fits(self, solver: Any) -> bool:
+        """That of damped `Picard` which takes all its steps."""
+        return can_be_reversed(solver)
 
     def apply(self, problem: Problem) -> tuple[Any, Solution]:
         """See `EquationAdjoint`."""

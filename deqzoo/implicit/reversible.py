@@ -67,6 +67,12 @@ def reversed_gradient(problem: Problem) -> tuple[Any, Solution]:
     return ravel.restore(ravel.unflatten_leaves(rows)), solution
 
 
+def can_be_reversed(solver: Any) -> bool:
+    """Whether the solver is damped iteration with a fixed number of steps, of which nothing is to be looked at."""
+    fits = isinstance(solver, Picard) and solver.stop == "never" and 0 < solver.damping < 1
+    return fits and not solver.trace and not solver.compile
+
+
 class _Remainders:
     """Remainders of divisions by q, last in, first out: as many to an int64 as fit."""
 
@@ -88,8 +94,8 @@ class _Remainders:
     def pop(self) -> Tensor:
         """The last one that was kept."""
         word = self.words[-1]
-        remainder = word.remainder(self.q)
-        word.div_(self.q, rounding_mode="floor")
+        self.words[-1] = word.div(self.q, rounding_mode="floor")
+        remainder = word - self.words[-1] * self.q
         self.count -= 1
         if self.count % self.to_a_word == 0:
             self.words.pop()
@@ -101,8 +107,7 @@ class _Iteration:
 
     def __init__(self, problem: Problem) -> None:
         solver = problem.solver
-        fits = isinstance(solver, Picard) and solver.stop == "never" and 0 < solver.damping < 1
-        if not fits or solver.trace or solver.compile:
+        if not can_be_reversed(solver):
             raise TypeError(
                 "ReversibleIteration is of damped iteration with a fixed number of steps: pass a solver like "
                 f'Picard(damping=0.8, max_steps=15, stop="never"), without trace and compile; got {solver!r}'
@@ -154,7 +159,7 @@ class _Iteration:
         """Multiples of the unit; 0 where they are too large for it, or not finite, and `sound` is then False."""
         fits = rows.abs() < _LARGEST
         self.sound = self.sound & fits.all(1)
-        return (rows.double().where(fits, 0.0) * _UNIT).round().long()
+        return rows.double().masked_fill(~fits, 0.0).mul_(_UNIT).round_().long()
 
     def image(self, values: Tensor) -> Tensor:
         """b f, as integers."""
@@ -162,7 +167,7 @@ class _Iteration:
 
     def floats(self, x: Tensor) -> Tensor:
         """What integers stand for, in the precision of the unknown."""
-        return (x.double() / _UNIT).to(self.ravel.dtype)
+        return x.double().mul_(1 / _UNIT).to(self.ravel.dtype)
 
     def solution(self, rows: Tensor) -> Solution:
         """How it has ended: by the relative residual of z, which takes one evaluation more."""
@@ -219,12 +224,12 @@ class _Reversed(torch.autograd.Function):
         check_complete(iteration.f, leaves, tuple(inputs))
         pull = _Pull(iteration, inputs, ctx.needs_input_grad[2:])
         b = 1 - iteration.p / iteration.q
-        of_z, of_y = g.double(), torch.zeros_like(g, dtype=torch.float64)
+        of_z, of_y = g.to(torch.float64, copy=True), torch.zeros_like(g, dtype=torch.float64)
         for _ in range(iteration.solver.max_steps):
             image, product = pull(y, b * of_z)
-            z, of_z, of_y = iteration.back(z, image, remainders), (1 - b) * of_z, of_y + product
+            z, of_z, of_y = iteration.back(z, image, remainders), of_z.mul_(1 - b), of_y.add_(product)
             image, product = pull(z, b * of_y)
-            y, of_y, of_z = iteration.back(y, image, remainders), (1 - b) * of_y, of_z + product
+            y, of_y, of_z = iteration.back(y, image, remainders), of_y.mul_(1 - b), of_z.add_(product)
         _tell(iteration, iteration.integers(start), y, z, pull.calls)
         return (None, None, *pull.grads)
 

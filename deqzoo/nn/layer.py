@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..implicit import Solution
+from ..implicit import EquationAdjoint, Solution
 from ..implicit.by_name import shown
 from ..implicit.fixed_point_solvers.blocks import BlockSolver
 from ..implicit.modes import in_transform
@@ -98,8 +98,16 @@ def solver_layers(network: nn.Module) -> list[SolverLayer]:
 
 @contextmanager
 def use_solver(network: nn.Module, solver: Any) -> Iterator[None]:
-    """Within it, every solver layer of `network` uses `solver`."""
-    with use_options(solver_layers(network), solver=solver):
+    """Within it, every solver layer of `network` uses `solver`.
+
+    A layer whose adjoint differentiates the steps of another solver (`Unrolled`, `ReversibleIteration`) has the default
+    adjoint meanwhile.
+    """
+    layers = solver_layers(network)
+    others = [
+        layer for layer in layers if isinstance(layer.adjoint, EquationAdjoint) and not layer.adjoint.fits(solver)
+    ]
+    with use_options(layers, solver=solver), use_options(others, adjoint=None):
         yield
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from deqzoo.errors import ConfigError
 from deqzoo.implicit.private_api import fused_devices, scales_no_gradients
 from deqzoo.models.common.config import ParameterGroup
 from deqzoo.models.common.muon import Muon
@@ -57,6 +58,11 @@ def make_optimizer(
         return _made(SGD, parts, own, options, fused)
     for part, (group, _) in zip(parts[2:], chosen, strict=True):
         part["orthogonal"], part["adaptive"] = False, group.adaptive
+    if vectors := [name for name, p in module.named_parameters() if any(p is other for other in parts[1]["params"])]:
+        raise ConfigError(
+            "model.optimizer=muon steps matrices and kernels; these parameters have one dimension and need a group, as "
+            f"'model.parameter_groups=[{{match: \"*.bias\", lr: 0.01}}]': {', '.join(vectors)}."
+        )
     return Muon([part for part in parts if part["params"]], lr=lr, momentum=momentum, **options)
 
 
@@ -105,7 +111,7 @@ def _divided(
             fits.append(parameter)
     if unused:
         names = ", ".join(name for name, _ in module.named_parameters())
-        raise ValueError(f"parameter_groups: no parameter left fits {unused[0]!r}; there are {names}.")
+        raise ConfigError(f"model.parameter_groups: no parameter left fits {unused[0]!r}; there are {names}.")
     return chosen, rest
 
 

@@ -152,8 +152,14 @@ def solver_for_use(
 
 
 def fixed_point_for_use(settings: Any, solver: str | None, tol: float | None, max_steps: int | None) -> None:
-    """`solver_for_use` of a fixed-point solver; the adjoint becomes the exact one."""
+    """`solver_for_use` of a fixed-point solver; the adjoint becomes the exact one.
+
+    It stays where the solver takes a fixed number of steps: the output is that of these steps,
+    which need not have come to the fixed point.
+    """
     solver_for_use(settings, {**SOLVERS, **SPLITTINGS}, ("tol", "max_steps"), solver, {"tol": tol}, max_steps)
+    if settings.solver_options.get("stop") == "never":
+        return
     # Exact, and unlike the cheaper adjoints of training it leaves the output alone.
     settings.adjoint, settings.adjoint_options = "implicit", {}
 

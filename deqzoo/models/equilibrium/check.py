@@ -47,7 +47,8 @@ def deq_check(network: nn.Module, batches: Batches) -> dict[str, Any]:
     chosen = list(batches)
     layers: Any = network.equilibria
     own = _run(network, chosen)
-    tight = _run(network, chosen, dataclasses.replace(layers[0].solver, **TIGHT))
+    fixed = getattr(layers[0].solver, "stop", None) == "never"  # steps: here they stop at the tolerance
+    tight = _run(network, chosen, dataclasses.replace(layers[0].solver, **TIGHT, **({"stop": "rel"} if fixed else {})))
     second = _run(network, chosen, SECOND)
     once = _run(network, chosen, Picard(tol=0.0, max_steps=1))
     labels = torch.cat([labels for _, labels in chosen]).cpu()
