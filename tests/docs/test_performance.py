@@ -12,8 +12,8 @@ RUN = {
     "environment": {"torch": "2.14", "processor": "a CPU"},
     "quick": False,
     "times": [
-        {"library": "ours", "seconds": 0.0123456, "over_peer": 0.5, "bytes_after": {"1": 20}},
-        {"library": "a|b", "seconds": 0.025, "over_peer": None, "bytes_after": {"1": 2000000}},
+        {"library": "ours", "seconds": 0.0123456, "over_peer": 0.5, "bytes_after": {"1": 2**19}},
+        {"library": "a|b", "seconds": 1.2501, "over_peer": None, "bytes_after": {"1": 2**23}},
     ],
     "checks": [{"promise": "half the time", "found": "0.50", "kept": True}],
 }
@@ -23,8 +23,8 @@ def test_a_run_becomes_tables(tmp_path):
     (tmp_path / "some_run.json").write_text(json.dumps(RUN))
     text = benchmark_tables(tmp_path)
     assert "### Some run\n\n`python -m benchmarks.some_run`: torch 2.14, processor a CPU." in text
-    assert "| library | time (ms) | over peer | bytes after |" in text
-    assert "| ours | 12.3 | 0.5 | 1: 20 |\n| a\\|b | 25 |  | 1: 2000000 |" in text
+    assert "<summary>Times: 2</summary>\n\n| library | time (ms) | over peer | memory after (MiB) |" in text
+    assert "| ours | 12.3 | 0.5 | 1: 0.5 |\n| a\\|b | 1250 |  | 1: 8 |" in text
     assert "| half the time | 0.50 | yes |" in text
 
 
