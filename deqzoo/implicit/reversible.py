@@ -81,8 +81,8 @@ class _Remainders:
         self.to_a_word = int(_BITS / math.log2(q))
 
     def copy(self) -> _Remainders:
-        """One that is emptied apart from this."""
-        return _Remainders(self.q, [word.clone() for word in self.words], self.count)
+        """One that is emptied apart from this: `pop` leaves the tensors as they are."""
+        return _Remainders(self.q, self.words, self.count)
 
     def push(self, remainder: Tensor) -> None:
         """Keep a remainder."""
