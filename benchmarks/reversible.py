@@ -1,8 +1,8 @@
 """The reversible iteration beside the other gradients: `python -m benchmarks.reversible [--json FILE] [--quick]`.
 
-One layer of the kind of `revdeq_cifar`, the cell as it is when a training begins: memory, time and residual of a forward and
-its backward by the number of evaluations of f. Backpropagation keeps each of them on the tape; the reversible iteration
-runs its steps back; the implicit gradient takes the same evaluations forward, and 8 products.
+One layer of the kind of `revdeq_cifar`, its cell as it is when a training begins: memory, time and residual of a
+forward and its backward by the number of evaluations of f. Backpropagation keeps each of them on the tape, the
+reversible iteration runs its steps back, and the implicit gradient takes the same evaluations forward, and 8 products.
 """
 
 from __future__ import annotations
