@@ -104,9 +104,8 @@ def use_solver(network: nn.Module, solver: Any) -> Iterator[None]:
     adjoint meanwhile.
     """
     layers = solver_layers(network)
-    others = [
-        layer for layer in layers if isinstance(layer.adjoint, EquationAdjoint) and not layer.adjoint.fits(solver)
-    ]
+    adjoints = [(layer, getattr(layer, "adjoint", None)) for layer in layers]
+    others = [layer for layer, adjoint in adjoints if isinstance(adjoint, EquationAdjoint) and not adjoint.fits(solver)]
     with use_options(layers, solver=solver), use_options(others, adjoint=None):
         yield
 
