@@ -3,7 +3,8 @@
 ``kinds.py`` is the table of the kinds of data, ``config.py`` has their options. ``module.py`` is the base of all,
 ``loader.py`` makes batches. Images: ``registry.py`` has the sets, ``files.py`` finds and fetches their files,
 ``formats.py`` reads them, ``augment.py`` changes them, and ``images.py`` joins it all. Texts: ``text_sets.py``, and
-``text.py``, which cuts them into windows. Labelled series: ``labelled_series.py``. A graph: ``chains.py``. Orbits of
+``text.py``, which cuts them into windows. Labelled series: ``labelled_series.py``. Stays in
+intensive care: ``stays.py`` (``physionet2012.py``). A graph: ``chains.py``. Orbits of
 mechanical systems (``mechanics.py``): ``orbits.py``. Known densities: ``densities.py``, and
 ``density_points.py``, which draws from them. Tasks: ``sinusoids.py``,
 ``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``; a small one, beside

@@ -148,6 +148,29 @@ class LabelledSeriesInfo(DataInfo):
 
 
 @dataclasses.dataclass(frozen=True)
+class StayInfo(DataInfo):
+    """Stays in intensive care: series at common times, with missing values, and a label each.
+
+    Attributes:
+        channels: of a series.
+        mean, std: of the training values, per channel, without the outermost.
+        low, high: the least and the largest of them.
+        classes: names of the labels.
+        split: seed of the draw of the stays for training, validation and test.
+    """
+
+    items: ClassVar[str] = "stays"
+
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    classes: tuple[str, ...]
+    split: int
+
+
+@dataclasses.dataclass(frozen=True)
 class OrbitInfo(DataInfo):
     """Orbits of a mechanical system.
 

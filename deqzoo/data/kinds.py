@@ -42,6 +42,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),
+    "stays": _in("StayDataConfig", "stays:StayData", "stay_config"),
     "sudoku": _in("SudokuDataConfig", "sudoku:SudokuData", "puzzle_config"),
     "sudoku9": _in("Sudoku9DataConfig", "sudoku9:Sudoku9Data", "puzzle_config"),
     "text": _in("TextDataConfig", "text:TextData"),

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from deqzoo.data import DATASETS, ImageDataConfig, data_table
 from deqzoo.data.kinds import DATA_KINDS, data_settings_of, make_data
 from deqzoo.paths import names, zoo_path
+from tests.data.stay_files import write_stays
 from tests.data.test_image_folder import write_images
 from tests.data.test_series import fake_sktime
 
@@ -30,6 +31,8 @@ def test_each_kind_of_data_has_its_module(kind, tmp_path):
     assert settings.kind == kind
     if kind == "image_folder":
         settings.root = str(write_images(tmp_path, {"": 5}))
+    if kind == "stays":
+        settings.root, settings.verify = str(write_stays(tmp_path)), False
     assert make_data(settings, seed=3).info.items
 
 
