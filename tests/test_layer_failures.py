@@ -155,7 +155,8 @@ ODE_LAYERS = {
 ODE_SOLVERS = {"Tsit5": Tsit5, "RK4": lambda **_: RK4(step_size=0.1), "Kvaerno5": Kvaerno5, "Rodas5P": Rodas5P}
 ODES = {  # built of those that are tried, or with tests of their own in tests/nn/test_{ode,flow,cde,hamiltonian}.py
     "HamiltonianODE", "HamiltonianOrbits", "NeuralCDE", "NeuralCDEClassifier", "PlainOrbits", "FlatFlow",
-    "ImageFlow", "LatentODE", "MultiscaleFlow", "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net", "ode_net",
+    "ImageFlow", "LatentODE", "LatentODEClassifier", "MultiscaleFlow",
+     "ODEClassifier", "PendulumODE", "UNetFlow", "anode_net", "ode_net",
     "point_classifier",
 }  # fmt: skip
 

@@ -26,22 +26,22 @@ class StayBatch(NamedTuple):
     Attributes:
         times: (B, T), equal rows, in days.
         values: mean of what was measured nearest to a time, in the files' units; 0 where nothing was.
-        count: how many measurements that are; 0 where nothing was measured.
+        counts: how many measurements that are; 0 where nothing was measured.
         scatter: the sum of their squared distances from the mean, so that errors of single measurements are known:
-            the sum of (x - p)^2 over them is count (values - p)^2 + scatter.
+            the sum of (x - p)^2 over them is counts (values - p)^2 + scatter.
         labels: (B,) int64, 1 where the patient died in hospital.
     """
 
     times: Tensor
     values: Tensor
-    count: Tensor
+    counts: Tensor
     scatter: Tensor
     labels: Tensor
 
     @property
     def observed(self) -> Tensor:
         """Where something was measured, (B, T, C) bool."""
-        return self.count > 0
+        return self.counts > 0
 
 
 class StayData(TensorData):
@@ -124,7 +124,7 @@ def on_grid(stays: Stays, minutes: int) -> StayBatch:
     >>> event = {"stay": [0, 0, 0], "minute": [0, 20, 80], "channel": [5, 5, 5], "value": [1.0, 3.0, 7.0]}
     >>> columns = {name: np.array(column) for name, column in event.items()}
     >>> batch = on_grid(Stays(record=np.array([1]), died=np.array([0]), **columns), 60)
-    >>> [part[0, :2, 5].tolist() for part in (batch.values, batch.count, batch.scatter)]
+    >>> [part[0, :2, 5].tolist() for part in (batch.values, batch.counts, batch.scatter)]
     [[2.0, 7.0], [2.0, 1.0], [2.0, 0.0]]
     """
     steps = HOURS * 60 // minutes + 1
@@ -132,10 +132,10 @@ def on_grid(stays: Stays, minutes: int) -> StayBatch:
     step = (stays.minute + minutes // 2) // minutes  # to the nearest
     cell = np.ravel_multi_index((stays.stay, step, stays.channel), shape)
 
-    def summed(weights: Floats | None = None) -> Floats:
-        return np.bincount(cell, weights, minlength=int(np.prod(shape)))
+    def summed(weights: Floats) -> Floats:
+        return np.bincount(cell, weights, minlength=int(np.prod(shape))).astype(np.float64)
 
-    count = summed()
+    count = summed(np.ones(len(cell)))
     mean = summed(stays.value) / np.maximum(count, 1)
     scatter = summed((stays.value - mean[cell]) ** 2)
     values, counts, scatters = (

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deqzoo.models.ode.module import ODEClassifierModule
     from deqzoo.models.ode.network import ODEClassifier, anode_net, ode_net, point_classifier
     from deqzoo.models.ode.series_classifier_network import GRUDClassifier, NeuralCDEClassifier
+    from deqzoo.models.ode.stay_network import LatentODEClassifier
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.orbit_network import HamiltonianOrbits, PlainOrbits
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
@@ -62,6 +63,7 @@ _HOMES = {
     "ImplicitGraphNetwork": "deqzoo.models.graph.network",
     "LanguageModel": "deqzoo.models.language.network",
     "LatentODE": "deqzoo.models.ode.latent_ode_network",
+    "LatentODEClassifier": "deqzoo.models.ode.stay_network",
     "MDEQClassifier": "deqzoo.models.equilibrium.mdeq_network",
     "MazeEquilibrium": "deqzoo.models.puzzle.maze_network",
     "MazeLayers": "deqzoo.models.puzzle.maze_network",
@@ -113,6 +115,7 @@ __all__ = [
     "ImplicitGraphNetwork",
     "LanguageModel",
     "LatentODE",
+    "LatentODEClassifier",
     "MDEQClassifier",
     "MazeEquilibrium",
     "MazeLayers",

@@ -26,6 +26,7 @@ from deqzoo.plots.series import (
     plot_plane,
     plot_series,
 )
+from deqzoo.plots.stays import plot_stays
 from deqzoo.plots.sudoku import animate_puzzle, plot_puzzle, plot_row_spaces, plot_solved
 from deqzoo.plots.training import (
     CLEANING_PANELS,
@@ -41,6 +42,7 @@ from deqzoo.plots.training import (
     RESTORED_PANELS,
     SEARCH_PANELS,
     SERIES_PANELS,
+    STAY_PANELS,
     SUDOKU_PANELS,
     plot_training,
     plot_trust,
@@ -60,6 +62,7 @@ __all__ = [
     "RESTORED_PANELS",
     "SEARCH_PANELS",
     "SERIES_PANELS",
+    "STAY_PANELS",
     "SUDOKU_PANELS",
     "Budget",
     "animate_flow",
@@ -92,6 +95,7 @@ __all__ = [
     "plot_row_spaces",
     "plot_series",
     "plot_solved",
+    "plot_stays",
     "plot_training",
     "plot_trust",
     "plot_wave",

@@ -42,6 +42,11 @@ SERIES_PANELS: Mapping[str, Curves] = {  # of a model of series
     "NFE per step": NFE,
 }
 
+STAY_PANELS: Mapping[str, Curves] = {  # of a model of stays in intensive care
+    "AUC of death in hospital": {"val/auc": "validation"},
+    "loss": {"train/loss": "training", "val/loss": "validation"},
+    "interpolation MSE": {"train/interpolation_mse": "training", "val/interpolation_mse": "validation"},
+}
 
 INNER_SHARES: Curves = {"train/inner_unconverged": "above tolerance", "train/bad_curvature": "bad curvature"}
 INNER_RESIDUALS: Curves = {"train/stationarity": "inner problem", "train/meta_residual": "meta-gradient"}

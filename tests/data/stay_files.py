@@ -9,7 +9,7 @@ OUTCOMES = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n"
 
 
 def stay(number, seed=0):
-    """The text of a stay: descriptors, and an hour or two of four parameters, irregularly; the sick have a fast pulse."""
+    """The text of a stay: descriptors, and four parameters at irregular times; the sick have a fast pulse."""
     draw = random.Random(1000 * seed + number)
     sick = number % 4 == 0
     lines = [f"00:00,RecordID,{number}", f"00:00,Age,{30 + number % 50}", "00:00,Gender,1", "00:00,Height,-1"]

@@ -20,8 +20,9 @@ def folder(tmp_path):
 
 
 def test_a_stay_is_read_as_it_stands(folder):
-    text = "00:00,RecordID,1001\n00:00,Age,54\n00:00,Height,-1\n00:00,Weight,-1\n00:07,HR,73\n47:59,pH,7.4\n48:00,Temp,-1\n"
-    (folder / "set-a" / "1001.txt").write_text(HEAD + text)
+    lines = ["00:00,RecordID,1001", "00:00,Age,54", "00:00,Height,-1", "00:00,Weight,-1"]
+    lines += ["00:07,HR,73", "47:59,pH,7.4", "48:00,Temp,-1"]
+    (folder / "set-a" / "1001.txt").write_text(HEAD + "\n".join(lines))
     stays = read_stays(folder, "a", verify=False)
     assert stays.record.tolist() == [1000, 1001, 1002]
     assert stays.died.tolist() == [1, 0, 0]
@@ -105,14 +106,14 @@ def test_the_grid_keeps_errors_of_single_measurements(tmp_path):
     stays, pulse = data.stays, CHANNELS.index("HR")
     mine = (stays.stay == 7) & (stays.channel == pulse)
     step = (stays.minute[mine] + 360) // 720
-    error = (batch.count * (batch.values - 77.0) ** 2 + batch.scatter)[7, :, pulse]
+    error = (batch.counts * (batch.values - 77.0) ** 2 + batch.scatter)[7, :, pulse]
     low, high = data.info.low[pulse], data.info.high[pulse]
     wanted = [np.sum((np.clip(stays.value[mine], low, high)[step == number] - 77.0) ** 2) for number in range(5)]
-    seen = batch.count[7, :, pulse] > 0
+    seen = batch.counts[7, :, pulse] > 0
     assert seen.any()
     torch.testing.assert_close(error[seen], torch.tensor(wanted, dtype=torch.float32)[seen], rtol=1e-4, atol=1e-3)
-    assert batch.count.sum() == len(stays.value)
-    assert torch.equal(batch.observed, batch.count > 0)
+    assert batch.counts.sum() == len(stays.value)
+    assert torch.equal(batch.observed, batch.counts > 0)
 
 
 def test_each_seed_has_test_stays_of_its_own(tmp_path):

@@ -15,6 +15,8 @@ MESHED = ["data.train_size=200", "data.val_size=50", "data.test_size=100", "data
 PUZZLES = ["data.train_size=200", "data.val_size=20", "data.test_size=40", "data.batch_size=20"]
 MAZES = [*PUZZLES, "data.sides=[7]", "data.test_side=9", "data.other_sides=[]"]
 
+STAYS = ["data.verify=false", "data.batch_size=10", "data.sets=[a]", "model.width=4"]  # and data.root
+
 SMALL = {
     "deq_classifier": ["model=deq_digits", *DIGITS, "model.widths=[8]", "model.solver_options.max_steps=5"],
     "contractive_classifier": [
@@ -56,6 +58,9 @@ SMALL = {
     "pinn_pendulum": ["model=pinn_pendulum", "data.repeats=4"],
     "neural_cde": ["model=ncde_vowels", "data.repeats=1", "data.batch_size=45", "model.hidden=4", "model.width=6"],
     "gru_d": ["model=grud_vowels", "data.repeats=1", "data.batch_size=45", "model.width=5"],
+    "latent_ode_stays": ["model=latent_ode_physionet", *STAYS, "model.latent=3", "model.hidden=5"],
+    "latent_ode_interpolation": ["model=latent_ode_physionet_interpolation", *STAYS, "model.latent=3"],
+    "gru_d_stays": ["model=gru_physionet", *STAYS],
     "hamiltonian": ["model=hnn_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
     "node_orbits": ["model=node_two_body", "data.repeats=1", "model.hidden=8", "model.periods=1"],
     "flow": ["model=cnf_8gaussians", *MESHED, "model.hidden=[8]"],

@@ -22,6 +22,7 @@ from deqzoo.models.registry import KINDS
 from deqzoo.paths import names
 from deqzoo.training import Run
 from tests.data.episode_sets import put_in_place
+from tests.data.stay_files import write_stays
 from tests.data.test_series import fake_sktime
 from tests.running import ROOT, composed
 from tests.second_device.pretended import Waits
@@ -48,6 +49,9 @@ WAITS = {
     "gru_d": 3,
     "node_pendulum": 29,
     "pinn_pendulum": 3,
+    "latent_ode_stays": 9,
+    "latent_ode_interpolation": 9,
+    "gru_d_stays": 3,
     "hamiltonian": 1,
     "node_orbits": 1,
     "flow": 2,
@@ -117,7 +121,8 @@ def words(request, tmp_path, monkeypatch):
     for name, value in SMALL_PICTURES.items():
         monkeypatch.setattr(name, value)
     text = [f"data.file={write_text(tmp_path / 'own.txt')}"] if request.param == "language_model" else []
-    return [*SMALL[request.param], *ALL, *text]
+    stays = [f"data.root={write_stays(tmp_path)}"] if "data.verify=false" in SMALL[request.param] else []
+    return [*SMALL[request.param], *ALL, *text, *stays]
 
 
 def in_a_process_of_its_own(node) -> bool:

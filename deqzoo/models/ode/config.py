@@ -109,3 +109,56 @@ class GRUDConfig(SeriesClassifierTraining):
 
     kind: str = "gru_d"
     width: int = 37  # of the hidden state
+
+
+@dataclass
+class StayTraining(TrainingConfig):
+    """How a network that reads stays in intensive care is trained."""
+
+    hidden_fraction: float = 0.0  # in training up to so much of each stay is hidden, a part that is drawn anew
+    baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.hidden_fraction < 1:
+            raise ValueError(f"hidden_fraction must lie in [0, 1), got {self.hidden_fraction}.")
+
+
+@dataclass
+class LatentStayTraining(StayTraining):
+    """How a latent ODE of stays is trained."""
+
+    classification_weight: float = 100.0  # of the cross-entropy, beside the bound; 0: no classes are learned
+    kl_weight: float = 1.0  # of the divergence from the prior, in the end
+    kl_annealing: float = 0.3  # fraction of the steps during which it rises from 0
+
+
+@dataclass
+class LatentODEStaysConfig(ODESolverConfig, LatentStayTraining):
+    """A latent ODE of stays that tells who dies (`deqzoo.models.LatentODEClassifier`), and its training."""
+
+    kind: str = "latent_ode_stays"
+    # The network.
+    latent: int = 20  # dimensions of the latent state
+    hidden: int = 50  # width of dynamics, decoder and head
+    width: int = 40  # of the encoder's hidden state
+    encoder: str = "ode_rnn"  # or gru
+    dynamics: str = "ode"  # or gru
+    noise: float = 0.01  # standard deviation of the observations, as a part of a channel's range
+
+
+@dataclass
+class LatentODEInterpolationConfig(LatentODEStaysConfig):
+    """The same, judged by how well it gives back what was measured."""
+
+    kind: str = "latent_ode_interpolation"
+    classification_weight: float = 0.0
+
+
+@dataclass
+class GRUDStaysConfig(StayTraining):
+    """A GRU-D that tells who dies (`deqzoo.models.GRUDClassifier`), and its training."""
+
+    kind: str = "gru_d_stays"
+    width: int = 50  # of the hidden state
+    clip: float = 5.0  # values count as at most so many standard deviations from the mean

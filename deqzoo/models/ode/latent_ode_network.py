@@ -118,7 +118,9 @@ class LatentODE(nn.Module):
         width: of the encoder's hidden state.
         encoder: ``gru`` or ``ode_rnn``, see `SeriesEncoder`.
         dynamics: ``ode``, or ``gru`` for `RecurrentPath` in its place, the baseline.
-        noise: standard deviation of the observations about the path, in their own units; None: learned, per channel.
+        noise: standard deviation of the observations about the path, in their own units, of all channels or of each;
+            None: learned, per channel.
+        clip: what the encoder reads lies at most so many standard deviations from the mean; None: all as it is.
         solver, adjoint: of the latent ODE, see `deqzoo.nn.NeuralODE`.
 
     >>> model = LatentODE(channels=2, mean=[0.0, 0.0], std=[1.0, 1.0])
@@ -138,15 +140,18 @@ class LatentODE(nn.Module):
         width: int = 25,
         encoder: Encoder = "gru",
         dynamics: Dynamics = "ode",
-        noise: float | None = None,
+        noise: float | Sequence[float] | None = None,
+        clip: float | None = None,
         solver: Any = None,
         adjoint: Any = None,
     ) -> None:
         super().__init__()
         if not len(mean) == len(std) == channels:
             raise ValueError(f"mean and std need one value for each of the {channels} channels")
-        if noise is not None and noise <= 0:
+        deviations = [noise] if isinstance(noise, int | float) else list(noise or [])
+        if noise is not None and not all(deviation > 0 for deviation in deviations):
             raise ValueError(f"noise must be positive, or None to be learned; got {noise}")
+        self.clip = clip
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(list(mean)), persistent=False)
@@ -158,12 +163,14 @@ class LatentODE(nn.Module):
         else:
             self.path = RecurrentPath(latent, hidden)
         self.decoder = mlp(latent if dynamics == "ode" else hidden, hidden, channels)
-        log_noise = torch.full((channels,), -1.0) if noise is None else (noise / self.std).log()
+        log_noise = torch.full((channels,), -1.0) if noise is None else (torch.tensor(deviations) / self.std).log()
         self.log_noise = nn.Parameter(log_noise, requires_grad=noise is None)  # in units of std
 
     def posterior(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
         """Of the latent state at times[0], given values (B, T, C) where observed (B, T, C) holds, at times (T,)."""
         values = torch.where(observed, (values - self.mean) / self.std, 0.0)
+        if self.clip is not None:
+            values = values.clamp(-self.clip, self.clip)
         return self.encoder(times, values, observed)
 
     def decode(self, z0: Tensor, times: Tensor) -> Tensor:

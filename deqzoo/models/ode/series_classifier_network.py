@@ -14,39 +14,45 @@ from deqzoo.nn.dynamics import MLPVectorField
 from deqzoo.nn.interpolation import INTERPOLATIONS, PiecewisePolynomial
 
 
+def check_series(times: Tensor, values: Tensor, observed: Tensor, channels: int) -> None:
+    """A `ValueError` names the mend where times (T,), values or observed (B, T, channels) are not as they must be."""
+    if values.dim() != 3 or values.shape[2] != channels or observed.shape != values.shape:
+        raise ValueError(
+            f"values and observed must be (B, T, {channels}), got {tuple(values.shape)} and {tuple(observed.shape)}"
+        )
+    if times.shape != values.shape[1:2] or not bool((times.diff() > 0).all()):
+        raise ValueError(
+            f"times must be ({values.shape[1]},), increasing and common to all series, got {tuple(times.shape)}: "
+            "sort them, and take the union of the times of all series"
+        )
+    empty = ~observed.any(2).any(1)
+    if bool(empty.any()):
+        raise ValueError(f"series {int(empty.nonzero()[0])} has no observation: leave it out")
+
+
 class SeriesClassifier(nn.Module):
     """What both share: series that are normalised inside, and checked.
 
     Args:
         channels: of the series.
         mean, std: of each channel.
+        clip: values count as at most so many standard deviations from the mean; None: all as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, channels: int, mean: Sequence[float], std: Sequence[float], clip: float | None = None) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.clip = channels, clip
         self.register_buffer("mean", torch.tensor(tuple(mean)))
         self.register_buffer("std", torch.tensor(tuple(std)))
 
     def normalised(self, times: Tensor, values: Tensor, observed: Tensor) -> Tensor:
         """The values in units of each channel's standard deviation, NaN where nothing was observed."""
-        if values.dim() != 3 or values.shape[2] != self.channels or observed.shape != values.shape:
-            raise ValueError(
-                f"values and observed must be (B, T, {self.channels}), got {tuple(values.shape)} and "
-                f"{tuple(observed.shape)}"
-            )
-        if times.shape != values.shape[1:2] or not bool((times.diff() > 0).all()):
-            raise ValueError(
-                f"times must be ({values.shape[1]},), increasing and common to all series, got {tuple(times.shape)}: "
-                "sort them, and take the union of the times of all series"
-            )
-        empty = ~observed.any(2).any(1)
-        if bool(empty.any()):
-            raise ValueError(f"series {int(empty.nonzero()[0])} has no observation: leave it out")
-        return torch.where(observed, (values - self.mean) / self.std, torch.nan)
+        check_series(times, values, observed, self.channels)
+        x = torch.where(observed, (values - self.mean) / self.std, torch.nan)
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
 class NeuralCDEClassifier(SeriesClassifier):
@@ -120,7 +126,7 @@ class GRUDClassifier(SeriesClassifier):
     A series is read up to its last observation.
 
     Args:
-        channels, mean, std: of the series, see `SeriesClassifier`.
+        channels, mean, std, clip: of the series, see `SeriesClassifier`.
         classes: names of the labels.
         width: of the state h.
 
@@ -133,9 +139,16 @@ class GRUDClassifier(SeriesClassifier):
     """
 
     def __init__(
-        self, channels: int, mean: Sequence[float], std: Sequence[float], classes: Sequence[str], *, width: int = 37
+        self,
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str],
+        *,
+        width: int = 37,
+        clip: float | None = None,
     ) -> None:
-        super().__init__(channels, mean, std)
+        super().__init__(channels, mean, std, clip)
         self.classes = tuple(classes)
         self.cell = nn.GRUCell(2 * channels, width)
         self.state_decay = nn.Linear(channels, width)
