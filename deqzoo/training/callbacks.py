@@ -37,6 +37,12 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer, pl_module)
             self._end(trainer, end)
 
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save where the run is to end: the validation is done again."""
+        if trainer.training and not trainer.sanity_checking and self._is_to_end(trainer):
+            self.save(trainer, pl_module)
+            self._end(trainer, True)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after each epoch."""
         self.save(trainer, pl_module)
