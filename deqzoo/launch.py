@@ -56,6 +56,9 @@ Settings (NAME=VALUE)
 A run's folder holds config.yaml, metrics.json, metrics.csv, last.ckpt, plots/ and export/, a checkpoint
 folder that `deqzoo.load` takes."""
 
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 
 def launch(main: Callable[[Any], Any]) -> None:
     """Run ``main`` on the configuration that the command line composes; after a sweep, compare its results.
@@ -77,7 +80,7 @@ def launch(main: Callable[[Any], Any]) -> None:
         sys.exit(stopped.code)
     except (Exception, _Failed) as failed:
         error: Any = failed.__cause__ if isinstance(failed, _Failed) else failed
-        sentence = None if wants_traceback else _sentence(error)
+        sentence = None if wants_traceback else _sentence(error, started=isinstance(failed, _Failed))
         if sentence is None:
             raise error from None
         sys.exit(f"Error: {sentence}")
@@ -100,9 +103,9 @@ def _run(main: Callable[[Any], Any], results: list[Any]) -> None:
     @wraps(main)
     def collecting(settings: Any) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if settings.trainer.enable_progress_bar and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{settings.entry}: mode={settings.mode.name}, seed={settings.seed}, in {folder}", flush=True)
         try:
+            if settings.trainer.enable_progress_bar and os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"{settings.entry}: mode={settings.mode.name}, seed={settings.seed}, in {folder}", flush=True)
             results.append(main(settings))
         except Exception as error:
             raise _Failed from error
@@ -121,8 +124,11 @@ def _remove_if_empty(folder: Path) -> None:
         folder = folder.parent
 
 
-def _sentence(error: Exception) -> str | None:
-    """What a user is told of an error; None: a fault of ours, whose traceback is wanted."""
+def _sentence(error: Exception, started: bool) -> str | None:
+    """What a user is told of an error; None: a fault of ours, whose traceback is wanted.
+
+    Before a run has ``started``, the only folder to be missing is one that was to be made.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -132,11 +138,15 @@ def _sentence(error: Exception) -> str | None:
         return config.explain(error)
     if written_for_users(error):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in _FULL:
         return f"the disk is full ({error.filename}). Free some space; `resume=last` goes on from the last checkpoint."
-    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename:
+    if isinstance(error, OSError) and error.filename and _is_unwritable(error, started):
         return f"{error.filename} cannot be written: {error.strerror}. Give another hydra.run.dir (or data.root)."
     return None
+
+
+def _is_unwritable(error: OSError, started: bool) -> bool:
+    return error.errno in _UNWRITABLE or (not started and error.errno == errno.ENOENT)
 
 
 def help_page(arguments: list[str]) -> str:

@@ -51,12 +51,19 @@ def start(config):
         ("model.solvr=picard", "there is no setting 'model.solvr'; valid are .* Did you mean model.solver?"),
         ("+trainer.foo=1", "there is no setting 'trainer.foo'; valid are trainer.accelerator"),
         ("+model.foo=1", "there is no setting 'model.foo'; valid are model.adjoint"),
+        ("~trainer", "there is no setting 'trainer'"),
         ("+foo=1", "there is no setting 'foo'; valid are ckpt"),
         ("model.lr=-1", "model.lr=-1.0: it must be a number above 0"),
         ("model.lr=nan", "model.lr=nan: it must be a number above 0"),
         ("threads=0", "threads=0: it must be 1 or more"),
+        ("threads=100000", "threads=100000: it must be 1 or more, and 1024 at most"),
         ("save_every_n_steps=0", "save_every_n_steps=0: it must be 1 or more"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: it must be 1 or more, or -1"),
+        ("trainer.limit_test_batches=abc", "trainer.limit_test_batches=abc: it must be a number of batches"),
+        ("trainer.limit_train_batches=2.5", "trainer.limit_train_batches=2.5: it must be a number of batches"),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval=0: it must be a number of steps"),
+        ("trainer.num_sanity_val_steps=-7", "trainer.num_sanity_val_steps=-7: it must be 0 or more"),
+        ("trainer.devices=0", "trainer.devices=0: it must be a number, 1 or more"),
         ("data.batch_size=-3", "data.batch_size must be at least 1, got -3"),
     ],
 )
@@ -83,12 +90,22 @@ def test_a_setting_that_lightning_refuses_is_one_line_and_leaves_no_file(word, t
     assert not list(tmp_path.rglob("*.yaml"))
 
 
-def test_a_folder_that_cannot_be_written_says_so(command, tmp_path):
+@pytest.mark.parametrize("folder", ["file/run", "/proc/none", "x" * 300])
+def test_a_folder_that_cannot_be_written_says_so(folder, command, tmp_path):
     (tmp_path / "file").touch()
-    said = command(start, "hydra.run.dir=file/run")
+    said = command(start, f"hydra.run.dir={folder}")
     assert said.startswith("Error: ")
-    assert "file/run" in said
+    assert folder in said
     assert "hydra.run.dir" in said
+
+
+@pytest.mark.parametrize("model", ["deq_cifar", "deq_cifar_small"])  # with stages, and without
+def test_a_start_without_its_data_leaves_nothing(model, command, tmp_path):
+    words = [f"model={model}", "data.root=none", "data.download=False", "hydra.run.dir=run"]
+    for _ in range(2):  # so that the next try finds its folder free
+        said = command(lambda config: Run.start(config).fit(), *words)
+        assert said.startswith("Error: CIFAR-10: the file data_batch_1.bin is not in none/cifar-10-batches-bin")
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_says_so(command, capsys):
@@ -136,6 +153,38 @@ def test_a_signal_waits_for_the_step_and_writes_the_checkpoint(tmp_path, monkeyp
     resumed.fit()
     for a, b in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
         assert a.equal(b)
+
+
+def test_a_signal_in_the_validation_writes_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("deqzoo.signals._end_process_later", lambda signum: None)
+    whole = run(tmp_path / "whole", *QUICK)
+    cut = Run(composed(*QUICK), tmp_path / "cut")
+    step = type(cut.module).validation_step
+
+    def stopping(module, batch, index):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(module, batch, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(cut.module), "validation_step", stopping)
+        with pytest.raises(Stopped, match="Stopped at step 9"):
+            cut.fit()
+    resumed = Run(composed(*QUICK, f"resume={cut.folder}"), cut.folder)
+    resumed.fit()
+    assert resumed.metrics["steps"] == whole.metrics["steps"]
+    for a, b in zip(whole.module.parameters(), resumed.module.parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_a_signal_after_the_last_step_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("deqzoo.signals._end_process_later", lambda signum: None)
+    cut = Run(composed(*QUICK), tmp_path)
+    monkeypatch.setattr(
+        type(cut.module), "on_fit_end", lambda module: os.kill(os.getpid(), signal.SIGTERM), raising=False
+    )
+    with pytest.raises(Stopped, match=r"Stopped after the training\. `python train\.py resume=") as end:
+        cut.fit()
+    assert end.value.code == 143
 
 
 def test_a_step_that_takes_too_long_is_left(tmp_path, monkeypatch):

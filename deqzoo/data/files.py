@@ -77,11 +77,14 @@ def fetch(spec: FileSet, root: str | os.PathLike[str] | None = None, *, download
         return folder
     reason, cause = "download is off" if spec.archives else "it is not downloaded", None
     if download and spec.archives:
+        there = data_root(root).exists()
         try:
             _download(spec, data_root(root), folder)
             return folder
         except (OSError, RuntimeError) as error:
             reason, cause = f"the download failed: {error}", error
+            if not there and data_root(root).is_dir() and not any(data_root(root).iterdir()):
+                data_root(root).rmdir()
     urls = "\n".join(f"       {archive.url}" for archive in spec.archives) or f"       {spec.source}"
     put = "save" if any(archive.saved_as for archive in spec.archives) else "unpack"
     raise DataNotFoundError(

@@ -99,6 +99,7 @@ class Run:
         ]
         with quiet_lightning():
             trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
+        self._read_data()
         self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
         if self.settings.stages and self.settings.ckpt is None:
             self._train_stages()
@@ -106,6 +107,8 @@ class Run:
         try:
             with quiet_lightning(), signals:
                 trainer.fit(self.module, datamodule=self.data, ckpt_path=resumed, weights_only=True)
+                if signals.asked is not None:  # after the last step
+                    raise Stopped(signals.asked, "Stopped after the training.")
         except NonFiniteError as error:
             raise NonFiniteError(f"{error} {self._last_good()}") from error
         except (Stopped, SystemExit) as error:  # Lightning has an exit of its own for SIGTERM
@@ -117,6 +120,12 @@ class Run:
         if validated := _of_stage("val", trainer.callback_metrics):  # else training had been done already
             self.metrics["val"] = validated
         self.metrics["steps"] = trainer.global_step
+
+    @rank_zero_only
+    def _read_data(self) -> None:
+        """Before anything is written: where the data are missing, the folder stays free for the next try."""
+        self.data.prepare_data()
+        self.data.setup("fit")
 
     def _train_stages(self) -> None:
         """Train what the recipe trains first, each stage from the weights of the one before, in ``stage_1`` and so on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ from deqzoo.paths import names
 from deqzoo.zoo.folder import METRICS
 
 Test = Callable[[Any], bool]
+_MOST_THREADS = 1024  # OpenMP ends the process where it cannot start them
 
 _POSITIVE: tuple[Test, str] = (lambda x: 0 < x < math.inf, "a number above 0")
 _NOT_NEGATIVE: tuple[Test, str] = (lambda x: 0 <= x < math.inf, "a number, 0 or above")
 _COUNT: tuple[Test, str] = (lambda x: x >= 1, "1 or more")
 _SHARE: tuple[Test, str] = (lambda x: 0 <= x <= 1, "between 0 and 1")
 _BELOW_ONE: tuple[Test, str] = (lambda x: 0 <= x < 1, "0 or above, and below 1")
+_PART: tuple[Test, str] = (
+    lambda x: _is_number(x) and (x >= 0 if isinstance(x, int) else 0 <= x <= 1),
+    "a number of batches (3), or a share of them (0.1, at most 1.0)",
+)
 RANGES: dict[str, tuple[Test, str]] = {
     "seed": (lambda x: 0 <= x < 2**32, "in [0, 2^32)"),
-    "threads": _COUNT,
+    "threads": (lambda x: 1 <= x <= _MOST_THREADS, f"1 or more, and {_MOST_THREADS} at most"),
     "save_every_n_steps": _COUNT,
     "model.lr": _POSITIVE,
     "model.weight_decay": _NOT_NEGATIVE,
@@ -39,7 +45,24 @@ RANGES: dict[str, tuple[Test, str]] = {
     "trainer.log_every_n_steps": _COUNT,
     "trainer.gradient_clip_val": _NOT_NEGATIVE,
     "trainer.num_nodes": _COUNT,
+    "trainer.num_sanity_val_steps": (lambda x: x >= -1, "0 or more batches, or -1 for all"),
+    "trainer.limit_train_batches": _PART,
+    "trainer.limit_val_batches": _PART,
+    "trainer.limit_test_batches": _PART,
+    "trainer.overfit_batches": _PART,
+    "trainer.devices": (
+        lambda x: x != 0 and (not isinstance(x, int) or x >= -1),
+        "a number, 1 or more, or a list of devices, or -1 for all",
+    ),
+    "trainer.val_check_interval": (
+        lambda x: x > 0 if _is_number(x) else re.fullmatch(r"\d+:\d+:\d+:\d+", str(x)) is not None,
+        "a number of steps (100), a share of an epoch (0.25), or a time as 00:00:30:00",
+    ),
 }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def checked(config: DictConfig, folder: Path) -> RunConfig:

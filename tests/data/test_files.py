@@ -126,11 +126,18 @@ def test_not_there_and_not_to_be_had(tmp_path, download):
         assert part in message
 
 
+def test_a_failed_download_leaves_no_folder(tmp_path):
+    spec = make_set((Archive("http://127.0.0.1:9/nobody-listens.tar.gz", "0"),))
+    with pytest.raises(DataNotFoundError):
+        fetch(spec, tmp_path / "root")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_archive_with_the_wrong_md5_leaves_nothing(tmp_path, published):
     spec = make_set((published("tiny.tar.gz", tar_gz(CONTENT, "x"), told_md5="0" * 32),))
     with pytest.raises(DataNotFoundError, match="corrupted"):
         fetch(spec, tmp_path / "root")
-    assert list((tmp_path / "root").iterdir()) == []
+    assert not (tmp_path / "root").exists()
 
 
 def test_an_archive_with_another_content_leaves_nothing(tmp_path, published):

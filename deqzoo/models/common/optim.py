@@ -125,7 +125,7 @@ def freeze_others(module: nn.Module, patterns: Sequence[str]) -> None:
     """
     names = [name for name, _ in module.named_parameters()]
     if unused := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
-        raise ValueError(f"train_only: no parameter fits {unused[0]!r}; there are {', '.join(names)}.")
+        raise ValueError(f"train_only: no parameter fits {unused[0]!r}; there are {', '.join(names)}")
     for name, parameter in module.named_parameters():
         if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
             parameter.requires_grad_(False)

@@ -57,8 +57,8 @@ def contractive_net(
     """
     if body not in BODIES:
         raise ValueError(f"body={body}: valid are {', '.join(BODIES)}")
-    if not widths:
-        raise ValueError("widths needs at least one stage")
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths={list(widths)}: give one stage or more, each of one channel or more")
     stem = Whitening(len(mean), symmetric=flip_equivariant)
     activation: nn.Module = nn.GELU() if body == "explicit" else nn.ReLU()
     grid, before = (size[0] - 1, size[1] - 1), stem.channels

@@ -63,8 +63,8 @@ class DEQClassifier(ClassifierNetwork):
         super().__init__()
         if not len(mean) == len(std) == in_channels:
             raise ValueError(f"mean and std need one value for each of the {in_channels} channels")
-        if not widths:
-            raise ValueError("widths needs at least one stage")
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths={list(widths)}: give one stage or more, each of one channel or more")
         if entry_kernel not in (2, 3):
             raise ValueError(f"entry_kernel must be 2 or 3, got {entry_kernel}")
         if entry_norm not in ("group", "batch"):

@@ -210,7 +210,8 @@ def test_a_few_steps_of_training_lower_the_loss():
     [
         ({"mean": [0.5]}, "3 channels"),
         ({"std": [0.5] * 4}, "3 channels"),
-        ({"widths": []}, "at least one stage"),
+        ({"widths": []}, "one stage or more"),
+        ({"widths": [8, 0]}, "each of one channel or more"),
         ({"widths": [12]}, "^entry_groups=8"),
         ({"entry_norm": "batch", "widths": [12]}, "^cell=residual: groups=8"),
         ({"cell_options": {"depth": 2}}, "^cell=residual: cell 'residual' has no option depth. Valid: expansion, "),
