@@ -49,7 +49,7 @@ class GaussianBlur(nn.Module):
         if min(height, width) < self.size:
             raise ValueError(f"images of {height}x{width} pixels are smaller than the blur, of {self.size}x{self.size}")
         padded = nn.functional.pad(self.kernel, (0, width - self.size, 0, height - self.size))
-        return torch.fft.rfft2(padded.roll((-(self.size // 2), -(self.size // 2)), (0, 1))).real
+        return torch.fft.rfft2(_full(padded).roll((-(self.size // 2), -(self.size // 2)), (0, 1))).real
 
     def forward(self, images: Tensor) -> Tensor:
         """A x, of images (B, C, height, width)."""
@@ -74,7 +74,12 @@ class GaussianBlur(nn.Module):
 
 def filtered(images: Tensor, factors: Tensor) -> Tensor:
     """Images of which each frequency is multiplied by a real factor, (height, width // 2 + 1)."""
-    return torch.fft.irfft2(torch.fft.rfft2(images) * factors, s=images.shape[-2:])
+    return torch.fft.irfft2(torch.fft.rfft2(_full(images)) * factors, s=images.shape[-2:]).to(images.dtype)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """In float32 or better: Fourier transforms have no half precision on a CPU, and few sizes on a GPU."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:

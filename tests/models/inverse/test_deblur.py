@@ -14,6 +14,8 @@ from deqzoo.models.inverse.blur import GaussianBlur, psnr
 from deqzoo.models.inverse.check import check_rows, check_text, fitted_filters
 from deqzoo.models.inverse.config import DeblurConfig
 from deqzoo.models.inverse.kind import KIND
+from deqzoo.paths import zoo_path
+from deqzoo.zoo.folder import read_golden
 from tests.running import composed, run
 
 SMALL = [
@@ -109,6 +111,15 @@ def test_images_of_other_sizes_and_types_and_those_that_cannot_be():
     with pytest.raises(ValueError, match="float in"):
         network.deblur(torch.zeros(3, 12, 12, dtype=torch.long))
     assert network(torch.zeros(0, 3, 12, 12)).shape == (0, 3, 12, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_restores_nearly_the_same(dtype):
+    inputs, restored = read_golden(zoo_path("checkpoints") / "unrolled_deblur")
+    half = deqzoo.load("unrolled_deblur", dtype=dtype)(inputs["measured"].to(dtype))
+    assert half.dtype == dtype
+    # Of pixels in [0, 1]: bfloat16 has three digits; measured 0.035, float16 0.004.
+    torch.testing.assert_close(half.float(), restored, rtol=0, atol=5e-2)
 
 
 def test_a_spoilt_image_leaves_the_others_alone_and_an_exhausted_budget_warns():
