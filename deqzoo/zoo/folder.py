@@ -184,6 +184,8 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
     check_fingerprint(path, expected)
     weights = _load_tensors(path)
     for name, value in weights.items():
+        if value.is_floating_point() and value.dtype.itemsize < 2:
+            raise CheckpointError(f"{path}: {name} is {value.dtype}, which is not read. Export it anew.")
         if value.is_complex() or not value.isfinite().all():
             what = "complex numbers" if value.is_complex() else "NaN or infinite values"
             raise CheckpointError(f"{path} has {what} in {name}: no weights of a network. Export it anew.")

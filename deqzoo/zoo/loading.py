@@ -109,6 +109,8 @@ def load_contents(
 ) -> nn.Module:
     """The network of a checkpoint that was read already; as `load`."""
     config, where = contents.config, f"{contents.config['name']}/{CONFIG}"
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise CheckpointError(f"dtype={dtype!r}: give torch.float32, float64, bfloat16 or float16.")
     with checkpoint_errors("the model cannot be built"):
         model: Any = OmegaConf.to_object(model_config(config["model"], f"{where}: model"))
         kind = kind_of(model.kind)
@@ -175,6 +177,11 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str)
     own = network.state_dict()
     wrong = sorted(set(own) ^ set(weights))
     wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    for key in set(own) & set(weights):
+        if own[key].is_floating_point() and not weights[key].is_floating_point():
+            raise CheckpointError(
+                f"{key} of the weights is {weights[key].dtype}, where {where} has floats. Export it anew."
+            )
     if wrong:
         listed = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise CheckpointError(

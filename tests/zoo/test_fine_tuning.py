@@ -79,9 +79,14 @@ def test_language_models_have_features():
     ("name", "options", "told"),
     [
         ("cnf_moons", {"classes": 3}, "has no last layer of classes to exchange; leave out classes="),
-        ("deq_digits", {"classes": 0}, "classes must be a number of at least 1, or a list of names, got 0"),
+        ("deq_digits", {"classes": 0}, "classes must be a number of at least 1, or a list of names, each once, got 0"),
+        ("deq_digits", {"classes": ["a", "a"]}, "each once, got"),
+        ("deq_digits", {"classes": True}, "got True"),
+        ("deq_digits", {"classes": 2.5}, "got 2.5"),
         ("deq_digits", {"classes": "even"}, "got 'even'"),
-        ("deq_digits", {"dtype": torch.int32}, "deq_digits: .*floating point"),
+        ("deq_digits", {"dtype": torch.int32}, "dtype=torch.int32: give torch.float32"),
+        ("deq_digits", {"dtype": "float16"}, "dtype='float16': give torch.float32"),
+        ("deq_digits", {"dtype": torch.complex64}, "dtype=torch.complex64: give"),
     ],
 )
 def test_what_cannot_be_is_told(name, options, told):

@@ -68,6 +68,12 @@ def test_weights_that_are_no_numbers(folder, bad):
     save(folder, weights | {name: torch.zeros_like(value, dtype=torch.complex64)})
     with pytest.raises(CheckpointError, match=f"has complex numbers in {name}"):
         load(folder)
+    save(folder, weights | {name: torch.zeros_like(value, dtype=torch.int8)})
+    with pytest.raises(CheckpointError, match=f"{name} of the weights is torch.int8"):
+        load(folder)
+    save(folder, weights | {name: torch.zeros_like(value).to(torch.float8_e4m3fn)})
+    with pytest.raises(CheckpointError, match=f"{name} is torch.float8_e4m3fn, which is not read"):
+        load(folder)
 
 
 @pytest.mark.parametrize("name", [CONFIG, METRICS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -46,9 +46,11 @@ class ClassifierNetwork(HeadedNetwork):
 
         `deqzoo.export` of the network takes the new classes over.
         """
-        names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
-        if isinstance(classes, str) or not names:
-            raise ValueError(f"classes must be a number of at least 1, or a list of names, got {classes!r}")
+        counted = isinstance(classes, int) and not isinstance(classes, bool)
+        listed = isinstance(classes, Iterable) and not isinstance(classes, str)
+        names = tuple(map(str, range(classes) if counted else classes if listed else ()))  # type: ignore[arg-type]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"classes must be a number of at least 1, or a list of names, each once, got {classes!r}")
         name, old = last_linear(self)
         like: Any = {"device": old.weight.device, "dtype": old.weight.dtype}
         new = nn.Linear(old.in_features, len(names), bias=old.bias is not None, **like)
