@@ -1,5 +1,7 @@
 """Other libraries' ways of calling: the same calls of both give the same results and gradients."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 import torchdiffeq
@@ -136,8 +138,20 @@ def test_get_deq_of_several_states_and_of_wrong_options():
     torch.testing.assert_close(b, 0.5 * a, rtol=0, atol=1e-5)
     for options, told in [
         ({"f_solver": "newton"}, "valid are fixed_point_iter"),
-        ({"core": "indexing"}, "no option core"),
+        ({"nstates": 2}, "no option nstates"),
+        ({"args": {"n_states": 3}}, "no option n_states"),
+        ({"indexing": [3, 5]}, "no option indexing"),
         ({"grad": [1, 2]}, "number of steps"),
     ]:
         with pytest.raises(ValueError, match=told):
             get_deq(**options)
+
+
+def test_get_deq_takes_what_torchdeqs_parser_gives():
+    """All of its options, with their defaults, beside those of the program."""
+    given = {"f_solver": "anderson", "b_solver": "anderson", "f_max_iter": 40, "b_max_iter": 40, "f_tol": 1e-5}
+    given |= {"b_tol": 1e-6, "f_stop_mode": "abs", "b_stop_mode": "abs", "eval_factor": 1.0, "eval_f_max_iter": 0}
+    given |= {"core": "sliced", "ift": False, "hook_ift": False, "n_states": 1, "indexing": [], "gamma": 0.8}
+    given |= {"grad": [1], "tau": 1.0, "sup_gap": -1, "sup_loc": [], "lr": 0.1}
+    z_out, _ = get_deq(Namespace(**given))(torch.cos, torch.zeros(2, 1))
+    torch.testing.assert_close(z_out[-1], torch.full((2, 1), 0.739085), rtol=0, atol=1e-4)
