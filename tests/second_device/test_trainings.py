@@ -49,8 +49,8 @@ WAITS = {
     "gru_d": 3,
     "node_pendulum": 29,
     "pinn_pendulum": 3,
-    "latent_ode_stays": 9,
-    "latent_ode_interpolation": 9,
+    "latent_ode_stays": 57,  # an ODE from each observation to the next
+    "latent_ode_interpolation": 8,
     "gru_d_stays": 3,
     "hamiltonian": 1,
     "node_orbits": 1,
