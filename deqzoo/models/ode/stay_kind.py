@@ -33,6 +33,13 @@ class StayKind(Kind):
     takes = "times (T,) in days, values and mask (B, T, 41) -> logits (B, 2) of survived, died"
     check = MORTALITY_CHECK
 
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Where the data come from, and on which terms."""
+        from deqzoo.data.physionet2012 import stay_files
+
+        spec = stay_files("a")
+        return {"data": f"{spec.source}, {spec.licence}"}
+
     def example(self, info: StayInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Four stays."""
         if batch is not None:
@@ -76,7 +83,7 @@ class LatentODEStaysKind(StayKind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Encoder and dynamics, how those are solved, and what the errors are of."""
-        return {
+        return super().facts(model) | {
             "encoder": model["encoder"].replace("_", "-").upper(),
             "dynamics": model["dynamics"].upper(),
             "forward solver": described(model["solver"], model["solver_options"]),
