@@ -62,14 +62,20 @@ class LatentODEStaysKind(StayKind):
     """By a latent ODE."""
 
     shown = ("auc", "interpolation_mse")
+    learns_classes = True
 
     def network(self, settings: LatentODEStaysConfig, info: StayInfo) -> nn.Module:
-        """See `deqzoo.models.LatentODEClassifier`."""
+        """See `deqzoo.models.LatentODEClassifier`; without a head where classes are not learned."""
         for name, valid in (("encoder", ENCODERS), ("dynamics", DYNAMICS)):
             if (value := getattr(settings, name)) not in valid:
                 raise ConfigError(f"model.{name}={value}: valid are {', '.join(valid)}.")
-        solver, adjoint = ode_solver(settings), ode_adjoint(settings)
-        return construct(LatentODEClassifier, settings, info, solver=solver, adjoint=adjoint)
+        if bool(settings.classification_weight) != self.learns_classes:
+            needed = "positive; kind latent_ode_interpolation" if self.learns_classes else "0; kind latent_ode_stays"
+            raise ConfigError(f"model.classification_weight must be {needed} is for the other case.")
+        given = {"solver": ode_solver(settings), "adjoint": ode_adjoint(settings)}
+        if not self.learns_classes:
+            given["classes"] = ()  # no head, so that none is there untrained
+        return construct(LatentODEClassifier, settings, info, **given)
 
     def module(self, network: nn.Module, settings: LatentODEStaysConfig) -> "SolverModule":
         """The evidence lower bound and the cross-entropy."""
@@ -115,8 +121,10 @@ class InterpolationKind(LatentODEStaysKind):
     """By what it gives back of the measurements."""
 
     metric = "interpolation_mse"
+    takes = "times (T,) in days, values and mask (B, T, 41) -> prediction (B, T, 41)"
     shown = ("interpolation_mse", "measurement_mse")
     check = INTERPOLATION_CHECK
+    learns_classes = False
 
 
 class GRUDStaysKind(StayKind):

@@ -23,7 +23,7 @@ class LatentODEClassifier(LatentODE):
     Args:
         channels, mean, std: of the series, see `LatentODE`.
         low, high: of each channel, by which errors are scaled (`span` is their difference).
-        classes: names of the labels.
+        classes: names of the labels; none: the network has no head, and gives predictions in place of logits.
         latent, hidden, width, encoder, dynamics, solver, adjoint: see `LatentODE`; ``hidden`` is the width of the head,
             too.
         noise: standard deviation of the observations about the path, as a part of high - low.
@@ -70,10 +70,13 @@ class LatentODEClassifier(LatentODE):
         self.register_buffer("mean", self.mean)
         self.register_buffer("std", self.std)
         self.register_buffer("span", torch.tensor(span))
-        self.head = mlp(latent, hidden, len(classes))
+        if self.classes:
+            self.head = mlp(latent, hidden, len(classes))
 
     def forward(self, times: Tensor, values: Tensor, observed: Tensor, at: Tensor | None = None) -> Tensor:
         """Logits (B, classes), from the posterior's mean; arguments as `LatentODE` has them, but for ``at``."""
+        if not self.classes:
+            return self.predict(times, values, observed, at)
         if at is not None:
             raise ValueError("logits are of no time: call predict(times, values, observed, at)")
         logits: Tensor = self.head(self.posterior(times, values, observed).mean)

@@ -7,6 +7,7 @@ import torch
 
 import deqzoo
 from deqzoo.data.stays import StayBatch
+from deqzoo.errors import ConfigError
 from deqzoo.models.ode.config import StayTraining
 from deqzoo.models.ode.stay_check import INTERPOLATION_CHECK, auc, mortality_rows, verdict
 from deqzoo.models.ode.stay_module import LatentStayModule, StayModule, stay_errors
@@ -14,13 +15,13 @@ from deqzoo.models.ode.stay_network import CLIP, LatentODEClassifier
 from tests.data.stay_files import write_stays
 from tests.running import run
 
-KNOWN = {"mean": [0, 1], "std": [1, 2], "low": [-3, 0], "high": [3, 4]}
+KNOWN = {"classes": ["survived", "died"], "mean": [0, 1], "std": [1, 2], "low": [-3, 0], "high": [3, 4]}
 
 
 def small(**options):
     torch.manual_seed(0)
     given = KNOWN | {"latent": 3, "hidden": 5, "width": 4} | options
-    return LatentODEClassifier(channels=2, classes=["survived", "died"], **given)
+    return LatentODEClassifier(channels=2, **given)
 
 
 @pytest.fixture
@@ -141,6 +142,8 @@ def test_a_short_training_measures_and_draws_and_its_export_loads(entry, tmp_pat
         assert found["interpolation_mse"] == pytest.approx(test["interpolation_mse"], rel=1e-3)
         assert found["measurement_mse"] == pytest.approx(test["measurement_mse"], rel=1e-3)
         assert "auc" not in test
+        shown = data.times[0], data.values, data.observed
+        assert torch.equal(network(*shown), network.predict(*shown))
         assert "e-3 over measurements" in INTERPOLATION_CHECK.rows(metrics["comparison"])[0][1]
         return
     assert test["n"] == 12
@@ -155,6 +158,15 @@ def test_weights_of_another_draw_are_told(tmp_path):
     finished = run(tmp_path / "one", *words)
     with pytest.warns(UserWarning, match="trained on another draw of the stays"):
         run(tmp_path / "two", *words, "seed=1", "mode=test", f"ckpt={finished.folder}")
+
+
+def test_interpolation_learns_no_classes(tmp_path):
+    words = [f"data.root={write_stays(tmp_path)}", *SMALL, "data.sets=[a]", "model.classification_weight="]
+    with pytest.raises(ConfigError, match="must be 0; kind latent_ode_stays is for the other case"):
+        run(tmp_path / "run", "model=latent_ode_physionet_interpolation", *words[:-1], f"{words[-1]}1")
+    with pytest.raises(ConfigError, match="must be positive; kind latent_ode_interpolation"):
+        run(tmp_path / "run", "model=latent_ode_physionet", *words[:-1], f"{words[-1]}0")
+    assert not any(name.startswith("head") for name in small(classes=[]).state_dict())
 
 
 def test_the_card_says_where_the_baseline_is_better():
