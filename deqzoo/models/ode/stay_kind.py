@@ -89,13 +89,12 @@ class LatentODEStaysKind(StayKind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Encoder and dynamics, how those are solved, and what the errors are of."""
-        return super().facts(model) | {
-            "encoder": model["encoder"].replace("_", "-").upper(),
-            "dynamics": model["dynamics"].upper(),
-            "forward solver": described(model["solver"], model["solver_options"]),
-            "adjoint": described(model["adjoint"], model["adjoint_options"]),
-            "errors": "of single measurements, at their times rounded to the grid, scaled by the training stays' range",
-        }
+        facts = {"encoder": model["encoder"].replace("_", "-").upper(), "dynamics": model["dynamics"].upper()}
+        if model["dynamics"] == "ode":
+            facts["forward solver"] = described(model["solver"], model["solver_options"])
+            facts["adjoint"] = described(model["adjoint"], model["adjoint_options"])
+        errors = "of single measurements, at their times rounded to the grid, scaled by the training stays' range"
+        return {**super().facts(model), **facts, "errors": errors}
 
     @torch.no_grad()
     def plots(self, trained: Trained, folder: Path) -> None:
