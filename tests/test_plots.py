@@ -43,7 +43,7 @@ def test_residuals_have_a_panel_per_layer_and_a_line_per_solver(tmp_path, drawn)
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
         "picard, median",
         "anderson, median",
-        "middle 80 % of the images",
+        "middle 80 % of the samples",
         "tolerance 0.01",
     ]
     assert all(axis.get_yscale() == "log" and axis.get_xlabel() == "iteration" for axis in axes)

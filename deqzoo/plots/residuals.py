@@ -33,7 +33,7 @@ def plot_residuals(traces: Mapping[str, Sequence[Tensor]], tol: float | None, pa
     Residuals below the precision of their dtype are round-off, and are drawn at that precision.
     """
     layers = len(next(iter(traces.values())))
-    figure, axes = panels(layers, "Residual of the fixed point on test images")
+    figure, axes = panels(layers, "Residual of the fixed point on test samples")
     for index, axis in enumerate(axes):
         precision = max(torch.finfo(of_layers[index].dtype).eps for of_layers in traces.values())
         for color, (name, of_layers) in zip(COLORS, traces.items(), strict=False):
@@ -42,12 +42,12 @@ def plot_residuals(traces: Mapping[str, Sequence[Tensor]], tol: float | None, pa
             low, middle, high = torch.nanquantile(trace, torch.tensor([0.1, 0.5, 0.9]).double(), dim=1)
             axis.fill_between(range(len(trace)), low, high, color=color, alpha=0.15, linewidth=0)
             axis.plot(middle, label=f"{name}, median", color=color, marker="o", markersize=3)
-        axis.fill_between([], [], color="0.3", alpha=0.15, linewidth=0, label="middle 80 % of the images")
+        axis.fill_between([], [], color="0.3", alpha=0.15, linewidth=0, label="middle 80 % of the samples")
         if tol is not None:
             axis.axhline(tol, color="0.4", linestyle="--", linewidth=1, label=f"tolerance {tol:g}")
         if any((of_layers[index] <= precision).any() for of_layers in traces.values()):
             axis.axhline(precision, color="0.4", linestyle=":", linewidth=1, label=f"precision {precision:.0e}")
         axis.set(xlabel="iteration", ylabel="relative residual |f(z) - z| / |f(z)|", yscale="log")
         axis.set_title(f"DEQ layer {index + 1} of {layers}", fontsize="medium")
-        axis.legend(frameon=False)
+        axis.legend(fontsize="small", edgecolor="none", framealpha=0.6)  # lines run behind it
     return save(figure, path)
