@@ -27,7 +27,7 @@ class MazeDataConfig(DataConfig):
     eval_batch_size: int = 50
     sides: list[int] = field(default_factory=lambda: [9, 11, 13])
     test_side: int = 27
-    other_sides: list[int] = field(default_factory=lambda: [13, 19, 39])
+    other_sides: list[int] = field(default_factory=lambda: [13, 19, 39, 51])
     train_size: int = 30_000
     val_size: int = 300
     test_size: int = 1000

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.orbit_network import HamiltonianOrbits, PlainOrbits
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
-    from deqzoo.models.puzzle.maze_network import MazeEquilibrium, MazeLayers
+    from deqzoo.models.puzzle.maze_network import MazeLayers, MazePlanner
     from deqzoo.models.puzzle.sudoku_network import SudokuEquilibrium
 
 _HOMES = {
@@ -65,8 +65,8 @@ _HOMES = {
     "LatentODE": "deqzoo.models.ode.latent_ode_network",
     "LatentODEClassifier": "deqzoo.models.ode.stay_network",
     "MDEQClassifier": "deqzoo.models.equilibrium.mdeq_network",
-    "MazeEquilibrium": "deqzoo.models.puzzle.maze_network",
     "MazeLayers": "deqzoo.models.puzzle.maze_network",
+    "MazePlanner": "deqzoo.models.puzzle.maze_network",
     "MetaLearner": "deqzoo.models.meta.learner",
     "MultiscaleFlow": "deqzoo.models.flow.image_network",
     "NeuralCDEClassifier": "deqzoo.models.ode.series_classifier_network",
@@ -117,8 +117,8 @@ __all__ = [
     "LatentODE",
     "LatentODEClassifier",
     "MDEQClassifier",
-    "MazeEquilibrium",
     "MazeLayers",
+    "MazePlanner",
     "MetaLearner",
     "MultiscaleFlow",
     "NeuralCDEClassifier",

@@ -55,7 +55,7 @@ KINDS: dict[str, KindPlace] = {
     "few_shot": _in("meta", "FewShotConfig", "few_shot_kind:KIND"),
     "deblur": _in("inverse", "DeblurConfig", "kind:KIND"),
     "sudoku_equilibrium": _in("puzzle", "SudokuEquilibriumConfig", "sudoku_kind:KIND"),
-    "maze_equilibrium": _in("puzzle", "MazeEquilibriumConfig", "maze_kind:EQUILIBRIUM"),
+    "maze_planner": _in("puzzle", "MazePlannerConfig", "maze_kind:PLANNER"),
     "maze_layers": _in("puzzle", "MazeLayersConfig", "maze_kind:LAYERS"),
     "sudoku_program": _in("optimisation", "SudokuProgramConfig", "kind:PROGRAM"),
     "sudoku_conv": _in("optimisation", "SudokuConvConfig", "kind:CONV"),

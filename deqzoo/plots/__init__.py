@@ -12,7 +12,7 @@ from deqzoo.plots.convergence import plot_convergence
 from deqzoo.plots.decays import plot_decays
 from deqzoo.plots.density import plot_density, plot_images
 from deqzoo.plots.flow import animate_flow, plot_flow, plot_phase_portrait
-from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_wave
+from deqzoo.plots.mazes import animate_maze, plot_mazes, plot_values
 from deqzoo.plots.orbits import plot_energy, plot_orbits
 from deqzoo.plots.residuals import plot_residuals, residual_traces
 from deqzoo.plots.restored import plot_restored
@@ -98,6 +98,6 @@ __all__ = [
     "plot_stays",
     "plot_training",
     "plot_trust",
-    "plot_wave",
+    "plot_values",
     "residual_traces",
 ]

@@ -1,4 +1,4 @@
-"""Mazes, and how an equilibrium finds their shortest paths."""
+"""Mazes, and how an equilibrium finds the way through them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,9 @@ from deqzoo.plots.figure import COLORS, panels, save, save_animation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
-_WALL, _PATH, _WAVE = (torch.tensor(rgb) for rgb in ((0.25, 0.25, 0.28), (0.0, 0.45, 0.7), (0.9, 0.6, 0.0)))
+_WALL = torch.tensor((0.25, 0.25, 0.28))
 
 
 def plot_mazes(
@@ -43,30 +44,29 @@ def plot_mazes(
     return save(figure, path)
 
 
-def plot_wave(maze: Tensor, probabilities: Tensor, settled: Tensor, path: Path) -> Path:
-    """Draw a maze (height, width), as its codes 0 wall, 1 free, 2 start, 3 goal, and what an equilibrium makes of it.
+def plot_values(maze: Tensor, values: Mapping[int, Tensor], way: Tensor, path: Path) -> Path:
+    """Draw a maze (height, width), as its codes 0 wall, 1 free, 2 start, 3 goal, while value iteration solves it.
 
     Args:
-        probabilities: that a cell lies on a shortest path.
-        settled: evaluations after which the state of a cell has come near to its last one.
+        values: (height, width), of the cells, by evaluations; the last ones are those that the way is found by.
+        way: (height, width) bool, the cells of the way.
     """
-    figure, axes = panels(2, "The shortest paths of a test maze")
-    _draw(axes[0], maze, probabilities, torch.zeros_like(probabilities))
-    axes[0].set_title("on a shortest path, with this probability", fontsize="medium")
-    _draw(axes[1], maze, torch.zeros_like(probabilities), torch.zeros_like(probabilities))
-    image = axes[1].imshow(
-        torch.where(maze > 0, settled.float(), torch.nan).numpy(), cmap="viridis", interpolation="nearest"
-    )
-    axes[1].set_title("evaluations until a cell has settled", fontsize="medium")
-    figure.colorbar(image, ax=axes[1], shrink=0.8)
+    last = list(values.values())[-1]
+    figure, axes = panels(len(values) + 1, "The values of a test maze's cells, and the way that they show")
+    for axis, (count, found) in zip(axes, values.items(), strict=False):
+        image = _draw(axis, maze, found, last)
+        axis.set_title(f"values after {count} evaluations", fontsize="medium")
+    figure.colorbar(image, ax=axes[-2], shrink=0.8)
+    _draw(axes[-1], maze, torch.zeros_like(last), last, way)
+    axes[-1].set_title(f"a way of {int(way.sum()) - 1} steps", fontsize="medium")
     return save(figure, path)
 
 
 def animate_maze(maze: Tensor, frames: Sequence[tuple[int, Tensor, Tensor]], path: Path) -> Path:
-    """A GIF of a maze (height, width) being solved: what changes is orange, what is taken for a shortest path blue.
+    """A GIF of a maze (height, width) being solved: the values of its cells, and where one comes by them.
 
     Args:
-        frames: of each its number of steps, the probabilities of the cells, and how much their states change, 0 to 1.
+        frames: of each its number of evaluations, the values, and the cells (bool) that one visits by them.
     """
     from matplotlib.figure import Figure
 
@@ -74,24 +74,38 @@ def animate_maze(maze: Tensor, frames: Sequence[tuple[int, Tensor, Tensor]], pat
     axis = figure.subplots()
 
     def draw(frame: int) -> None:
-        steps, probabilities, change = frames[frame]
+        count, values, way = frames[frame]
         axis.clear()
-        _draw(axis, maze, probabilities, change)
-        axis.set_title(f"{steps} evaluations", fontsize="medium")
+        _draw(axis, maze, values, frames[-1][1], way)
+        axis.set_title(f"{count} evaluations", fontsize="medium")
 
     draw(0)
     return save_animation(figure, draw, len(frames), path, fps=6)
 
 
-def _draw(axis: "Axes", maze: Tensor, probabilities: Tensor, change: Tensor) -> None:
-    image = torch.ones(*maze.shape, 3)
-    image = torch.lerp(image, _WAVE.expand_as(image), change.float().unsqueeze(-1))
-    image = torch.lerp(image, _PATH.expand_as(image), probabilities.float().unsqueeze(-1))
-    image = torch.where((maze == 0).unsqueeze(-1), _WALL, image)
-    axis.imshow(image.numpy(), interpolation="nearest")
+def _draw(axis: "Axes", maze: Tensor, values: Tensor, last: Tensor, way: Tensor | None = None) -> "AxesImage":
+    """A maze with the values of its cells, on the logarithmic scale of the last ones; white: none has come as yet."""
+    from matplotlib.colors import LogNorm
+
+    free = maze > 0
+    axis.imshow(torch.where(free.unsqueeze(-1), 1.0, _WALL).numpy(), interpolation="nearest")
+    seen = last[free & (last > 0)]
+    lowest, highest = (seen.min().item(), seen.max().item()) if len(seen) else (0.5, 1.0)
+    image = axis.imshow(
+        torch.where(free & (values >= lowest), values, torch.nan).numpy(),
+        cmap="viridis",
+        norm=LogNorm(lowest, max(highest, 1.001 * lowest)),
+        interpolation="nearest",
+    )
     axis.grid(False)
     axis.set(xticks=[], yticks=[])
-    where: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": 150 / len(maze) ** 0.9}
+    size = 150 / max(maze.shape) ** 0.9
+    if way is not None:
+        rows, columns = way.nonzero(as_tuple=True)
+        axis.scatter(columns.numpy(), rows.numpy(), s=size**2 / 4, color=COLORS[1], linewidths=0)
+    text: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": size}
     for sign, code in (("S", 2), ("G", 3)):
         row, column = (maze == code).nonzero()[0].tolist()
-        axis.text(column, row, sign, color=COLORS[1], **where)
+        marked = axis.text(column, row, sign, color="black", **text)
+        marked.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    return image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,15 +38,21 @@ def solved(network: Any, scores: Tensor, puzzles: Puzzles) -> Tensor:
     return right
 
 
-def over_nfe(network: Any, puzzles: Puzzles, steps: Sequence[int]) -> dict[int, float]:
-    """The share of whole puzzles solved after each of the increasing numbers of steps, of one start."""
+def over_nfe(
+    network: Any, puzzles: Puzzles, steps: Sequence[int], read: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> dict[int, float]:
+    """The share of whole puzzles solved after each of the increasing numbers of steps, of one start.
+
+    ``read`` makes scores of states and puzzles; None: ``network.read`` makes them of states alone.
+    """
     solver = dataclasses.replace(network.deq.solver, max_steps=max(steps), keep=tuple(steps), patience=max(steps) + 1)
     right: dict[int, list[Tensor]] = {count: [] for count in steps}
     with use_options([network.deq], solver=solver):
         for batch in split(puzzles):
             network(batch[0])
             for count, z in zip(steps, network.deq.solution.kept, strict=True):
-                right[count].append(solved(network, network.read(z), batch))
+                scores = network.read(z) if read is None else read(z, batch[0])
+                right[count].append(solved(network, scores, batch))
     return {count: torch.cat(parts).double().mean().item() for count, parts in right.items()}
 
 

@@ -1,6 +1,6 @@
 """What the recipes of networks that solve puzzles may say; imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deqzoo.models.common.config import FixedPointConfig, TrainingConfig
 
@@ -55,28 +55,23 @@ class SudokuEquilibriumConfig(PuzzleConfig):
 
 
 @dataclass
-class MazeEquilibriumConfig(PuzzleConfig):
-    """An equilibrium that finds shortest paths (`deqzoo.models.MazeEquilibrium`) and how it is trained."""
+class MazePlannerConfig(FixedPointConfig, TrainingConfig):
+    """Value iteration in mazes (`deqzoo.models.MazePlanner`) and how it is trained."""
 
-    kind: str = "maze_equilibrium"
+    kind: str = "maze_planner"
+    solver: str = "picard"
     # The network.
-    width: int = 24  # features of a state
-    hidden: int = 48  # features of the hidden layer
+    actions: int = 16  # of the learned decision process
+    hidden: int = 16  # channels by which it sees the maze
+    discount: float = 0.99  # by which it contracts, so below 1
+    # Beside it.
+    baselines: list[str] = field(default_factory=list)  # trained entries for the same data, to compare with in the card
 
 
 @dataclass
 class MazeLayersConfig(TrainingConfig):
-    """Layers that find shortest paths, each with weights of its own (`deqzoo.models.MazeLayers`): a baseline."""
+    """Convolutions that say where to go in a maze (`deqzoo.models.MazeLayers`): a baseline."""
 
     kind: str = "maze_layers"
-    width: int = 8  # features of a state
-    hidden: int = 8  # features of the hidden layer of a layer
-    depth: int = 16  # layers
-    loss_every: int = 4  # of them, as in the equilibrium's training
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.depth < 1 or not 1 <= self.loss_every <= self.depth:
-            raise ValueError(
-                f"depth must be at least 1, and loss_every between 1 and depth; got {self.depth} and {self.loss_every}."
-            )
+    width: int = 8  # channels
+    depth: int = 32  # convolutions

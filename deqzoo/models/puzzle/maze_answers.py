@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from deqzoo.data.maze_generator import distances
 from deqzoo.models.puzzle.maze_cell import FREE, GOAL, START, WALL
 
 SIGNS = {"#": WALL, ".": FREE, " ": FREE, "S": START, "G": GOAL}
@@ -18,23 +18,24 @@ MARK = "*"
 
 @dataclass(frozen=True)
 class MazeAnswer:
-    """What a network makes of a maze; printed, it is the maze with ``*`` in the cells of the answer.
+    """What a network makes of a maze; printed, it is the maze with ``*`` in the cells of the way.
 
     Attributes:
         maze: (height, width) int64, see `read_maze`.
-        cells: (height, width) bool, those that lie on a shortest path as the network has it, start and goal included.
-        valid: whether these cells join start and goal, each of them being of use: of as few steps as possible among
-            themselves, there is a way through each. (Whether another way is shorter, this does not say.)
-        steps: of that way; None if there is none.
+        cells: (height, width) bool, those that one visits by following the network's moves from the start.
+        arrived: whether one comes to the goal so.
+        steps: of that way; None if one does not arrive. (Whether another way is shorter, this does not say.)
+        values: (height, width), the values of the cells at the equilibrium.
         converged: whether the iteration has met its tolerance.
-        residual: |f(z) - z| / |f(z)| of the state that was read.
+        residual: |f(V) - V| / |f(V)| of the values.
         evaluations: of the cell.
     """
 
     maze: Tensor
     cells: Tensor
-    valid: bool
+    arrived: bool
     steps: int | None
+    values: Tensor
     converged: bool
     residual: float
     evaluations: int
@@ -46,37 +47,6 @@ class MazeAnswer:
         return "\n".join(
             "".join(MARK if on and cell == FREE else signs[cell] for cell, on in zip(*row, strict=True)) for row in rows
         )
-
-
-def join(free: Tensor, maze: Tensor) -> tuple[int | None, Tensor]:
-    """Steps from start to goal through the cells ``free`` (height, width), and the cells of all ways of so many.
-
-    None, and no cells, where there is no way. A wave is sent from the start, and one back from the goal.
-
-    >>> steps, cells = join(torch.ones(1, 4, dtype=torch.bool), torch.tensor([[1, 2, 1, 3]]))
-    >>> steps, cells.tolist()
-    (2, [[False, True, True, True]])
-    """
-    start, goal = maze == START, maze == GOAL
-    fronts = [start & free]
-    seen = fronts[0]
-    while fronts[-1].any() and not (fronts[-1] & goal).any():
-        fronts.append(_near(fronts[-1]) & free & ~seen)
-        seen = seen | fronts[-1]
-    if not fronts[-1].any():
-        return None, torch.zeros_like(free)
-    back = goal
-    cells = back
-    for front in reversed(fronts[:-1]):
-        back = _near(back) & front
-        cells = cells | back
-    return len(fronts) - 1, cells
-
-
-def _near(cells: Tensor) -> Tensor:
-    """The neighbours of cells (height, width)."""
-    p = F.pad(cells, (1, 1, 1, 1))
-    return p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
 
 
 def read_maze(maze: str | Tensor | Sequence[Any]) -> Tensor:
@@ -109,7 +79,8 @@ def read_maze(maze: str | Tensor | Sequence[Any]) -> Tensor:
     for what, sign, code in (("start", "S", START), ("goal", "G", GOAL)):
         if (count := int((cells == code).sum())) != 1:
             raise ValueError(f"a maze has one {what} ({sign}, or {code} in an array); this one has {count}")
-    if join(cells != WALL, cells)[0] is None:
+    start = (cells == START).nonzero().numpy()
+    if distances((cells != WALL).numpy()[None], start)[0][(cells == GOAL).numpy()] < 0:
         raise ValueError("the goal cannot be reached from the start: walls lie between them")
     return cells
 

@@ -1,137 +1,151 @@
-"""A network that finds the shortest paths of mazes by an equilibrium, and one that has layers instead."""
+"""Networks that say where to go in a maze: one plans by an equilibrium, one has convolutions instead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from deqzoo.implicit import EquationAdjoint, FixedPointSolver
-from deqzoo.models.puzzle.equilibrium import PuzzleEquilibrium
-from deqzoo.models.puzzle.maze_answers import MazeAnswer, join, read_maze
-from deqzoo.models.puzzle.maze_cell import WALL, MazeCell
+from deqzoo.implicit import EquationAdjoint, FixedPointSolver, Picard
+from deqzoo.models.puzzle.maze_answers import MazeAnswer, read_maze
+from deqzoo.models.puzzle.maze_cell import ValueIteration
+from deqzoo.models.puzzle.maze_moves import MOVES, follow, wrong_on_the_way
+from deqzoo.nn import DEQ
+
+SCALE = 20.0  # of the scores: next to the best action's value the others' are near, by the discount
+TINY = 1e-30  # where no value has come as yet
 
 
-class MazeEquilibrium(PuzzleEquilibrium):
-    """Reads the shortest paths of a maze off an equilibrium: z* = cell(z*, maze), scores = v . z* + c.
+class MazePlanner(nn.Module):
+    r"""Moves read off the fixed point of value iteration: V* = cell(V*, maze), scores = 20 W Q* / max_a Q*_a.
 
-    A cell has a positive score if it lies on a shortest path from the start to the goal; where several are equally
-    short, on any of them. A maze may have any height and width.
+    Q*_a are the values of the actions in a cell, of which V* is the largest. As they are divided by it, the scores do
+    not depend on how far the goal is, though values fall with the distance. A maze may have any height and width; the
+    iteration takes as many steps as its ways are long, and some more.
 
     Args:
-        width, hidden: see `MazeCell`.
-        solver, adjoint: see `deqzoo.nn.DEQ`; each maze is a system of its own.
+        actions, hidden, discount: see `ValueIteration`.
+        solver: `Picard(tol=1e-9, max_steps=4000, patience=4000)` by default: value iteration. Each step brings values
+            one cell further, and a cell counts little in the residual where its value is small: hence the tolerance.
+        adjoint: see `deqzoo.nn.DEQ`; each maze is a system of its own.
 
-    >>> network = MazeEquilibrium(width=8, hidden=16).eval()
-    >>> network(torch.ones(2, 7, 9, dtype=torch.long)).shape
-    torch.Size([2, 7, 9])
+    Source: Tamar et al., "Value Iteration Networks", 2016; Zhao, Xu, Wong, "Scaling up and Stabilizing Differentiable
+    Planning with Implicit Differentiation", 2023.
+
+    >>> network = MazePlanner(actions=4, hidden=8).eval()
+    >>> mazes = torch.ones(2, 7, 9, dtype=torch.long)
+    >>> network(mazes).shape
+    torch.Size([2, 4, 7, 9])
     """
 
     def __init__(
         self,
         *,
-        width: int = 24,
-        hidden: int = 48,
+        actions: int = 16,
+        hidden: int = 16,
+        discount: float = 0.99,
         solver: FixedPointSolver | None = None,
         adjoint: EquationAdjoint | None = None,
     ) -> None:
-        super().__init__(MazeCell(width=width, hidden=hidden), solver=solver, adjoint=adjoint)
-        self.head = nn.Linear(width, 1)
+        super().__init__()
+        cell = ValueIteration(actions=actions, hidden=hidden, discount=discount)
+        solver = Picard(tol=1e-9, max_steps=4000, patience=4000) if solver is None else solver
+        self.deq = DEQ(cell, solver=solver, adjoint=adjoint, compact=True)
+        self.head = nn.Linear(actions, len(MOVES), bias=False)
+        nn.init.normal_(self.head.weight, std=0.3)
 
-    def forward(self, puzzles: Tensor, start: int = 0) -> Tensor:
-        """Scores (B, height, width) of mazes (B, height, width).
+    def forward(self, puzzles: Tensor) -> Tensor:
+        """Scores (B, 4, height, width) of the moves up, down, left and right, of mazes (B, height, width).
 
         Args:
             puzzles: int64, 0 wall, 1 free, 2 start, 3 goal.
-            start: without meaning here: the iteration always starts from zeros.
         """
-        return super().forward(puzzles, start)
+        x = self.deq.cell.inject(puzzles)
+        return self._scores(self.deq(x), x)
 
-    def read(self, z: Tensor) -> Tensor:
-        """The scores (B, height, width) of states."""
-        return self.head(z).squeeze(-1)
+    def read(self, z: Tensor, puzzles: Tensor) -> Tensor:
+        """The scores (B, 4, height, width) by any values z (B, 1, height, width)."""
+        return self._scores(z, self.deq.cell.inject(puzzles))
+
+    def _scores(self, z: Tensor, x: tuple[Tensor, Tensor]) -> Tensor:
+        q = self.deq.cell.of_actions(z, x)
+        relative = q / q.amax(1, keepdim=True).clamp_min(TINY)
+        return SCALE * F.conv2d(relative, self.head.weight[..., None, None])
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
-        """The cells that are said to lie on a path and do not, or the other way round, (B, height, width)."""
-        return wrong_cells(scores, puzzles, solutions)
+        """See `deqzoo.models.puzzle.maze_moves.wrong_on_the_way`; (B, height, width)."""
+        return wrong_on_the_way(scores, puzzles)
 
     @torch.no_grad()
     def solve(self, maze: str | Tensor | Sequence[Any]) -> MazeAnswer:
-        r"""The shortest paths of one maze.
+        r"""The way through one maze.
 
         Args:
             maze: lines of ``#`` (wall), ``.`` or a blank, ``S`` (start) and ``G`` (goal); or a tensor, array or nested
                 list of integers (height, width), 0 wall, 1 free, 2 start, 3 goal.
 
         Returns:
-            See `deqzoo.models.puzzle.maze_answers.MazeAnswer`: the cells, whether they join start and goal, whether the
-            iteration has converged.
+            See `deqzoo.models.puzzle.maze_answers.MazeAnswer`: the cells of the way, whether it ends at the goal,
+            whether the iteration has converged.
 
         Raises:
             ValueError: the maze is malformed, lacks a start or a goal, or the goal cannot be reached.
 
-        >>> network = MazeEquilibrium(width=8, hidden=16).eval()
+        >>> network = MazePlanner(actions=4, hidden=8).eval()
         >>> answer = network.solve("S.#\n#.G")
         >>> answer.cells.shape, answer.maze.tolist()
         (torch.Size([2, 3]), [[2, 1, 0], [0, 1, 3]])
         """
         cells = read_maze(maze)
-        scores = self(cells.unsqueeze(0).to(self.head.weight.device))[0].cpu()
+        x = self.deq.cell.inject(cells.unsqueeze(0).to(self.head.weight.device))
+        values = self.deq(x)
+        moves = self._scores(values, x).argmax(1).cpu()
+        visited, arrived = follow(moves, cells.unsqueeze(0))
         solution: Any = self.deq.solution
-        found = (scores > 0) & (cells != WALL)
-        steps, joined = join(found, cells)
         return MazeAnswer(
-            cells,
-            found,
-            steps is not None and bool((joined == found).all()),
-            steps,
-            bool(solution.converged),
-            solution.residual.item(),
-            int(solution.steps),
+            maze=cells,
+            cells=visited[0],
+            arrived=bool(arrived),
+            steps=int(visited.sum()) - 1 if arrived else None,
+            values=values[0, 0].cpu(),
+            converged=bool(solution.converged),
+            residual=solution.residual.item(),
+            evaluations=int(solution.nfe),
         )
 
 
 class MazeLayers(nn.Module):
-    """The same in a fixed number of layers: each is a `MazeCell` with weights of its own, and is told the maze.
+    """Scores of the same moves by convolutions: z -> z + conv(relu(z)), a number of times, each with its own weights.
 
     Args:
-        width, hidden: see `MazeCell`.
-        depth: number of layers.
+        width: channels.
+        depth: how many convolutions of 3 x 3: no cell is told what lies further off.
 
-    >>> MazeLayers(width=4, hidden=4, depth=3)(torch.ones(2, 7, 9, dtype=torch.long)).shape
-    torch.Size([2, 7, 9])
+    >>> MazeLayers(width=4, depth=3)(torch.ones(2, 7, 9, dtype=torch.long)).shape
+    torch.Size([2, 4, 7, 9])
     """
 
-    def __init__(self, *, width: int = 8, hidden: int = 8, depth: int = 16) -> None:
+    def __init__(self, *, width: int = 8, depth: int = 32) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([MazeCell(width=width, hidden=hidden) for _ in range(depth)])
-        self.head = nn.Linear(width, 1)
+        if width < 1 or depth < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
+        self.given = nn.Conv2d(4, width, 1)
+        self.layers = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(depth)])
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(9 * width * depth))  # type: ignore[arg-type]
+        self.head = nn.Conv2d(width, len(MOVES), 1)
 
     def forward(self, puzzles: Tensor) -> Tensor:
-        """Scores (B, height, width) of mazes (B, height, width)."""
-        *_, last = self.states(puzzles)
-        return self.read(last)
-
-    def states(self, puzzles: Tensor) -> Iterator[Tensor]:
-        """The state after each layer."""
-        z: Tensor | None = None
-        layer: Any
+        """Scores (B, 4, height, width) of mazes (B, height, width)."""
+        z = self.given(F.one_hot(puzzles, 4).movedim(-1, 1).to(self.head.weight.dtype))
         for layer in self.layers:
-            x = layer.inject(puzzles)
-            z = layer(layer.initial_state(x) if z is None else z, x)
-            yield z
-
-    def read(self, z: Tensor) -> Tensor:
-        """The scores (B, height, width) of states."""
-        return self.head(z).squeeze(-1)
+            z = z + layer(F.relu(z))
+        return self.head(F.relu(z))
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
-        """As `MazeEquilibrium.wrong`."""
-        return wrong_cells(scores, puzzles, solutions)
-
-
-def wrong_cells(scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
-    """The cells, walls apart, of which the sign of the score is not that of the solution, (B, height, width)."""
-    return ((scores > 0) != solutions) & (puzzles != WALL)
+        """As `MazePlanner.wrong`."""
+        return wrong_on_the_way(scores, puzzles)

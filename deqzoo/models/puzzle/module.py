@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.module import Batch, SolverModule, Step
-from deqzoo.models.puzzle.config import MazeEquilibriumConfig, MazeLayersConfig, PuzzleConfig, SudokuEquilibriumConfig
+from deqzoo.models.puzzle.config import PuzzleConfig, SudokuEquilibriumConfig
 
 
 class PuzzleModule(SolverModule):
@@ -88,29 +88,6 @@ class SudokuModule(PuzzleModule):
     def loss(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
         """Mean over the cells."""
         return F.cross_entropy(scores.flatten(0, 2), solutions.flatten() - 1)
-
-
-class MazeModule(PuzzleModule):
-    """By the cross-entropy of "lies on a shortest path": mazes (B, height, width) -> scores (B, height, width)."""
-
-    Options: ClassVar[type[TrainingConfig]] = MazeEquilibriumConfig
-
-    def loss(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
-        """Mean over the cells that are no walls."""
-        free = (puzzles > 0).to(scores.dtype)
-        each = F.binary_cross_entropy_with_logits(scores, solutions.to(scores.dtype), reduction="none")
-        return (each * free).sum() / free.sum()
-
-
-class MazeLayersModule(MazeModule):
-    """Trains a `deqzoo.models.MazeLayers` likewise, with the loss after every ``loss_every``-th layer."""
-
-    Options: ClassVar[type[TrainingConfig]] = MazeLayersConfig
-
-    def scores_on_the_way(self, network: Any, puzzles: Tensor) -> list[Tensor]:
-        """The scores after some layers."""
-        states = list(network.states(puzzles))[:: -self.options.loss_every]
-        return [network.read(z) for z in reversed(states)]
 
 
 def _relative(difference: Tensor, state: Tensor) -> Tensor:

@@ -1,0 +1,43 @@
+"""Training of networks that say where to go in a maze."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from deqzoo.models.common.config import TrainingConfig
+from deqzoo.models.common.module import Batch, SolverModule, Step
+from deqzoo.models.puzzle.config import MazeLayersConfig, MazePlannerConfig
+from deqzoo.models.puzzle.maze_moves import moves_right, optimal_moves
+
+
+class MazeModule(SolverModule):
+    """Trains a `deqzoo.models.MazePlanner` to move well from each cell: the loss is the mean of -log p(optimal move).
+
+    The mean is over the cells from which there is a way to the goal; where several moves are optimal, p is the sum of
+    theirs. Logged are ``puzzles_solved``, the share of mazes in which one comes from start to goal in as few steps as
+    possible, and ``cells_wrong``, the share of all these cells from which the move is not optimal.
+    """
+
+    Options: ClassVar[type[TrainingConfig]] = MazePlannerConfig
+
+    def step(self, network: Any, batch: Batch, stage: str) -> Step:
+        """The loss, and the shares of mazes solved and of cells wrong."""
+        mazes, paths = batch
+        scores, optimal = network(mazes), optimal_moves(mazes)
+        wrong = network.wrong(scores.detach(), mazes, paths).flatten(1).any(1)
+        cells = optimal.any(1)
+        metrics = {"puzzles_solved": 1 - wrong.float().mean(), "cells_wrong": ~moves_right(scores, optimal)[cells]}
+        metrics["cells_wrong"] = metrics["cells_wrong"].float().mean()
+        return Step(self.loss(scores, optimal), metrics, mazes, len(mazes))
+
+    def loss(self, scores: Tensor, optimal: Tensor) -> Tensor:
+        """Of scores (B, 4, height, width); ``optimal`` as `optimal_moves` gives it."""
+        chances = scores.log_softmax(1).masked_fill(~optimal, -torch.inf)
+        return -chances.movedim(1, -1)[optimal.any(1)].logsumexp(-1).mean()
+
+
+class MazeLayersModule(MazeModule):
+    """Trains a `deqzoo.models.MazeLayers` likewise."""
+
+    Options: ClassVar[type[TrainingConfig]] = MazeLayersConfig
