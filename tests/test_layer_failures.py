@@ -128,7 +128,7 @@ METHODS = {
 }
 OWN_TEST = {
     "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DeblurNetwork", "DecayLearner", "ImplicitGraphNetwork",
-    "LanguageModel", "MazeEquilibrium", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
+    "LanguageModel", "MazePlanner", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput", "BottleneckDynamics", "CELLS",

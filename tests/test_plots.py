@@ -8,6 +8,7 @@ from PIL import Image
 from deqzoo.plots import (
     ODE_PANELS,
     animate_flow,
+    animate_maze,
     figure,
     plot_flow,
     plot_mazes,
@@ -16,7 +17,7 @@ from deqzoo.plots import (
     plot_phase_portrait,
     plot_residuals,
     plot_training,
-    plot_wave,
+    plot_values,
 )
 
 
@@ -185,13 +186,17 @@ def test_mazes_have_a_curve_for_each_size_and_each_network(tmp_path, drawn):
     assert [list(line.get_xdata()) for line in sizes.lines] == [[9, 19], [9, 19], [13, 13]]
 
 
-def test_the_wave_leaves_walls_out(tmp_path, drawn):
+def test_values_are_drawn_where_some_have_come_and_walls_left_out(tmp_path, drawn):
     maze = torch.tensor([[2, 1, 0], [0, 1, 3]])
-    settled = torch.tensor([[1, 2, 9], [9, 3, 4]])
-    assert is_png(plot_wave(maze, torch.ones(2, 3), settled, tmp_path / "w.png"))
-    answer, wave = drawn[0].axes[:2]
-    (cells,) = (image.get_array() for image in answer.images)
-    assert (cells[maze == 0] == cells[0, 2]).all()
-    assert not (cells[maze > 0] == cells[0, 2]).all(-1).any()
-    assert wave.images[1].get_array().compressed().tolist() == [1, 2, 3, 4]  # those of walls are NaN: masked
-    assert {text.get_text() for text in answer.texts} == {"S", "G"}
+    values = {1: torch.tensor([[0.0, 0, 0], [0, 0, 1]]), 4: torch.tensor([[0.7, 0.8, 0.1], [0.1, 0.9, 1]])}
+    way = torch.tensor([[1, 1, 0], [0, 1, 1]], dtype=torch.bool)
+    assert is_png(plot_values(maze, values, way, tmp_path / "v.png"))
+    early, late, found = drawn[0].axes[:3]
+    assert early.images[1].get_array().compressed().tolist() == [1]
+    assert late.images[1].get_array().compressed().tolist() == pytest.approx([0.7, 0.8, 0.9, 1])
+    assert found.images[1].get_array().compressed().tolist() == []
+    assert found.collections[0].get_offsets().tolist() == [[0, 0], [1, 0], [1, 1], [2, 1]]
+    assert found.get_title() == "a way of 3 steps"
+    assert {text.get_text() for text in early.texts} == {"S", "G"}
+    frames = [(1, values[1], torch.zeros_like(way)), (4, values[4], way)]
+    assert animate_maze(maze, frames, tmp_path / "m.gif").read_bytes()[:3] == b"GIF"

@@ -28,7 +28,7 @@ class MazeDataConfig(DataConfig):
     sides: list[int] = field(default_factory=lambda: [9, 11, 13])
     test_side: int = 27
     other_sides: list[int] = field(default_factory=lambda: [13, 19, 39, 51])
-    train_size: int = 30_000
+    train_size: int = 12_800
     val_size: int = 300
     test_size: int = 1000
     other_size: int = 100

@@ -90,8 +90,8 @@ SMALL = {
     ],
     "deblur": ["model=deq_deblur", *DIGITS, *PLAIN, "model.blur_size=5", "model.width=8"],
     "sudoku_equilibrium": ["model=deq_sudoku4", "model.width=4", "model.hidden=8", "model.lead_from=0", *PUZZLES],
-    "maze_equilibrium": ["model=deq_maze", "model.width=4", "model.hidden=8", "model.lead_from=0", *MAZES],
-    "maze_layers": ["model=layers_maze", "model.width=4", "model.hidden=4", *MAZES],
+    "maze_planner": ["model=deq_maze", "model.actions=4", "model.hidden=8", *MAZES],
+    "maze_layers": ["model=layers_maze", "model.width=4", "model.depth=4", *MAZES],
     "sudoku_program": ["model=optnet_sudoku4", *PUZZLES],
     "sudoku_conv": ["model=conv_sudoku4", "model.width=8", *PUZZLES],
     "cell_search": [

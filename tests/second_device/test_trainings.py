@@ -61,7 +61,7 @@ WAITS = {
     "few_shot": 9,
     "deblur": 7,
     "sudoku_equilibrium": 1,
-    "maze_equilibrium": 1,
+    "maze_planner": 1,
     "maze_layers": 1,
     "sudoku_program": 17,
     "sudoku_conv": 1,

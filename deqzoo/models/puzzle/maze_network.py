@@ -45,7 +45,7 @@ class MazePlanner(nn.Module):
     def __init__(
         self,
         *,
-        actions: int = 16,
+        actions: int = 9,
         hidden: int = 16,
         discount: float = 0.99,
         solver: FixedPointSolver | None = None,
@@ -56,7 +56,7 @@ class MazePlanner(nn.Module):
         solver = Picard(tol=1e-9, max_steps=4000, patience=4000) if solver is None else solver
         self.deq = DEQ(cell, solver=solver, adjoint=adjoint, compact=True)
         self.head = nn.Linear(actions, len(MOVES), bias=False)
-        nn.init.normal_(self.head.weight, std=0.3)
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Scores (B, 4, height, width) of the moves up, down, left and right, of mazes (B, height, width).
