@@ -9,21 +9,22 @@ from torch.nn import functional as F
 WALL, FREE, START, GOAL = range(4)  # what the cells of a maze are
 SHARPNESS = 5.0  # kernels are softmax(5 theta), and theta is learned as fast as the other weights
 LEAN = 0.6  # by how much, in theta, an action is drawn to one of the nine cells at first: it goes there at .7
+OPEN = 2.0  # o at first: values come far from the beginning
 
 
 class ValueIteration(nn.Module):
-    r"""V -> max_a (discount g_a (P_a * V) + r_a): one step of value iteration of a learned decision process.
+    r"""V -> r + discount max_a g_a (P_a * V): one step of value iteration of a learned decision process.
 
     A state V is a value for each cell, (B, 1, height, width). An action a leads from a cell to the 3 x 3 cells around
     it with probabilities P_a, a kernel that is the same everywhere; g_a in (0, 1) says of each cell whether it works
-    there, r_a >= 0 what it earns. g and r are read off the 3 x 3 cells of the maze around a cell, through a hidden
-    layer; beyond its edges a maze has walls.
+    there, r >= 0 what the cell earns. g_a = sigmoid(o + w_a); o and r of a cell, and w_a, are read off the 3 x 3 cells
+    of the maze around it, through a hidden layer; beyond its edges a maze has walls.
 
     Learned are P, g and r. What walls and the goal are, and what works, is not told: built in are that all is local and
     the same everywhere, the maximum, and the discount. At first each action leads to one of the nine cells, more or
     less (diagonally, and nowhere, too).
 
-    In the maximum norm the map contracts by the discount: |max_a u_a - max_a w_a| <= max_a |u_a - w_a|, g <= 1, and P_a
+    In the maximum norm the map contracts by the discount: |max_a u_a - max_a v_a| <= max_a |u_a - v_a|, g <= 1, and P_a
     has entries >= 0 of sum 1. So in a maze of any size there is one fixed point, to which plain iteration leads from
     any start. From zeros the values grow, V_0 <= V_1 <= ... <= V*, as the map is monotone.
 
@@ -53,17 +54,18 @@ class ValueIteration(nn.Module):
         with torch.no_grad():  # drawn at random alone, no action may come to lead one way, and three ways are a plateau
             self.kernels += LEAN * torch.eye(9)[torch.arange(actions) % 9]
         self.look = nn.Conv2d(4, hidden, 3)
-        self.tell = nn.Conv2d(hidden, 2 * actions, 1)
+        self.tell = nn.Conv2d(hidden, 2 + actions, 1)
+        nn.init.constant_(self.tell.bias[0], OPEN)  # type: ignore[index]
 
     def inject(self, mazes: Tensor) -> tuple[Tensor, Tensor]:
-        """g and r, (B, actions, height, width) each, of mazes (B, height, width)."""
+        """g (B, actions, height, width) and r (B, 1, height, width) of mazes (B, height, width)."""
         seen = F.one_hot(F.pad(mazes, (1, 1, 1, 1), value=WALL), 4).movedim(-1, 1).to(self.kernels.dtype)
-        works, earns = self.tell(F.relu(self.look(seen))).split(self.actions, 1)
-        return works.sigmoid(), F.relu(earns)
+        opens, earns, works = self.tell(F.relu(self.look(seen))).split([1, 1, self.actions], 1)
+        return (opens + works).sigmoid(), F.relu(earns)
 
     def initial_state(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """Zeros."""
-        return torch.zeros_like(x[0][:, :1])
+        return torch.zeros_like(x[1])
 
     def probabilities(self) -> Tensor:
         """P, (actions, 3, 3)."""

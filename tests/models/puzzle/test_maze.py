@@ -54,8 +54,8 @@ def told_planner(discount=0.99):
             cell.kernels[action, 3 * (1 + down) + 1 + right] = 60 / SHARPNESS
         cell.look.weight[0, 1:, 1, 1] = 1  # no wall here
         cell.look.weight[1, 3, 1, 1] = 1  # the goal
-        cell.tell.weight[:4, 0], cell.tell.bias[:4] = 120, -60
-        cell.tell.weight[4:, 1] = 1
+        cell.tell.weight[0, 0], cell.tell.bias[0] = 120, -60
+        cell.tell.weight[1, 1] = 1
         network.head.weight.copy_(torch.eye(4))
     return network
 
