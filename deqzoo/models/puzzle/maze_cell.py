@@ -9,6 +9,7 @@ from torch.nn import functional as F
 WALL, FREE, START, GOAL = range(4)  # what the cells of a maze are
 SHARPNESS = 5.0  # kernels are softmax(5 theta), and theta is learned as fast as the other weights
 LEAN = 0.6  # by how much, in theta, an action is drawn to one of the nine cells at first: it goes there at .7
+LEAST = 1e-3  # a cell that is to earn less earns nothing: its value is that of the goal alone, and converges as fast
 OPEN = 2.0  # o at first: values come far from the beginning
 
 
@@ -56,12 +57,14 @@ class ValueIteration(nn.Module):
         self.look = nn.Conv2d(4, hidden, 3)
         self.tell = nn.Conv2d(hidden, 2 + actions, 1)
         nn.init.constant_(self.tell.bias[0], OPEN)  # type: ignore[index]
+        nn.init.zeros_(self.tell.weight[1])  # at first all cells earn 1
+        nn.init.zeros_(self.tell.bias[1])  # type: ignore[index]
 
     def inject(self, mazes: Tensor) -> tuple[Tensor, Tensor]:
         """g (B, actions, height, width) and r (B, 1, height, width) of mazes (B, height, width)."""
         seen = F.one_hot(F.pad(mazes, (1, 1, 1, 1), value=WALL), 4).movedim(-1, 1).to(self.kernels.dtype)
         opens, earns, works = self.tell(F.relu(self.look(seen))).split([1, 1, self.actions], 1)
-        return (opens + works).sigmoid(), F.relu(earns)
+        return (opens + works).sigmoid(), F.relu(earns.exp() - LEAST)
 
     def initial_state(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """Zeros."""
