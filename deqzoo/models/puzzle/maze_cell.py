@@ -18,8 +18,8 @@ class ValueIteration(nn.Module):
 
     A state V is a value for each cell, (B, 1, height, width). An action a leads from a cell to the 3 x 3 cells around
     it with probabilities P_a, a kernel that is the same everywhere; g_a in (0, 1) says of each cell whether it works
-    there, r >= 0 what the cell earns. g_a = sigmoid(o + w_a); o and r of a cell, and w_a, are read off the 3 x 3 cells
-    of the maze around it, through a hidden layer; beyond its edges a maze has walls.
+    there, r >= 0 what the cell earns: g_a = sigmoid(o + w_a), r = max(exp(e) - .001, 0), where o, e and w_a are read
+    off the 3 x 3 cells of the maze around it, through a hidden layer; beyond its edges a maze has walls.
 
     Learned are P, g and r. What walls and the goal are, and what works, is not told: built in are that all is local and
     the same everywhere, the maximum, and the discount. At first each action leads to one of the nine cells, more or

@@ -55,7 +55,7 @@ def told_planner(discount=0.99):
         cell.look.weight[0, 1:, 1, 1] = 1  # no wall here
         cell.look.weight[1, 3, 1, 1] = 1  # the goal
         cell.tell.weight[0, 0], cell.tell.bias[0] = 120, -60
-        cell.tell.weight[1, 1] = 1
+        cell.tell.weight[1, 1], cell.tell.bias[1] = 20, -20
         network.head.weight.copy_(torch.eye(4))
     return network
 
