@@ -72,11 +72,11 @@ def _measured(network: Any, mazes: Puzzles, longest: int) -> dict[str, Any]:
     """Of a set: what the network has right, and what there was to be found.
 
     ``n``; ``solved``, whole mazes that are right within the recipe's budget, with its ``standard_error``; ``cells``, of
-    all cells the share with an optimal move; ``over_nfe``, of the first `DRAWN`; ``longer``, how many have a longer path than all of the
-    training, and ``solved_of_longer``; ``converged``, the share that met the tolerance; ``steps`` and ``most_steps``,
-    the median and the largest number of those taken; ``residual``, the median. Of the mazes ``length`` and ``most``,
-    the mean and largest number of steps of a shortest path; ``one_path``, the share with one alone; ``dead_ends``, the
-    share of which the paths are what is left when dead ends are filled.
+    all cells the share with an optimal move; ``over_nfe``, of the first `DRAWN`; ``longer``, how many have a longer
+    path than all of the training, and ``solved_of_longer``; ``converged``, the share that met the tolerance; ``steps``
+    and ``most_steps``, the median and the largest number of those taken; ``residual``, the median. Of the mazes
+    ``length`` and ``most``, the mean and largest number of steps of a shortest path; ``one_path``, the share with one
+    alone; ``dead_ends``, the share of which the paths are what is left when dead ends are filled.
     """
     found: list[list[Tensor]] = []
     cells: list[Tensor] = []
