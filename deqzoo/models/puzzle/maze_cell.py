@@ -18,9 +18,8 @@ class ValueIteration(nn.Module):
 
     A state V is a value for each cell, (B, 1, height, width). An action a leads from a cell to the 3 x 3 cells around
     it with probabilities P_a, a kernel that is the same everywhere; g_a in (0, 1) says of each cell whether it works
-    there, r >= 0 what the cell earns: g_a = sigmoid(o + w_a), r = max(exp(e - m) - .001, 0), where o, e and w_a are
-    read off the 3 x 3 cells of the maze around it, through a hidden layer, and m is the largest e of the maze, so that
-    its best cells earn .999. Beyond its edges a maze has walls.
+    there, r >= 0 what the cell earns: g_a = sigmoid(o + w_a), r = max(exp(e) - .001, 0), where o, e and w_a are read
+    off the 3 x 3 cells of the maze around it, through a hidden layer; beyond its edges a maze has walls.
 
     Learned are P, g and r. What walls and the goal are, and what works, is not told: built in are that all is local and
     the same everywhere, the maximum, and the discount. At first each action leads to one of the nine cells, more or
@@ -58,15 +57,14 @@ class ValueIteration(nn.Module):
         self.look = nn.Conv2d(4, hidden, 3)
         self.tell = nn.Conv2d(hidden, 2 + actions, 1)
         nn.init.constant_(self.tell.bias[0], OPEN)  # type: ignore[index]
-        nn.init.zeros_(self.tell.weight[1])  # at first all cells earn alike
+        nn.init.zeros_(self.tell.weight[1])  # at first all cells earn 1
         nn.init.zeros_(self.tell.bias[1])  # type: ignore[index]
 
     def inject(self, mazes: Tensor) -> tuple[Tensor, Tensor]:
         """g (B, actions, height, width) and r (B, 1, height, width) of mazes (B, height, width)."""
         seen = F.one_hot(F.pad(mazes, (1, 1, 1, 1), value=WALL), 4).movedim(-1, 1).to(self.kernels.dtype)
         opens, earns, works = self.tell(F.relu(self.look(seen))).split([1, 1, self.actions], 1)
-        best = earns.amax((2, 3), keepdim=True) if earns.numel() else earns
-        return (opens + works).sigmoid(), F.relu((earns - best).exp() - LEAST)
+        return (opens + works).sigmoid(), F.relu(earns.exp() - LEAST)
 
     def initial_state(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """Zeros."""

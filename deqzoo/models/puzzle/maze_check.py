@@ -17,7 +17,6 @@ from deqzoo.models.puzzle.maze_moves import moves_right, optimal_moves
 from deqzoo.nn.layer import use_options
 
 COUNTS = 16, 32, 64, 128, 256, 512  # evaluations of the curves
-DRAWN = 100  # mazes of a set, at most, of which the curves are
 BAR = 0.9  # whole mazes of twice the training's side, at least
 
 
@@ -72,11 +71,11 @@ def _measured(network: Any, mazes: Puzzles, longest: int) -> dict[str, Any]:
     """Of a set: what the network has right, and what there was to be found.
 
     ``n``; ``solved``, whole mazes that are right within the recipe's budget, with its ``standard_error``; ``cells``, of
-    all cells the share with an optimal move; ``over_nfe``, of the first `DRAWN`; ``longer``, how many have a longer
-    path than all of the training, and ``solved_of_longer``; ``converged``, the share that met the tolerance; ``steps``
-    and ``most_steps``, the median and the largest number of those taken; ``residual``, the median. Of the mazes
-    ``length`` and ``most``, the mean and largest number of steps of a shortest path; ``one_path``, the share with one
-    alone; ``dead_ends``, the share of which the paths are what is left when dead ends are filled.
+    all cells the share with an optimal move; ``over_nfe``; ``longer``, how many have a longer path than all of the
+    training, and ``solved_of_longer``; ``converged``, the share that met the tolerance; ``steps`` and ``most_steps``,
+    the median and the largest number of those taken; ``residual``, the median. Of the mazes ``length`` and ``most``,
+    the mean and largest number of steps of a shortest path; ``one_path``, the share with one alone; ``dead_ends``, the
+    share of which the paths are what is left when dead ends are filled.
     """
     found: list[list[Tensor]] = []
     cells: list[Tensor] = []
@@ -90,7 +89,7 @@ def _measured(network: Any, mazes: Puzzles, longest: int) -> dict[str, Any]:
     share = right.double().mean().item()
     places, paths = _places(mazes[0]), mazes[1].cpu().numpy()
     lengths = torch.from_numpy(path_lengths(*places))
-    curve = over_nfe(network, (mazes[0][:DRAWN], mazes[1][:DRAWN]), COUNTS, read=network.read)
+    curve = over_nfe(network, mazes, COUNTS, read=network.read)
     return {
         "n": len(right),
         "solved": share,
@@ -137,7 +136,7 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         rows.append((f"{what}, {found['n']:,} mazes: whole mazes right", shown, bar))
         rows.append((f"{what}: cells from which the move is right", percent(found["cells"]), ""))
         curve = ", ".join(f"{percent(share)} at {count}" for count, share in found["over_nfe"].items())
-        rows.append((f"{what}: over steps, of the first {min(DRAWN, found['n'])}", curve, ""))
+        rows.append((f"{what}: whole mazes right over steps", curve, ""))
         converged = (
             f"{percent(found['converged'])}; {found['steps']} steps in the median, {found['most_steps']} at most; "
             f"median residual {found['residual']:.1e}"

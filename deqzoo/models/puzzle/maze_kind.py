@@ -18,7 +18,7 @@ from deqzoo.models.common.options import (
 )
 from deqzoo.models.puzzle.check import over_nfe
 from deqzoo.models.puzzle.config import MazeLayersConfig, MazePlannerConfig
-from deqzoo.models.puzzle.maze_check import COUNTS, DRAWN, check_rows, check_text, maze_check, sets_by_side, share_right
+from deqzoo.models.puzzle.maze_check import COUNTS, check_rows, check_text, maze_check, sets_by_side, share_right
 from deqzoo.models.puzzle.maze_moves import follow
 from deqzoo.models.puzzle.maze_network import MazeLayers, MazePlanner
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 SHOWN = 2  # mazes of a golden input
+DRAWN = 100  # mazes of a set, for the curves
 FRAMES = 30  # of the animation, at most
 
 
@@ -88,12 +89,12 @@ class MazePlannerKind(MazeKind):
         super().plots(trained, folder)
         network: Any = trained.network
         sets = {side: (mazes[:DRAWN], paths[:DRAWN]) for side, (mazes, paths) in sets_by_side(trained).items()}
-        curves = {side: over_nfe(network, mazes, COUNTS, read=network.read) for side, mazes in sets.items()}
-        over_size = {"equilibrium": {side: shares[max(shares)] for side, shares in curves.items()}}
+        over_size = {"equilibrium": {side: share_right(network, mazes) for side, mazes in sets.items()}}
         for entry in trained.settings.baselines:
             if baseline := trained.find_baseline(entry):
                 other = baseline.load(trained.device)
                 over_size[baseline.entry] = {side: share_right(other, mazes) for side, mazes in sets.items()}
+        curves = {side: over_nfe(network, mazes, COUNTS, read=network.read) for side, mazes in sets.items()}
         plot_mazes(curves, over_size, trained.data.tensors[0].shape[-1], folder / "mazes.png")
         mazes, paths = next(trained.test_batches())
         maze = mazes[paths.flatten(1).sum(1).argmax()]  # of the first ones that with the longest way

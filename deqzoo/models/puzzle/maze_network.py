@@ -17,7 +17,7 @@ from deqzoo.models.puzzle.maze_moves import MOVES, follow, wrong_on_the_way
 from deqzoo.nn import DEQ
 
 SCALE = 20.0  # of the scores: next to the best action's value the others' are near, by the discount
-TINY = torch.finfo(torch.float32).tiny  # less than it has no value that has come to a cell
+TINY = 1e-30  # where no value has come as yet
 
 
 class MazePlanner(nn.Module):
