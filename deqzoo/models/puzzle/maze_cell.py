@@ -53,7 +53,7 @@ class ValueIteration(nn.Module):
         self.actions, self.discount = actions, discount
         self.kernels = nn.Parameter(0.04 * torch.randn(actions, 9))
         with torch.no_grad():  # drawn at random alone, no action may come to lead one way, and three ways are a plateau
-            self.kernels += LEAN * torch.eye(9)[torch.arange(actions) % 9]
+            self.kernels.add_(LEAN * torch.eye(9)[torch.arange(actions) % 9])
         self.look = nn.Conv2d(4, hidden, 3)
         self.tell = nn.Conv2d(hidden, 2 + actions, 1)
         nn.init.constant_(self.tell.bias[0], OPEN)  # type: ignore[index]

@@ -36,7 +36,7 @@ class MazeKind(Kind):
     family = EQUILIBRIA
     info = MazeInfo
     metric = "puzzles_solved"
-    takes = "mazes (B, h, w), 0 wall, 1 free, 2 start, 3 goal -> scores (B, 4, h, w) of up, down, left, right"
+    takes = "mazes (B, h, w) -> scores of moves (B, 4, h, w)"
 
     def example(self, info: MazeInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Mazes of a batch; without one, two without walls."""
