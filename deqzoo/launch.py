@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -138,11 +139,19 @@ def _sentence(error: Exception, started: bool) -> str | None:
         return config.explain(error)
     if written_for_users(error):
         return str(error)
+    if not started and _raised_by_hydra(error):
+        return f"the command line cannot be read: {error}. Each word is NAME=VALUE; --help lists the names."
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"the disk is full ({error.filename}). Free some space; `resume=last` goes on from the last checkpoint."
     if isinstance(error, OSError) and error.filename and _is_unwritable(error, started):
         return f"{error.filename} cannot be written: {error.strerror}. Give another hydra.run.dir (or data.root)."
     return None
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether it was raised in Hydra's own code, which reads the command line."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__", "").startswith("hydra.")
 
 
 def _is_unwritable(error: OSError, started: bool) -> bool:

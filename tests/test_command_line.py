@@ -28,7 +28,7 @@ def command(monkeypatch, tmp_path):
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def call(main, *words):
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `launch` changes it; so it is set back
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         with pytest.raises(SystemExit) as ended:
             launch(main)
@@ -64,6 +64,8 @@ def start(config):
         ("trainer.val_check_interval=0", "trainer.val_check_interval=0: it must be a number of steps"),
         ("trainer.num_sanity_val_steps=-7", "trainer.num_sanity_val_steps=-7: it must be 0 or more"),
         ("trainer.devices=0", "trainer.devices=0: it must be a number, 1 or more"),
+        ("trainer.devices=9999", r"trainer.devices=9999: this machine has \d+ processors"),
+        ("=3", "the command line cannot be read: .* Each word is NAME=VALUE"),
         ("data.batch_size=-3", "data.batch_size must be at least 1, got -3"),
     ],
 )
@@ -72,6 +74,12 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(word, told, command, tmp_pat
     assert re.match("Error: " + told.replace("?", r"\?"), said), said
     assert "\n" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_that_is_no_setting_leaves_no_file(command, tmp_path):
+    said = command(lambda config: Run.start(config).fit(), *QUICK, "stages=[foo]")
+    assert said.startswith("Error: Error parsing override 'foo' missing EQUAL")
+    assert not list(tmp_path.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -100,9 +100,11 @@ class Run:
         with quiet_lightning():
             trainer = self._trainer(self._loggers(), callbacks, precision(self.settings.trainer))
         self._read_data()
+        words = self.settings.stages if self.settings.ckpt is None else []
+        stages = [stage_config(self.settings.entry, stage, self.settings.overrides) for stage in words]
         self._write("config.yaml", OmegaConf.to_yaml(OmegaConf.merge(self.config, {"resume": None})))
-        if self.settings.stages and self.settings.ckpt is None:
-            self._train_stages()
+        if stages:
+            self._train_stages(stages)
         resumed = str(self.checkpoint) if self.checkpoint.is_file() else None
         try:
             with quiet_lightning(), signals:
@@ -127,18 +129,17 @@ class Run:
         self.data.prepare_data()
         self.data.setup("fit")
 
-    def _train_stages(self) -> None:
+    def _train_stages(self, stages: Sequence[DictConfig]) -> None:
         """Train what the recipe trains first, each stage from the weights of the one before, in ``stage_1`` and so on.
 
         A stage's ``metrics.json`` marks it as finished: a resumed run goes on with the stage that has none.
         """
         ckpt = ""
-        for number, stage in enumerate(self.settings.stages, 1):
+        for number, config in enumerate(stages, 1):
             folder = self.folder / f"stage_{number}"
             if (folder / METRICS).is_file():
                 metrics = json.loads((folder / METRICS).read_text())
             else:
-                config = stage_config(self.settings.entry, stage, self.settings.overrides)
                 config.ckpt = ckpt or None
                 config.resume = str(folder) if (folder / "last.ckpt").is_file() else None
                 part = Run(config, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,9 @@ def checked(config: DictConfig, folder: Path) -> RunConfig:
         value = OmegaConf.select(config, name)
         if value is not None and not fits(value):
             raise ConfigError(f"{name}={value}: it must be {what}.")
+    devices, processors = settings.trainer.devices, os.cpu_count() or 1
+    if isinstance(devices, int) and devices > max(2, processors):  # each a process of its own
+        raise ConfigError(f"trainer.devices={devices}: this machine has {processors} processors.")
     if settings.mode is Mode.test and settings.ckpt is None:
         raise ConfigError("mode=test needs weights: ckpt=pretrained, or ckpt=PATH of a checkpoint folder.")
     model = settings.model
