@@ -25,6 +25,7 @@ from deqzoo.models.common.kind import Kind, Trained
 from deqzoo.models.common.options import settings_errors
 from deqzoo.models.registry import kind_of
 from deqzoo.signals import BetweenSteps
+from deqzoo.training.as_recipe import warn_of_changes
 from deqzoo.training.callbacks import LastCheckpoint, SeedSteps
 from deqzoo.training.device import choose_tf32, devices, hardware, precision, quiet_lightning, speed_up, versions
 from deqzoo.training.history import History, read_history
@@ -82,8 +83,13 @@ class Run:
         hydra = HydraConfig.get()
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         if config.resume:
-            config = load_run(folder, overrides)
-        config.overrides = [*config.overrides, *overrides]
+            asked, config = config.entry, load_run(folder, overrides)
+            if asked != config.entry and any(word.startswith("model=") for word in overrides):
+                raise ConfigError(f"{folder} is a run of {config.entry}, not of {asked}: leave out model={asked}.")
+            config.overrides = [*config.overrides, *overrides]
+            warn_of_changes(config)
+        else:
+            config.overrides = [*config.overrides, *overrides]
         return cls(config, folder)
 
     def fit(self) -> None:
