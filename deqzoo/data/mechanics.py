@@ -19,6 +19,7 @@ class Mechanics:
         title, sample: a set of its orbits, and one of them, in words.
         dim: positions.
         period: the longest of the orbits that are drawn.
+        orbits: how many there are to learn from: more where they differ in more ways.
         energy: the true one of states, (...,), in units in which it is 0 at rest (pendulum) or far apart (bodies).
         slope: the true d/dt of states (n, 2 dim).
         draw: (number of orbits, random numbers) -> states (n, 2 dim), one of each orbit.
@@ -28,6 +29,7 @@ class Mechanics:
     sample: str
     dim: int
     period: float
+    orbits: int
     energy: Callable[[Tensor], Tensor]
     slope: Callable[[Floats], Floats]
     draw: Callable[[int, np.random.Generator], Floats]
@@ -119,6 +121,7 @@ MECHANICS: dict[str, Mechanics] = {
         sample="51 states (q, p) of an orbit, .4 apart",
         dim=1,
         period=8.63,
+        orbits=40,
         energy=pendulum_energy,
         slope=_pendulum_slope,
         draw=_draw_pendulums,
@@ -128,6 +131,7 @@ MECHANICS: dict[str, Mechanics] = {
         sample="51 states (q, p) of an orbit, .2 apart",
         dim=4,
         period=2 * math.pi * math.sqrt(AXES[1] ** 3 / 2),
+        orbits=160,
         energy=two_body_energy,
         slope=_two_body_slope,
         draw=_draw_two_bodies,

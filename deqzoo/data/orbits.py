@@ -13,7 +13,6 @@ from deqzoo.data.module import PassesData
 from deqzoo.data.series_set import Floats
 
 LENGTH = 51  # states of an orbit
-COUNTS = {"train": 40, "val": 10, "test": 20}
 _SEED = 1687
 
 
@@ -32,7 +31,7 @@ class OrbitData(PassesData):
     >>> data.setup()
     >>> (states,) = next(iter(data.train_dataloader()))
     >>> states.shape, len(data.parts["train"]), len(data.parts["test"])
-    (torch.Size([64, 4, 8]), 1920, 20)
+    (torch.Size([64, 4, 8]), 7680, 20)
     """
 
     Config: ClassVar[type[DataConfig]] = OrbitDataConfig
@@ -57,7 +56,7 @@ class OrbitData(PassesData):
     @cached_property
     def orbits(self) -> Floats:
         """All of them, (orbits, `LENGTH`, 2 dim), part by part."""
-        start = self.system.draw(sum(COUNTS.values()), np.random.default_rng(_SEED))
+        start = self.system.draw(sum(counts(self.system).values()), np.random.default_rng(_SEED))
         return self.system.simulate(start, self.options.spacing * np.arange(LENGTH))
 
     def setup(self, stage: str | None = None) -> None:
@@ -67,17 +66,26 @@ class OrbitData(PassesData):
         count = LENGTH - self.options.window
         windows = torch.tensor(self.orbits, dtype=torch.float32).unfold(1, self.options.window + 1, 1).transpose(2, 3)
         self.tensors = (windows.flatten(0, 1).contiguous(),)
-        of_part = torch.arange(len(windows)).split(list(COUNTS.values()))
-        self.parts = {part: orbits * count for part, orbits in zip(COUNTS, of_part, strict=True)}
+        sizes = counts(self.system)
+        of_part = torch.arange(len(windows)).split(list(sizes.values()))
+        self.parts = {part: orbits * count for part, orbits in zip(sizes, of_part, strict=True)}
         self.parts["train"] = (self.parts["train"][:, None] + torch.arange(count)).flatten()
+
+
+def counts(system: Mechanics) -> dict[str, int]:
+    """Orbits of each part."""
+    return {"train": system.orbits, "val": 10, "test": 20}
 
 
 def rows() -> dict[str, list[str]]:
     """The sets' rows of the table of `deqzoo.data.table`."""
-    parts = " / ".join(str(count) for count in COUNTS.values())
     code = "[`OrbitData`](../deqzoo/data/orbits.py)"
     source = "simulated; after Greydanus et al., [arXiv:1906.01563](https://arxiv.org/abs/1906.01563)"
     return {
-        name: [system.title, system.sample, "none", f"{parts} orbits", "none", code, source, "as deqzoo"]
+        name: [system.title, system.sample, "none", _sizes(system), "none", code, source, "as deqzoo"]
         for name, system in MECHANICS.items()
     }
+
+
+def _sizes(system: Mechanics) -> str:
+    return f"{' / '.join(map(str, counts(system).values()))} orbits"
