@@ -72,7 +72,7 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
         raise CheckpointError(f"not a finished run: {', '.join(missing)}.")
     config, metrics = read_config(source), json.loads((source / METRICS).read_text())
     results = [json.loads((run / "metrics.json").read_text()) for run in runs]
-    if len({result["command"].partition(" seed=")[0] for result in results}) > 1:
+    if len({_but_for_the_seed(result["command"]) for result in results}) > 1:
         raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
     metric = kind_of(config["model"]["kind"]).metric
     values = [result["test"][metric] for result in results]
@@ -93,6 +93,15 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
         (part / CARD).write_text(model_card(config, metrics, plots(part)))
     write_manifest()
     return name
+
+
+def _but_for_the_seed(command: str) -> str:
+    """The words of a command that decide its number.
+
+    >>> _but_for_the_seed("python train.py model=deq_digits trainer.enable_progress_bar=False seed=3")
+    'python train.py model=deq_digits'
+    """
+    return " ".join(word for word in command.split() if not word.startswith(("seed=", "trainer.enable_progress_bar=")))
 
 
 def write_manifest() -> None:
