@@ -128,7 +128,8 @@ METHODS = {
 }
 OWN_TEST = {
     "CellSearch", "ContractiveLanguageModel", "DataCleaner", "DeblurNetwork", "DecayLearner", "ImplicitGraphNetwork",
-    "LanguageModel", "MazePlanner", "MetaLearner", "SudokuEquilibrium", "SudokuProgram", "fixed_steps",
+    "ImplicitPictures", "LanguageModel", "MazePlanner", "MetaLearner", "SudokuEquilibrium", "SudokuProgram",
+    "fixed_steps",
 }  # fmt: skip
 NO_SOLVER = {
     "Adaptation", "Adjacency", "AttentionInjection", "AttentionInput", "BottleneckDynamics", "CELLS",
@@ -136,9 +137,9 @@ NO_SOLVER = {
     "GRUDClassifier", "GraphCell", "GraphConvolutionNetwork", "Hamiltonian", "INTERPOLATIONS", "ImageClassifier",
     "MDEQCell", "MLPDynamics", "MLPVectorField", "MazeLayers", "PiecewisePolynomial", "SeparableHamiltonian",
     "hermite_cubic", "natural_cubic", "piecewise_linear", "rectilinear", "MonotoneCell", "MonotoneConv2d",
-    "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SolverLayer", "SudokuConvNet", "TransformerCell", "UNet",
-    "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius", "propagate", "residual_net",
-    "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
+    "MonotoneLinear", "PendulumPINN", "PlainConvCell", "SirenPictures", "SolverLayer", "SudokuConvNet",
+    "TransformerCell", "UNet", "conv_net", "make_cell", "normalized_adjacency", "perron_frobenius", "propagate",
+    "residual_net", "solver_layers", "squash_conv_net", "squash_mlp", "use_solver",
 }  # fmt: skip
 PIPELINE = {  # of deqzoo.models: no networks
     "Classifier", "DEQClassifierConfig", "DEQClassifierModule", "ImageInfo", "NonFiniteError", "ODEClassifierModule",

@@ -10,7 +10,7 @@ mechanical systems (``mechanics.py``): ``orbits.py``. Known densities: ``densiti
 ``episodes.py`` (``omniglot.py``, ``cifar_fs.py``). A set with wrong labels: ``noisy_images.py``; a small one, beside
 more to learn hyperparameters by: ``few_images.py``. Puzzles: ``sudoku.py``, of 4 x 4
 cells, and ``sudoku9.py`` (``sudoku_generator.py``, ``sudoku_solver.py``, ``sudoku_symmetry.py``);
-``mazes.py`` (``maze_generator.py``)::
+``mazes.py`` (``maze_generator.py``). Pictures to be represented: ``pictures.py``::
 
     data = ImageData("cifar10", batch_size=256, augment=Augment(crop=4, flip=True))
     lightning.Trainer().fit(module, datamodule=data)

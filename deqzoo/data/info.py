@@ -290,3 +290,18 @@ class FewImageInfo(DataInfo):
 
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureInfo(DataInfo):
+    """Pictures of which each pixel is to be known.
+
+    Attributes:
+        pictures: their names.
+        side: pixels of a side.
+    """
+
+    items: ClassVar[str] = "pixels"
+
+    pictures: tuple[str, ...]
+    side: int

@@ -39,6 +39,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "mazes": _in("MazeDataConfig", "mazes:MazeData", "puzzle_config"),
     "noisy_images": _in("NoisyImageDataConfig", "noisy_images:NoisyImageData"),
     "orbits": _in("OrbitDataConfig", "orbits:OrbitData"),
+    "pictures": _in("PictureDataConfig", "pictures:PictureData", "picture_config"),
     "points": _in("PointDataConfig", "points:PointData"),
     "series": _in("SeriesDataConfig", "series:SeriesData"),
     "sinusoids": _in("SinusoidDataConfig", "sinusoids:SinusoidData"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deqzoo.models.optimisation.network import SudokuConvNet, SudokuProgram
     from deqzoo.models.physics.orbit_network import HamiltonianOrbits, PlainOrbits
     from deqzoo.models.physics.pendulum_network import PendulumODE, PendulumPINN
+    from deqzoo.models.picture.network import ImplicitPictures, SirenPictures
     from deqzoo.models.puzzle.maze_network import MazeLayers, MazePlanner
     from deqzoo.models.puzzle.sudoku_network import SudokuEquilibrium
 
@@ -61,6 +62,7 @@ _HOMES = {
     "ImageFlow": "deqzoo.models.flow.image_network",
     "ImageInfo": "deqzoo.data.info",
     "ImplicitGraphNetwork": "deqzoo.models.graph.network",
+    "ImplicitPictures": "deqzoo.models.picture.network",
     "LanguageModel": "deqzoo.models.language.network",
     "LatentODE": "deqzoo.models.ode.latent_ode_network",
     "LatentODEClassifier": "deqzoo.models.ode.stay_network",
@@ -77,6 +79,7 @@ _HOMES = {
     "PendulumPINN": "deqzoo.models.physics.pendulum_network",
     "PlainOrbits": "deqzoo.models.physics.orbit_network",
     "PointInfo": "deqzoo.data.info",
+    "SirenPictures": "deqzoo.models.picture.network",
     "SolverModule": "deqzoo.models.common.module",
     "SudokuConvNet": "deqzoo.models.optimisation.network",
     "SudokuEquilibrium": "deqzoo.models.puzzle.sudoku_network",
@@ -113,6 +116,7 @@ __all__ = [
     "ImageFlow",
     "ImageInfo",
     "ImplicitGraphNetwork",
+    "ImplicitPictures",
     "LanguageModel",
     "LatentODE",
     "LatentODEClassifier",
@@ -129,6 +133,7 @@ __all__ = [
     "PendulumPINN",
     "PlainOrbits",
     "PointInfo",
+    "SirenPictures",
     "SolverModule",
     "SudokuConvNet",
     "SudokuEquilibrium",

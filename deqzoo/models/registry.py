@@ -54,6 +54,8 @@ KINDS: dict[str, KindPlace] = {
     "meta_regression": _in("meta", "MetaRegressionConfig", "regression_kind:KIND"),
     "few_shot": _in("meta", "FewShotConfig", "few_shot_kind:KIND"),
     "deblur": _in("inverse", "DeblurConfig", "kind:KIND"),
+    "implicit_pictures": _in("picture", "ImplicitPictureConfig", "kind:IMPLICIT"),
+    "siren_pictures": _in("picture", "SirenConfig", "kind:SIREN"),
     "sudoku_equilibrium": _in("puzzle", "SudokuEquilibriumConfig", "sudoku_kind:KIND"),
     "maze_planner": _in("puzzle", "MazePlannerConfig", "maze_kind:PLANNER"),
     "maze_layers": _in("puzzle", "MazeLayersConfig", "maze_kind:LAYERS"),

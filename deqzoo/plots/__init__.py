@@ -6,7 +6,7 @@ DEQ layers, ``flow.py`` draws what ODEs do, ``series.py`` series and tasks, ``de
 searched for, ``orbits.py`` learned motion.
 """
 
-from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe
+from deqzoo.plots.budget import Budget, budget_curves, plot_budget, plot_over_hops, plot_over_nfe, plot_over_parameters
 from deqzoo.plots.cell import plot_cell
 from deqzoo.plots.convergence import plot_convergence
 from deqzoo.plots.decays import plot_decays
@@ -85,6 +85,7 @@ __all__ = [
     "plot_over_dropping",
     "plot_over_hops",
     "plot_over_nfe",
+    "plot_over_parameters",
     "plot_parameters",
     "plot_paths",
     "plot_phase_portrait",

@@ -81,6 +81,16 @@ def plot_over_nfe(curves: Mapping[str, Sequence[tuple[int, float]]], label: str,
     return save(figure, path)
 
 
+def plot_over_parameters(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, path: Path) -> Path:
+    """Draw points (parameters, number), a line per model; ``label`` names the number."""
+    figure, (axis,) = panels(1, f"{label[:1].upper()}{label[1:]} over parameters")
+    for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+        axis.plot(*zip(*points, strict=True), label=name, color=color, marker="o", markersize=3)
+    axis.set(xlabel="parameters of a network", ylabel=label, xscale="log")
+    axis.legend(frameon=False)
+    return save(figure, path)
+
+
 def plot_over_hops(curves: Mapping[str, Tensor], path: Path) -> Path:
     """Draw the accuracy of nodes over their hops from the node that tells their class; a line per network."""
     figure, (axis,) = panels(1, "How far the class is known")

@@ -89,6 +89,8 @@ SMALL = {
         *("model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"),
     ],
     "deblur": ["model=deq_deblur", *DIGITS, *PLAIN, "model.blur_size=5", "model.width=8"],
+    "implicit_pictures": ["model=deq_inr", "data.side=8", "data.batch_size=16", "model.widths=[4,8]"],
+    "siren_pictures": ["model=siren", "data.side=8", "data.batch_size=16", "model.widths=[4,8]"],
     "sudoku_equilibrium": ["model=deq_sudoku4", "model.width=4", "model.hidden=8", "model.lead_from=0", *PUZZLES],
     "maze_planner": ["model=deq_maze", "model.actions=4", "model.hidden=8", *MAZES],
     "maze_layers": ["model=layers_maze", "model.width=4", "model.depth=4", *MAZES],

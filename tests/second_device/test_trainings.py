@@ -60,6 +60,8 @@ WAITS = {
     "meta_regression": 11,
     "few_shot": 9,
     "deblur": 7,
+    "implicit_pictures": 60,
+    "siren_pictures": 1,
     "sudoku_equilibrium": 1,
     "maze_planner": 1,
     "maze_layers": 1,

@@ -1,0 +1,1 @@
+"""Pictures as networks: colours as a function of the place."""
