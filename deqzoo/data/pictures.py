@@ -27,7 +27,7 @@ def _of_matplotlib(name: str) -> Pixels:
     from matplotlib.cbook import get_sample_data
     from PIL import Image
 
-    with get_sample_data(f"{name}.jpg") as file, Image.open(file) as image:
+    with Image.open(str(get_sample_data(f"{name}.jpg", asfileobj=False))) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -36,6 +36,9 @@ PICTURES: dict[str, Callable[[str], Pixels]] = {
     "flower": _of_scikit_learn,
     "grace_hopper": _of_matplotlib,
 }
+
+
+LICENCES = "china by danielbuechele and flower by vultilion, both CC BY 2.0; grace_hopper public domain, US Navy"
 
 
 def picture(name: str, side: int) -> Tensor:
@@ -126,11 +129,11 @@ def rows() -> dict[str, list[str]]:
     cells = [
         f"{len(PICTURES)} photographs ({', '.join(PICTURES)}), each to be represented by a network",
         f"a pixel of 3x{side}x{side}",
-        "",
+        "none",
         f"all {side**2:,} pixels, in each part",
-        "ship with scikit-learn and matplotlib",
+        "none",
         "[`picture`](../deqzoo/data/pictures.py)",
-        "scikit-learn (china, flower), matplotlib (grace_hopper)",
-        "CC BY 2.0 (china, flower); public domain, US Navy (grace_hopper)",
+        "ship with scikit-learn (china, flower) and matplotlib (grace_hopper)",
+        LICENCES,
     ]
     return {"pictures": cells}

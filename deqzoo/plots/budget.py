@@ -86,7 +86,7 @@ def plot_over_parameters(curves: Mapping[str, Sequence[tuple[int, float]]], labe
     figure, (axis,) = panels(1, f"{label[:1].upper()}{label[1:]} over parameters")
     for color, (name, points) in zip(COLORS, curves.items(), strict=False):
         axis.plot(*zip(*points, strict=True), label=name, color=color, marker="o", markersize=3)
-    axis.set(xlabel="parameters of a network", ylabel=label, xscale="log")
+    axis.set(xlabel="parameters of a network", ylabel=label)
     axis.legend(frameon=False)
     return save(figure, path)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqzoo.data.pictures import LICENCES
 from deqzoo.models.common.kind import Trained
 from deqzoo.models.picture.module import psnr, squared_errors
 from deqzoo.models.picture.network import Pictures
@@ -114,12 +115,13 @@ def check_text(check: Mapping[str, Any]) -> str:
     """What the numbers of the card mean."""
     text = (
         f"PSNR is that of all {check['n']:,} pixels of a picture, which are those of the training: a picture is "
-        "represented, and nothing is predicted. The pictures are small, and are not those of the paper. That the "
-        "iteration contracts is not proved."
+        f"represented, and nothing is predicted. The pictures are small, and are not those of the paper ({LICENCES}). "
+        "Where the bound of the matrices is above 1, that the iteration converges is measured, not proved. "
+        "In the table above, a pixel counts as not converged where any of its solves, one a picture and width, is not."
     )
     if baseline := check.get("baseline"):
         text += (
-            f" The baseline had {baseline['steps']:,} steps of as many pixels, in {baseline['time']:.0f} s; its "
-            "learning rate is its own, the best of those tried on one picture."
+            f" The baseline had {baseline['steps']:,} steps, in {baseline['time']:.0f} s. The comparison is at equal "
+            "parameters, steps and pixels a step, not at equal time; the learning rate of each is its own."
         )
     return text

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.data.info import PictureInfo
-from deqzoo.data.pictures import coordinates
+from deqzoo.data.pictures import LICENCES, coordinates
 from deqzoo.models.common.kind import EQUILIBRIA, Check, Kind, Trained
 from deqzoo.models.common.options import (
     construct,
@@ -24,6 +24,11 @@ from deqzoo.models.picture.network import ImplicitPictures, SirenPictures
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
+PANELS = {
+    "PSNR (dB), the largest width": {"train/psnr": "training", "val/psnr": "all pixels"},
+    "sum of the mean squared errors": {"train/loss": "training", "val/loss": "all pixels"},
+    "NFE of a solve": {"train/nfe": "training", "val/nfe": "all pixels, the longest"},
+}
 DRAWN_STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64
 
 
@@ -39,10 +44,18 @@ class PictureKind(Kind):
         """The middles of 4 x 4 pixels."""
         return {"places": coordinates(4)}
 
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """Widths, what the number is of, and whose the pictures are."""
+        return {
+            "widths": f"{', '.join(map(str, model['widths']))}; each picture has a network of each",
+            "PSNR": "of the largest width, the mean over the pictures",
+            "pictures": LICENCES,
+        }
+
     @torch.no_grad()
     def plots(self, trained: Trained, folder: Path) -> None:
         """The course of the training, the pictures, PSNR over parameters, and over steps."""
-        from deqzoo.plots import RESTORED_PANELS, plot_over_nfe, plot_over_parameters, plot_restored, plot_training
+        from deqzoo.plots import plot_over_nfe, plot_over_parameters, plot_restored, plot_training
 
         network: Any = trained.network
         places, colours = pixels(trained)
@@ -65,7 +78,7 @@ class PictureKind(Kind):
                 for width, row in found.items()
             }
             plot_over_nfe(lines, "mean PSNR (dB)", folder / "over_steps.png")
-        plot_training(trained.history, folder / "training.png", RESTORED_PANELS)
+        plot_training(trained.history, folder / "training.png", PANELS)
 
 
 class ImplicitPictureKind(PictureKind):
@@ -87,9 +100,9 @@ class ImplicitPictureKind(PictureKind):
         fixed_point_for_use(settings, solver, tol, max_steps)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
-        """Widths, solver and gradient."""
-        return {
-            "widths of the states": ", ".join(map(str, model["widths"])),
+        """As `PictureKind.facts`, solver and gradient."""
+        return super().facts(model) | {
+            "bound of the matrices' norms": f"{model['bound']:g}",
             "forward solver": described(model["solver"], model["solver_options"]),
             "gradient": described(model["adjoint"], model["adjoint_options"]),
         }
@@ -117,8 +130,8 @@ class SirenKind(PictureKind):
         return SirenModule.of(network, settings)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
-        """Widths and depth."""
-        return {"widths": ", ".join(map(str, model["widths"])), "layers of sines": str(model["layers"])}
+        """As `PictureKind.facts`, and the depth."""
+        return super().facts(model) | {"layers of sines": str(model["layers"])}
 
 
 IMPLICIT = ImplicitPictureKind()
