@@ -60,7 +60,7 @@ WAITS = {
     "meta_regression": 11,
     "few_shot": 9,
     "deblur": 7,
-    "implicit_pictures": 60,
+    "implicit_pictures": 13,
     "siren_pictures": 1,
     "sudoku_equilibrium": 1,
     "maze_planner": 1,

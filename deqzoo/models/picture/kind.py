@@ -38,7 +38,7 @@ class PictureKind(Kind):
     family = EQUILIBRIA
     info = PictureInfo
     metric = "psnr"
-    takes = "places (N, 2) in [-1, 1] -> colours (N, widths, pictures, 3); or model.picture(name, side)"
+    takes = "places (N, 2) -> colours (N, widths, pictures, 3); or model.picture(name, side)"
 
     def example(self, info: PictureInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """The middles of 4 x 4 pixels."""
