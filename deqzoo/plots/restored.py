@@ -17,7 +17,8 @@ def plot_restored(images: Mapping[str, Tensor], path: Path) -> Path:
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, (name, batch) in zip(axes, images.items(), strict=True):
         for axis, image in zip(row, batch.clamp(0, 1), strict=True):
-            axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(name, fontsize="small")
     return save(figure, path)
