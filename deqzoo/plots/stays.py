@@ -23,7 +23,7 @@ def plot_stays(hours: Tensor, seen: Tensor, draws: Tensor, names: Sequence[str],
 
     stays, channels = seen.shape[0], seen.shape[2]
     figure = Figure(figsize=(3.1 * channels, 0.9 + 2.3 * stays), layout="constrained")
-    figure.suptitle("Test stays: what was measured each hour, and the latent ODE's paths through it")
+    figure.suptitle("Test stays: what was measured each hour, and the model's paths through it")
     axes = figure.subplots(stays, channels, squeeze=False, sharex=True)
     for stay in range(stays):
         for channel in range(channels):
