@@ -30,7 +30,7 @@ class StayKind(Kind):
     family = ODES
     info = StayInfo
     metric = "auc"
-    takes = "times (T,) in days, values and mask (B, T, 41) -> logits (B, 2) of survived, died"
+    takes = "days (T,), values and mask (B, T, 41) -> logits (B, 2)"
     check = MORTALITY_CHECK
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
@@ -120,7 +120,7 @@ class InterpolationKind(LatentODEStaysKind):
     """By what it gives back of the measurements."""
 
     metric = "interpolation_mse"
-    takes = "times (T,) in days, values and mask (B, T, 41) -> prediction (B, T, 41)"
+    takes = "days (T,), values and mask (B, T, 41) -> prediction"
     shown = ("interpolation_mse", "measurement_mse")
     check = INTERPOLATION_CHECK
     learns_classes = False
