@@ -22,7 +22,7 @@ CHOSEN = (  # for README.md: one or two of each family
     "deq_lm_shakespeare",
     "ign_chains",
     "node_mnist",
-    "latent_ode_vowels",
+    "latent_ode_physionet",
     "cnf_8gaussians_fm",
     "cnf_mnist",
     "imaml_omniglot_5w1s",
