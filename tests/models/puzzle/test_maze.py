@@ -210,7 +210,8 @@ def finished(tmp_path_factory):
     layers = run(folder / "layers", "model=layers_maze", *small, "model.depth=6")
     unrolled = run(folder / "unrolled", "model=unrolled_maze", *small, "model.solver_options.max_steps=6")
     beside = f"model.baselines=[{layers.folder / 'export'},{unrolled.folder / 'export'}]"
-    return run(folder / "deq", "model=deq_maze", *DATA, beside), layers, unrolled
+    alone = ["stages=[]", "model.lr=2e-2"]  # not from the weights of a planner that is trained already
+    return run(folder / "deq", "model=deq_maze", *DATA, beside, *alone), layers, unrolled
 
 
 def test_a_short_training_learns_to_plan(finished):
