@@ -60,11 +60,13 @@ def follow(moves: Tensor, mazes: Tensor) -> tuple[Tensor, Tensor]:
     return visited.view_as(mazes), (visited & (flat == GOAL)).any(1)
 
 
-def wrong_on_the_way(scores: Tensor, mazes: Tensor) -> Tensor:
+def wrong_on_the_way(scores: Tensor, mazes: Tensor, optimal: Tensor | None = None) -> Tensor:
     """Of the cells that one visits by the moves of highest score those where the move is not optimal, (B, h, w).
 
-    There are none exactly where one comes from start to goal in as few steps as possible. ``scores`` (B, 4, h, w).
+    There are none exactly where one comes from start to goal in as few steps as possible. ``scores`` (B, 4, h, w);
+    ``optimal`` as `optimal_moves` gives it, if it is there already.
     """
     moves = scores.argmax(1)
-    right = optimal_moves(mazes).gather(1, moves.unsqueeze(1)).squeeze(1) | (mazes == GOAL)
+    optimal = optimal_moves(mazes) if optimal is None else optimal
+    right = optimal.gather(1, moves.unsqueeze(1)).squeeze(1) | (mazes == GOAL)
     return follow(moves, mazes)[0] & ~right
