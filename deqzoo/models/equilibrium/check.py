@@ -101,7 +101,7 @@ def _run(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], solver: A
 
 def _stages(network: nn.Module) -> list[nn.Module]:
     """The equilibria, with their injections where the network keeps these together."""
-    return [network.body] if hasattr(network, "body") else [network.entries, network.stages]  # type: ignore[list-item]
+    return [network.body] if hasattr(network, "body") else [*network.entries, *network.stages]  # type: ignore[list-item, misc]
 
 
 def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -118,7 +118,7 @@ def check_rows(check: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def baseline_row(found: Mapping[str, Any], tested: str) -> tuple[str, str, str]:
     """What the card says of a baseline, measured on the ``tested``."""
     cost = f"{found['parameters']:,} parameters, {found['steps']:,} steps"
-    return f"explicit baseline `{found['entry']}` ({cost}), all {tested}", f"{100 * found['accuracy']:.2f} %", ""
+    return f"baseline `{found['entry']}` ({cost}), all {tested}", f"{100 * found['accuracy']:.2f} %", ""
 
 
 def _percent(value: float, digits: int = 1) -> str:

@@ -78,7 +78,7 @@ def test_solves_are_short_in_training_and_the_card_has_plots_and_baseline(name, 
     baseline = finished[BASELINES[name]]
     assert trained.metrics["deq_check"]["baseline"]["accuracy"] == baseline.metrics["test"]["accuracy"]
     card = (trained.folder / "export" / "README.md").read_text()
-    assert f"explicit baseline `{baseline.folder / 'export'}` ({baseline.metrics['parameters']:,} parameters" in card
+    assert f"| baseline `{baseline.folder / 'export'}` ({baseline.metrics['parameters']:,} parameters" in card
 
 
 @pytest.mark.parametrize(("name", "limit"), [("deq_cifar_unbounded", 4_000_000)])

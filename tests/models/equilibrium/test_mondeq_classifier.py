@@ -117,7 +117,7 @@ def test_card_names_the_trained_baseline(finished, tmp_path, monkeypatch):
     metrics = json.loads((exported / "metrics.json").read_text())
     assert trained.metrics["deq_check"]["baseline"]["accuracy"] == metrics["test"]["accuracy"]
     size = f"{metrics['parameters']:,} parameters, {metrics['steps']:,} steps"
-    assert f"explicit baseline `{exported}` ({size})" in (tmp_path / "export" / "README.md").read_text()
+    assert f"| baseline `{exported}` ({size})" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_published_sizes(tmp_path):

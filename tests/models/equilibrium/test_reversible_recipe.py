@@ -23,6 +23,7 @@ def trained(tmp_path_factory):
 def test_a_short_training_and_its_card(trained):
     assert trained.metrics["test"]["n"] == 360
     assert trained.metrics["test"]["nfe"] == 9  # four steps of the pair, and the residual's
+    assert trained.metrics["deq_check"]["flop_share"] > 0.5
     card = (trained.folder / "export" / "README.md").read_text()
     assert "reversible_iteration" in card
     assert "counts as a DEQ | **no** |" in card  # four steps do not reach the fixed point
