@@ -11,6 +11,7 @@ number of iterations of the solver.
 
 Reading order
     bridge.py               all implicit autodiff: how a gradient comes about
+    implicit_function.py    ImplicitFunction: any black box, made differentiable by that
     lifting.py              how the tensors that a condition reads are found
     operator.py             products with a Jacobian and its transpose
     linear_solvers/         GMRES, CG, MINRES, LSMR, NormalCG, BiCGSTAB, Neumann, Dense, SVD; Damped
@@ -56,7 +57,6 @@ from .adjoints import (
     Unrolled,
 )
 from .api import SOLVERS, argmin, fixed_point, make_solver, root
-from .bridge import ImplicitFunction
 from .call_site import warn_once
 from .combinatorial import best_assignment, best_choice, best_grid_path, best_ranking
 from .constraints import (
@@ -94,6 +94,7 @@ from .fixed_point_solvers import (
     PeacemanRachford,
     Picard,
 )
+from .implicit_function import ImplicitFunction
 from .least_squares import (
     LEAST_SQUARES_SOLVERS,
     LOSSES,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .bridge import ImplicitFunction
+from .implicit_function import ImplicitFunction
 from .linear_solvers import Dense, LinearSolver
 from .linear_solvers.base import begin, row_norm, safe_divide
 from .modes import eager, host_flags, in_transform, no_derivatives

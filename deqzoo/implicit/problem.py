@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from .black_box import as_tensors, call_black_box
-from .bridge import ImplicitFunction
 from .fixed_point_solvers import FixedPointSolver
+from .implicit_function import ImplicitFunction
 from .linear_solvers import LinearSolver
 from .minimizers import CONSTRAINED_MINIMIZERS, MINIMIZERS, ConstrainedMinimizer, Minimizer
 from .modes import no_derivatives

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..api import named
-from ..bridge import ImplicitFunction
 from ..by_name import instance
 from ..call_site import warn_once
+from ..implicit_function import ImplicitFunction
 from ..linear_solvers import Dense
 from ..modes import eager, full_precision, host_flags, needs_derivative, no_derivatives, unwrap
 from ..operator import pullback

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..adjoints import Implicit
 from ..api import root
-from ..bridge import ImplicitFunction
+from ..implicit_function import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
 from ..modes import host_flags, no_derivatives

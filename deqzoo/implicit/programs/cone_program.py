@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..black_box import call_black_box
-from ..bridge import ImplicitFunction
+from ..implicit_function import ImplicitFunction
 from ..linear_solvers import GMRES, Dense, LinearSolver
 from ..linear_solvers.base import row_norm
 from ..modes import eager, host_flags, needs_derivative, no_derivatives

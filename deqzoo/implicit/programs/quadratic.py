@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..bridge import ImplicitFunction
+from ..implicit_function import ImplicitFunction
 from ..modes import eager, full_precision, needs_derivative, no_derivatives
 from ..problem import report_to, returned
 from ..pytree import map_tensors
