@@ -1,15 +1,12 @@
-"""What the kinds of image classifiers have in common."""
+"""What the kinds of models of images have in common."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deqzoo.data.info import ImageInfo
-
-if TYPE_CHECKING:
-    pass
 
 
 def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:
@@ -28,3 +25,12 @@ def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dic
     height, width = info.size or (32, 32)
     noise = torch.rand(4, info.in_channels, height, width, generator=torch.Generator().manual_seed(0))
     return {"images": noise}
+
+
+def psnr_of(squared_error: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio, -10 log10 of a mean squared error (dB), of values in [0, 1].
+
+    >>> psnr_of(torch.tensor([0.01, 0.001]))
+    tensor([20., 30.])
+    """
+    return -10 * squared_error.log10()

@@ -58,7 +58,8 @@ def make_optimizer(
         return _made(SGD, parts, own, options, fused)
     for part, (group, _) in zip(parts[2:], chosen, strict=True):
         part["orthogonal"], part["adaptive"] = False, group.adaptive
-    if vectors := [name for name, p in module.named_parameters() if any(p is other for other in parts[1]["params"])]:
+    stepped = {id(p) for p in parts[1]["params"]}
+    if vectors := [name for name, p in module.named_parameters() if id(p) in stepped]:
         raise ConfigError(
             "model.optimizer=muon steps matrices and kernels; these parameters have one dimension and need a group, as "
             f"'model.parameter_groups=[{{match: \"*.bias\", lr: 0.01}}]': {', '.join(vectors)}."

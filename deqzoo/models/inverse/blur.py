@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit.sending import send
+from deqzoo.models.common.images import psnr_of
 
 TEST_SEED = 0  # of the noise in validation and test
 
@@ -83,9 +84,9 @@ def _full(tensor: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio of each image, -10 log10 of its mean squared error (dB): pixels lie in [0, 1].
+    """The peak signal-to-noise ratio of each image (dB), whose pixels lie in [0, 1].
 
     >>> psnr(torch.full((1, 3, 4, 4), 0.1), torch.zeros(1, 3, 4, 4))
     tensor([20.])
     """
-    return -10 * (images - truth).square().flatten(1).mean(1).log10()
+    return psnr_of((images - truth).square().flatten(1).mean(1))

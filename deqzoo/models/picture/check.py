@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from deqzoo.data.pictures import LICENCES
+from deqzoo.models.common.images import psnr_of
 from deqzoo.models.common.kind import Trained
-from deqzoo.models.picture.module import psnr, squared_errors
+from deqzoo.models.picture.module import squared_errors
 from deqzoo.models.picture.network import Pictures
 from deqzoo.nn import use_solver
 
@@ -63,7 +64,7 @@ def pixels(trained: Trained) -> tuple[Tensor, Tensor]:
 
 def by_width(network: Pictures, places: Tensor, colours: Tensor) -> dict[str, dict[str, float]]:
     """The PSNR of each picture, by width."""
-    found = psnr(squared_errors(network(places), colours)).tolist()
+    found = psnr_of(squared_errors(network(places), colours)).tolist()
     rows = (dict(zip(network.pictures, row, strict=True)) for row in found)
     return dict(zip(map(str, network.widths), rows, strict=True))
 

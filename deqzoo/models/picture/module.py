@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from deqzoo.models.common.config import FixedPointTraining, TrainingConfig
 from deqzoo.models.common.deq_module import DEQModule
+from deqzoo.models.common.images import psnr_of
 from deqzoo.models.common.module import Batch, SolverModule, Step
 
 
@@ -20,7 +21,7 @@ class SirenModule(SolverModule):
         """The sum of the mean squared errors, and the mean PSNR."""
         places, colours = batch
         errors = squared_errors(network(places), colours)
-        return Step(errors.sum(), {"psnr": psnr(errors.detach())[-1].mean()}, places, len(places))
+        return Step(errors.sum(), {"psnr": psnr_of(errors.detach())[-1].mean()}, places, len(places))
 
 
 class ImplicitPictureModule(DEQModule):
@@ -33,13 +34,3 @@ class ImplicitPictureModule(DEQModule):
 def squared_errors(found: Tensor, colours: Tensor) -> Tensor:
     """Mean squared errors (widths, pictures) of colours found (N, widths, pictures, 3), which are (N, pictures, 3)."""
     return (found - colours.unsqueeze(1)).square().mean((0, 3))
-
-
-def psnr(errors: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio of mean squared errors (dB), of colours in [0, 1].
-
-    >>> import torch
-    >>> psnr(torch.tensor([0.01, 0.001]))
-    tensor([20., 30.])
-    """
-    return -10 * errors.log10()

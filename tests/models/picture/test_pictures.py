@@ -10,10 +10,11 @@ from deqzoo.data.info import PictureInfo
 from deqzoo.errors import ConfigError
 from deqzoo.implicit import Anderson, Implicit, NonConvergenceWarning, Picard, Unrolled
 from deqzoo.models import ImplicitPictures, SirenPictures
+from deqzoo.models.common.images import psnr_of
 from deqzoo.models.picture.check import check_rows, check_text
 from deqzoo.models.picture.config import ImplicitPictureConfig, SirenConfig
 from deqzoo.models.picture.kind import IMPLICIT, SIREN
-from deqzoo.models.picture.module import psnr, squared_errors
+from deqzoo.models.picture.module import squared_errors
 from tests.running import composed, run
 
 SMALL = [
@@ -69,7 +70,7 @@ def test_errors_and_psnr():
     errors = squared_errors(found, colours)
     assert errors.shape == (2, 2)
     torch.testing.assert_close(errors[1], torch.full((2,), 0.01))
-    torch.testing.assert_close(psnr(errors)[1], torch.full((2,), 20.0))
+    torch.testing.assert_close(psnr_of(errors)[1], torch.full((2,), 20.0))
 
 
 def test_the_recipes_are_of_equal_size_and_training():
@@ -148,7 +149,7 @@ def test_a_short_training_represents_pictures_and_its_card_has_the_numbers(finis
     largest = check["psnr"]["16"]
     assert sum(largest.values()) / 3 == pytest.approx(metrics["test"]["psnr"], abs=0.01)
     _, colours = next(iter(trained.data.test_dataloader()))
-    flat = psnr(squared_errors(colours.mean(0).expand(len(colours), 1, 3, 3), colours)).mean()  # one colour each
+    flat = psnr_of(squared_errors(colours.mean(0).expand(len(colours), 1, 3, 3), colours)).mean()  # one colour each
     assert metrics["test"]["psnr"] > flat + 2
     assert check["n"] == metrics["test"]["n"] == 144
     assert check["converged"] == pytest.approx(1, abs=0.01)
