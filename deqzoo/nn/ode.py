@@ -163,8 +163,7 @@ class NeuralODE(SolverLayer):
     def _augmented(self, y0: Any) -> Any:
         if not self.augment:
             return y0
-        zeros = y0.new_zeros(len(y0), self.augment, *y0.shape[2:])
-        return torch.cat([y0, zeros], 1)
+        return torch.nn.functional.pad(y0, (*(0, 0) * (y0.dim() - 2), 0, self.augment))  # keeps the memory format
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what hangs on the last solve's graph."""
