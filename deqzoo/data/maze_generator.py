@@ -1,4 +1,4 @@
-"""Mazes with loops: how they are drawn, and which of their cells lie on shortest paths. NumPy alone.
+"""Mazes with loops: how they are drawn, and which moves in them are optimal. NumPy alone.
 
 A maze is an odd number of cells wide and high, `True` where one can walk. Rooms lie at odd rows and columns; the cell
 between two of them is open or a wall. One walks to the four neighbours of a cell.
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Cells = NDArray[np.bool_]  # (n, side, side)
 Places = NDArray[np.int64]  # (n, 2), row and column
-_WAYS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+MOVES = (-1, 0), (1, 0), (0, -1), (0, 1)  # up, down, left, right
+_WAYS = np.array(MOVES)
 
 
 def draw_mazes(count: int, side: int, loops: float, random: Generator) -> Cells:
@@ -98,6 +99,22 @@ def distances(free: Cells, place: Places) -> NDArray[np.int64]:
         front = near & free & (found < 0)
         steps += 1
     return found
+
+
+def optimal_moves(free: Cells, goal: Places) -> NDArray[np.bool_]:
+    """Whether each of `MOVES` brings one a step nearer to the goal, from each cell, (n, 4, height, width).
+
+    From walls, from the goal, and from cells from which there is no way to it, no move does. From others several may.
+
+    >>> moves = optimal_moves(np.ones((1, 1, 3), bool), np.array([[0, 2]]))  # a corridor, the goal at its right end
+    >>> moves[0, :, 0].astype(int).tolist()
+    [[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 0]]
+    """
+    steps = distances(free, goal)
+    height, width = free.shape[1:]
+    around = np.pad(steps, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+    beside = [around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width] for down, right in MOVES]
+    return np.stack([(near == steps - 1) & (steps > 0) for near in beside], 1)
 
 
 def shortest_paths(free: Cells, start: Places, goal: Places) -> Cells:

@@ -1,4 +1,4 @@
-"""Mazes with loops and their shortest paths: small ones to train on, larger ones to test on."""
+"""Mazes with loops and their optimal moves: small ones to train on, larger ones to test on."""
 
 from typing import Any, ClassVar
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from deqzoo.data.config import DataConfig
 from deqzoo.data.info import MazeInfo
 from deqzoo.data.loader import TensorLoader
-from deqzoo.data.maze_generator import Cells, draw_ends, draw_mazes, maze_names, shortest_paths
+from deqzoo.data.maze_generator import Cells, draw_ends, draw_mazes, maze_names, optimal_moves
 from deqzoo.data.module import TensorData
 from deqzoo.data.puzzle_config import MazeDataConfig
 
 _TRIES = 100  # to draw mazes that no other part has
-Mazes = tuple[Tensor, Tensor]  # and their shortest paths
+Mazes = tuple[Tensor, Tensor]  # and their optimal moves
 
 
 class MazeData(TensorData):
     """Mazes drawn from fixed seeds; no two parts have the same maze, turned or mirrored ones included.
 
-    Batches are (mazes (B, side, side) int64, paths (B, side, side) bool): 0 wall, 1 free, 2 start, 3 goal, and whether
-    a cell lies on a shortest path, as start and goal do. Start and goal are any two rooms. Where several paths are
-    equally short, all of them are asked for: every maze has an answer then, while mazes with one shortest path alone
-    are the fewer the larger they are (a half at 27 x 27 cells), and shorter and less entangled ones.
+    Batches are (mazes (B, side, side) int64, moves (B, 4, side, side) bool): 0 wall, 1 free, 2 start, 3 goal, and
+    whether a move up, down, left or right brings one nearer to the goal, from each cell. Start and goal are any two
+    rooms. Several moves may be as good: every maze has an answer then, while mazes with one shortest path alone are the
+    fewer the larger they are (a half at 27 x 27 cells), and shorter and less entangled ones.
 
     In training mazes of several sizes are in a batch: walls are put below and to the right of the smaller ones.
 
@@ -35,13 +35,13 @@ class MazeData(TensorData):
         options: the fields of `deqzoo.data.puzzle_config.MazeDataConfig`.
 
     Attributes:
-        others: after `setup`, further sets to test on, (mazes, paths) each, by their sides.
+        others: after `setup`, further sets to test on, (mazes, moves) each, by their sides.
 
     >>> data = MazeData("mazes", train_size=30, val_size=6, test_size=4, other_sides=[13], batch_size=10)
     >>> data.setup()
-    >>> mazes, paths = next(iter(data.train_dataloader()))
-    >>> mazes.shape, bool((mazes > 0)[paths].all()), data.others["13"][0].shape
-    (torch.Size([10, 13, 13]), True, torch.Size([100, 13, 13]))
+    >>> mazes, moves = next(iter(data.train_dataloader()))
+    >>> mazes.shape, moves.shape, data.others["13"][0].shape
+    (torch.Size([10, 13, 13]), torch.Size([10, 4, 13, 13]), torch.Size([100, 13, 13]))
     """
 
     Config: ClassVar[type[DataConfig]] = MazeDataConfig
@@ -69,7 +69,7 @@ class MazeData(TensorData):
             random = default_rng((part, side))  # of other sides, or of how many there are, a part does not depend
             free = _new_mazes(count, side, options.loops, taken.get(side), random)
             taken[side] = np.union1d(taken.get(side, np.empty(0, np.uint64)), maze_names(free))
-            return _with_paths(free, random)
+            return _with_moves(free, random)
 
         self.tested = draw(0, options.test_size, options.test_side)
         self.others = {str(side): draw(1, options.other_size, side) for side in options.other_sides}
@@ -104,20 +104,18 @@ def _new_mazes(count: int, side: int, loops: float, taken: NDArray[np.uint64] | 
     )
 
 
-def _with_paths(free: Cells, random: Generator) -> Mazes:
-    """Start and goal for each maze, and the shortest paths."""
+def _with_moves(free: Cells, random: Generator) -> Mazes:
+    """Start and goal for each maze, and the optimal moves."""
     start, goal = draw_ends(free, random)
     mazes, each = free.astype(np.int64), np.arange(len(free))
     for code, place in ((2, start), (3, goal)):
         mazes[each, place[:, 0], place[:, 1]] = code
-    return torch.from_numpy(mazes), torch.from_numpy(shortest_paths(free, start, goal))
+    return torch.from_numpy(mazes), torch.from_numpy(optimal_moves(free, goal))
 
 
 def _padded(tensor: Tensor, side: int) -> Tensor:
     """With zeros below and to the right."""
-    padded = tensor.new_zeros(len(tensor), side, side)
-    padded[:, : tensor.shape[1], : tensor.shape[2]] = tensor
-    return padded
+    return torch.nn.functional.pad(tensor, (0, side - tensor.shape[-1], 0, side - tensor.shape[-2]))
 
 
 def rows() -> dict[str, list[str]]:
@@ -125,7 +123,7 @@ def rows() -> dict[str, list[str]]:
     default = MazeDataConfig()
     sides = ", ".join(map(str, default.other_sides))
     cells = [
-        "mazes with loops and their shortest paths; no maze in two parts, turned or mirrored ones included",
+        "mazes with loops and their optimal moves; no maze in two parts, turned or mirrored ones included",
         f"{min(default.sides)} x {min(default.sides)} to {max(default.sides)} x {max(default.sides)} cells; to test on "
         f"{default.test_side} x {default.test_side}",
         "none",

@@ -7,7 +7,7 @@ from deqzoo.data.config import DataConfig, at_least_one
 
 @dataclass
 class MazeDataConfig(DataConfig):
-    """Mazes with loops, and their shortest paths, drawn when they are set up: the same ones always.
+    """Mazes with loops, and their optimal moves, drawn when they are set up: the same ones always.
 
     Attributes:
         kind: the kind of data, always ``mazes`` here.

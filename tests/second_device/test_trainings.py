@@ -63,8 +63,8 @@ WAITS = {
     "implicit_pictures": 13,
     "siren_pictures": 1,
     "sudoku_equilibrium": 1,
-    "maze_planner": 18,  # optimal moves are found on the host
-    "maze_layers": 2,
+    "maze_planner": 16,
+    "maze_layers": 1,
     "sudoku_program": 17,
     "sudoku_conv": 1,
     "cell_search": 59,

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deqzoo.data.maze_generator import Cells, Places, distances, without_dead_ends
+from deqzoo.data.maze_generator import Cells, Places, distances, shortest_paths, without_dead_ends
 from deqzoo.models.common.kind import Baseline, Trained
 from deqzoo.models.puzzle.check import Puzzles, over_nfe, percent, puzzle_sets, share_of, solved, split, standard_error
 from deqzoo.models.puzzle.maze_cell import GOAL, START, WALL
-from deqzoo.models.puzzle.maze_moves import moves_right, optimal_moves
+from deqzoo.models.puzzle.maze_moves import moves_right
 from deqzoo.nn.layer import use_options
 
 COUNTS = 16, 32, 64, 128, 256, 512  # evaluations of the curves
@@ -34,7 +34,7 @@ def maze_check(trained: Trained) -> dict[str, Any]:
     network: Any = trained.network
     sets = sets_by_side(trained)
     training = trained.data.tensors[0][trained.data.parts["train"]]
-    longest = int(path_lengths(*_places(training)).max())
+    longest = int(path_lengths(training).max())
     found = {entry: trained.find_baseline(entry) for entry in trained.settings.baselines}
     return {
         "budget": network.deq.solver.max_steps,
@@ -51,12 +51,13 @@ def maze_check(trained: Trained) -> dict[str, Any]:
 
 def sets_by_side(trained: Trained) -> dict[int, Puzzles]:
     """The test part and the further sets, by the side of their mazes, from small to large."""
-    found = {mazes.shape[-1]: (mazes, paths) for mazes, paths in puzzle_sets(trained).values()}
+    found = {puzzles[0].shape[-1]: puzzles for puzzles in puzzle_sets(trained).values()}
     return dict(sorted(found.items()))
 
 
-def path_lengths(free: Cells, start: Places, goal: Places) -> np.ndarray:
+def path_lengths(mazes: Tensor) -> np.ndarray:
     """Steps from start to goal of each maze, (n,)."""
+    free, start, goal = _places(mazes)
     lengths: np.ndarray = distances(free, start)[np.arange(len(free)), goal[:, 0], goal[:, 1]]
     return lengths
 
@@ -80,15 +81,15 @@ def _measured(network: Any, mazes: Puzzles, longest: int) -> dict[str, Any]:
     found: list[list[Tensor]] = []
     cells: list[Tensor] = []
     for batch in split(mazes):
-        scores, optimal = network(batch[0]), optimal_moves(batch[0])
+        scores, optimal = network(batch[0]), batch[1]
         solution = network.deq.solution
         right = solved(network, scores, batch)
         found.append([t.cpu() for t in (right, solution.converged, solution.residual, solution.steps)])
         cells.append(moves_right(scores, optimal)[optimal.any(1)].cpu())
     right, converged, residual, steps = (torch.cat(parts) for parts in zip(*found, strict=True))
     share = right.double().mean().item()
-    places, paths = _places(mazes[0]), mazes[1].cpu().numpy()
-    lengths = torch.from_numpy(path_lengths(*places))
+    places = _places(mazes[0])
+    paths, lengths = shortest_paths(*places), torch.from_numpy(path_lengths(mazes[0]))
     curve = over_nfe(network, mazes, COUNTS, read=network.read)
     return {
         "n": len(right),

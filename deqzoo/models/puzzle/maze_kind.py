@@ -18,7 +18,15 @@ from deqzoo.models.common.options import (
 )
 from deqzoo.models.puzzle.check import over_nfe
 from deqzoo.models.puzzle.config import MazeLayersConfig, MazePlannerConfig
-from deqzoo.models.puzzle.maze_check import COUNTS, check_rows, check_text, maze_check, sets_by_side, share_right
+from deqzoo.models.puzzle.maze_check import (
+    COUNTS,
+    check_rows,
+    check_text,
+    maze_check,
+    path_lengths,
+    sets_by_side,
+    share_right,
+)
 from deqzoo.models.puzzle.maze_moves import follow
 from deqzoo.models.puzzle.maze_network import MazeLayers, MazePlanner
 
@@ -88,7 +96,7 @@ class MazePlannerKind(MazeKind):
 
         super().plots(trained, folder)
         network: Any = trained.network
-        sets = {side: (mazes[:DRAWN], paths[:DRAWN]) for side, (mazes, paths) in sets_by_side(trained).items()}
+        sets = {side: (mazes[:DRAWN], moves[:DRAWN]) for side, (mazes, moves) in sets_by_side(trained).items()}
         over_size = {"equilibrium": {side: share_right(network, mazes) for side, mazes in sets.items()}}
         for entry in trained.settings.baselines:
             if baseline := trained.find_baseline(entry):
@@ -96,8 +104,8 @@ class MazePlannerKind(MazeKind):
                 over_size[baseline.entry] = {side: share_right(other, mazes) for side, mazes in sets.items()}
         curves = {side: over_nfe(network, mazes, COUNTS, read=network.read) for side, mazes in sets.items()}
         plot_mazes(curves, over_size, trained.data.tensors[0].shape[-1], folder / "mazes.png")
-        mazes, paths = next(trained.test_batches())
-        maze = mazes[paths.flatten(1).sum(1).argmax()]  # of the first ones that with the longest way
+        mazes, _ = next(trained.test_batches())
+        maze = mazes[int(path_lengths(mazes).argmax())]  # of the first ones that with the longest way
         frames = list(_iterations(network, maze))
         shown = [frames[len(frames) // 4], frames[len(frames) // 2], frames[-1]]
         plot_values(maze.cpu(), {count: values for count, values, _ in shown}, frames[-1][2], folder / "values.png")

@@ -8,7 +8,7 @@ from torch import Tensor
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.module import Batch, SolverModule, Step
 from deqzoo.models.puzzle.config import MazeLayersConfig, MazePlannerConfig
-from deqzoo.models.puzzle.maze_moves import moves_right, optimal_moves, wrong_on_the_way
+from deqzoo.models.puzzle.maze_moves import moves_right, wrong_on_the_way
 
 
 class MazeModule(SolverModule):
@@ -24,8 +24,8 @@ class MazeModule(SolverModule):
 
     def step(self, network: Any, batch: Batch, stage: str) -> Step:
         """The loss, and the shares of mazes solved and of cells wrong."""
-        mazes, _ = batch
-        scores, optimal = network(mazes), optimal_moves(mazes)
+        mazes, optimal = batch
+        scores = network(mazes)
         cells = optimal.any(1)
         wrong = (cells & ~moves_right(scores, optimal)).sum() / cells.sum()
         metrics = {"cells_wrong": wrong}
@@ -35,7 +35,7 @@ class MazeModule(SolverModule):
         return Step(self.loss(scores, optimal), metrics, mazes, len(mazes))
 
     def loss(self, scores: Tensor, optimal: Tensor) -> Tensor:
-        """Of scores (B, 4, height, width); ``optimal`` as `optimal_moves` gives it."""
+        """Of scores (B, 4, height, width); ``optimal``, whether a move is, of the same shape."""
         cells = optimal.any(1, keepdim=True)
         chances = scores.log_softmax(1).masked_fill(cells & ~optimal, -torch.inf).logsumexp(1, keepdim=True)
         return -(chances * cells).sum() / cells.sum()

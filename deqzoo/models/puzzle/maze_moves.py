@@ -1,31 +1,12 @@
-"""Moves in mazes: which ones are optimal, and where one comes by following them."""
+"""Moves in mazes: where one comes by following them, and where they are not optimal."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from deqzoo.data.maze_generator import distances
+from deqzoo.data.maze_generator import MOVES
 from deqzoo.models.puzzle.maze_cell import GOAL, START, WALL
-
-MOVES = (-1, 0), (1, 0), (0, -1), (0, 1)  # up, down, left, right
-
-
-def optimal_moves(mazes: Tensor) -> Tensor:
-    """Whether a move brings one a step nearer to the goal, (B, 4, height, width), of mazes (B, height, width).
-
-    Of walls, of the goal, and of cells from which there is no way to it, no move does. Of other cells several may.
-
-    >>> optimal_moves(torch.tensor([[[2, 1, 3]]])).nonzero()[:, 1:].tolist()  # move, row, column: right, twice
-    [[3, 0, 0], [3, 0, 1]]
-    """
-    cells = mazes.cpu().numpy()
-    steps = torch.from_numpy(distances(cells != WALL, np.argwhere(cells == GOAL)[:, 1:])).to(mazes.device)
-    height, width = mazes.shape[1:]
-    around = torch.nn.functional.pad(steps, (1, 1, 1, 1), value=-1)
-    beside = [around[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width] for down, right in MOVES]
-    return torch.stack([(near == steps - 1) & (steps > 0) for near in beside], 1)
 
 
 def moves_right(scores: Tensor, optimal: Tensor) -> Tensor:
@@ -60,13 +41,12 @@ def follow(moves: Tensor, mazes: Tensor) -> tuple[Tensor, Tensor]:
     return visited.view_as(mazes), (visited & (flat == GOAL)).any(1)
 
 
-def wrong_on_the_way(scores: Tensor, mazes: Tensor, optimal: Tensor | None = None) -> Tensor:
+def wrong_on_the_way(scores: Tensor, mazes: Tensor, optimal: Tensor) -> Tensor:
     """Of the cells that one visits by the moves of highest score those where the move is not optimal, (B, h, w).
 
-    There are none exactly where one comes from start to goal in as few steps as possible. ``scores`` (B, 4, h, w);
-    ``optimal`` as `optimal_moves` gives it, if it is there already.
+    There are none exactly where one comes from start to goal in as few steps as possible. ``scores`` and ``optimal``,
+    which moves are, (B, 4, h, w).
     """
     moves = scores.argmax(1)
-    optimal = optimal_moves(mazes) if optimal is None else optimal
-    right = optimal.gather(1, moves.unsqueeze(1)).squeeze(1) | (mazes == GOAL)
+    right = moves_right(scores, optimal) | (mazes == GOAL)
     return follow(moves, mazes)[0] & ~right

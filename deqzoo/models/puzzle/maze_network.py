@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.data.maze_generator import MOVES
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver, Picard
 from deqzoo.models.puzzle.maze_answers import MazeAnswer, read_maze
 from deqzoo.models.puzzle.maze_cell import ValueIteration
-from deqzoo.models.puzzle.maze_moves import MOVES, follow, wrong_on_the_way
+from deqzoo.models.puzzle.maze_moves import follow, wrong_on_the_way
 from deqzoo.nn import DEQ
 
 SCALE = 20.0  # of the scores: next to the best action's value the others' are near, by the discount
@@ -78,7 +79,7 @@ class MazePlanner(nn.Module):
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
         """See `deqzoo.models.puzzle.maze_moves.wrong_on_the_way`; (B, height, width)."""
-        return wrong_on_the_way(scores, puzzles)
+        return wrong_on_the_way(scores, puzzles, solutions)
 
     @torch.no_grad()
     def solve(self, maze: str | Tensor | Sequence[Any]) -> MazeAnswer:
@@ -148,4 +149,4 @@ class MazeLayers(nn.Module):
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
         """As `MazePlanner.wrong`."""
-        return wrong_on_the_way(scores, puzzles)
+        return wrong_on_the_way(scores, puzzles, solutions)

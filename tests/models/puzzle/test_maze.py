@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import deqzoo
-from deqzoo.data.maze_generator import draw_ends, draw_mazes, shortest_paths
+from deqzoo.data.maze_generator import MOVES, draw_ends, draw_mazes, optimal_moves, shortest_paths
 from deqzoo.errors import ConfigError
 from deqzoo.implicit import NonConvergenceWarning, Picard, make_adjoint
 from deqzoo.models import MazeLayers, MazePlanner
@@ -15,7 +15,7 @@ from deqzoo.models.puzzle.maze_answers import read_maze
 from deqzoo.models.puzzle.maze_cell import SHARPNESS, ValueIteration
 from deqzoo.models.puzzle.maze_check import check_rows, check_text
 from deqzoo.models.puzzle.maze_module import MazeModule
-from deqzoo.models.puzzle.maze_moves import MOVES, follow, optimal_moves, wrong_on_the_way
+from deqzoo.models.puzzle.maze_moves import follow, wrong_on_the_way
 from deqzoo.training import Run
 from deqzoo.training.history import read_history
 from deqzoo.zoo.folder import read_golden
@@ -35,6 +35,12 @@ MAZE = """
 #...#..G#
 #########
 """
+
+
+def moves_of(mazes):
+    """The optimal moves of mazes, as the data have them."""
+    cells = mazes.numpy()
+    return torch.from_numpy(optimal_moves(cells != 0, np.argwhere(cells == 3)[:, 1:]))
 
 
 def random_mazes(count, height, width):
@@ -88,7 +94,7 @@ def test_the_gradient_is_that_of_many_unrolled_steps():
     torch.manual_seed(0)
     network, mazes = MazePlanner(actions=5, hidden=6, discount=0.9).double(), random_mazes(3, 5, 7)
     torch.nn.init.normal_(network.head.weight)  # zeros at first
-    module, optimal = MazeModule(network), optimal_moves(mazes)
+    module, optimal = MazeModule(network), moves_of(mazes)
     gradients = []
     for adjoint in ("implicit", "unrolled"):
         other = MazePlanner(
@@ -113,17 +119,17 @@ def test_a_planner_that_knows_the_moves_is_right_in_mazes_of_any_size():
     mazes = torch.from_numpy(free).long()
     mazes[range(10), start[:, 0], start[:, 1]], mazes[range(10), goal[:, 0], goal[:, 1]] = 2, 3
     network = told_planner()
-    scores, optimal = network(mazes), optimal_moves(mazes)
+    scores, optimal = network(mazes), moves_of(mazes)
     assert network.deq.solution.converged.all()
     assert (optimal.gather(1, scores.argmax(1, keepdim=True))[:, 0] == optimal.any(1)).all()
-    assert not network.wrong(scores, mazes, mazes).any()
+    assert not network.wrong(scores, mazes, optimal).any()
     visited, arrived = follow(scores.argmax(1), mazes)
     paths = torch.from_numpy(shortest_paths(free, start, goal))
     assert arrived.all()
     assert not (visited & ~paths).any()
     short = told_planner()
     short.deq.solver = Picard(max_steps=5, stop="never")
-    assert wrong_on_the_way(short(mazes), mazes).flatten(1).any(1).sum() > 5  # values have come five cells far
+    assert wrong_on_the_way(short(mazes), mazes, optimal).flatten(1).any(1).sum() > 5  # values have come five cells far
 
 
 def test_each_maze_is_solved_by_itself_and_beyond_its_edges_are_walls():
@@ -158,7 +164,7 @@ def test_convolutions_reach_no_further_than_their_number():
 
 
 def test_optimal_moves_of_loops_walls_goals_and_cells_cut_off():
-    moves = optimal_moves(read_maze("S..\n.#.\n..G\n###\n...")[None])[0]
+    moves = moves_of(read_maze("S..\n.#.\n..G\n###\n...")[None])[0]
     assert moves[:, 0, 0].tolist() == [False, True, False, True]  # two ways round the wall
     assert moves[:, 1, 2].tolist() == [False, True, False, False]
     assert not moves[:, 1, 1].any()
@@ -178,7 +184,7 @@ def test_moves_are_followed_to_the_goal_a_wall_or_a_cell_seen_before():
         visited, arrived = follow(moves, maze)
         assert (visited.sum().item(), arrived.item()) == (count, False)
         scores = torch.nn.functional.one_hot(moves, 4).movedim(-1, 1)
-        assert wrong_on_the_way(scores, maze).sum() == 1
+        assert wrong_on_the_way(scores, maze, moves_of(maze)).sum() == 1
 
 
 def test_a_detour_is_wrong_though_it_arrives():
@@ -187,12 +193,12 @@ def test_a_detour_is_wrong_though_it_arrives():
     moves = torch.tensor([[[right, down, down], [down, down, down], [up, left, left]]])
     assert follow(moves, maze)[1].item()
     scores = torch.nn.functional.one_hot(moves, 4).movedim(-1, 1)
-    assert wrong_on_the_way(scores, maze)[0].nonzero().tolist() == [[0, 0]]
+    assert wrong_on_the_way(scores, maze, moves_of(maze))[0].nonzero().tolist() == [[0, 0]]
 
 
 def test_the_loss_takes_any_optimal_move_and_leaves_other_cells_out():
     module, mazes = MazeModule(MazePlanner(actions=4, hidden=4)), read_maze("S.\n.G")[None]
-    optimal = optimal_moves(mazes)
+    optimal = moves_of(mazes)
     scores = torch.zeros(1, 4, 2, 2, requires_grad=True)
     torch.testing.assert_close(module.loss(scores, optimal).item(), (np.log(2) + 2 * np.log(4)) / 3)
     module.loss(scores, optimal).backward()
