@@ -1,4 +1,4 @@
-"""``python -m deqzoo list | tables [--check] | docs | publish RUN ... | measure NAME ...``, in a checkout."""
+"""``python -m deqzoo list | tables [--check] | docs | publish RUN ... | seeds RUN ... | measure NAME ...``."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deqzoo.errors import written_for_users
 from deqzoo.zoo.loading import list_models
-from deqzoo.zoo.shipped import publish
+from deqzoo.zoo.shipped import add_seeds, publish
 from deqzoo.zoo.tables import stale, write_pages
 
 
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     tables.add_argument("--check", action="store_true", help="only say which are stale; exit 1 if some are")
     publishing = commands.add_parser("publish", help="ship a run's weights: copy its export to checkpoints/")
     publishing.add_argument("runs", type=Path, nargs="+", help="run folder; further ones are other seeds of it")
+    seeding = commands.add_parser("seeds", help="add other seeds of a shipped entry to its mean and spread")
+    seeding.add_argument("runs", type=Path, nargs="+", help="finished run folders of one entry")
     measuring = commands.add_parser("measure", help="test shipped weights again, and write their metrics and card anew")
     measuring.add_argument("names", nargs="+", metavar="NAME", help="an entry")
     documentation = commands.add_parser("docs", help="build the documentation in build/docs/site, and serve it")
@@ -29,12 +31,14 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.command == "list":
         trained = list_models(pretrained=True)
         print("\n".join(f"{name}{' *' if name in trained else ''}" for name in list_models()))
-    elif chosen.command in ("docs", "publish", "measure"):
+    elif chosen.command in ("docs", "publish", "seeds", "measure"):
         try:
             if chosen.command == "docs":
                 _docs(None if chosen.no_serve else chosen.port)
             elif chosen.command == "publish":
                 _publish(chosen.runs)
+            elif chosen.command == "seeds":
+                _add_seeds(chosen.runs)
             else:
                 _measure(chosen.names)
         except Exception as error:
@@ -63,6 +67,15 @@ def _publish(runs: Sequence[Path]) -> None:
 
     settings = [check_recipe(run) for run in runs]
     print(f"checkpoints/{publish(runs, settings[0])}")
+    write_pages()
+
+
+def _add_seeds(runs: Sequence[Path]) -> None:
+    from deqzoo.training.as_recipe import check_recipe
+
+    for run in runs:
+        check_recipe(run)
+    print(f"checkpoints/{add_seeds(runs)}")
     write_pages()
 
 

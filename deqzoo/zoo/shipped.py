@@ -68,21 +68,11 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
     from deqzoo.zoo.cards import model_card
 
     source = runs[0] / "export"
-    if missing := [str(run) for run in runs if not (run / "metrics.json").is_file()]:
-        raise CheckpointError(f"not a finished run: {', '.join(missing)}.")
+    results = _results(runs)
     config, metrics = read_config(source), json.loads((source / METRICS).read_text())
-    results = [json.loads((run / "metrics.json").read_text()) for run in runs]
-    if len({_but_for_the_seed(result["command"]) for result in results}) > 1:
-        raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
     metric = kind_of(config["model"]["kind"]).metric
-    values = [result["test"][metric] for result in results]
     if len(runs) > 1:
-        metrics["seeds"] = {
-            "seeds": [result["seed"] for result in results],
-            metric: values,
-            "mean": mean(values),
-            "standard_deviation": stdev(values),
-        }
+        metrics["seeds"] = _spread({result["seed"]: result["test"][metric] for result in results}, metric)
     metrics["settings"] = {key: settings[key] for key in ("stages", "data", "trainer")}
     name = config["name"]
     with whole_folder(zoo_path("checkpoints") / name) as part:
@@ -93,6 +83,43 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
         (part / CARD).write_text(model_card(config, metrics, plots(part)))
     write_manifest()
     return name
+
+
+def add_seeds(runs: Sequence[Path]) -> str:
+    """Add finished runs of a shipped entry with other seeds to its mean and spread; returns the entry's name."""
+    from deqzoo.models.registry import kind_of
+
+    name = _results(runs)[0]["entry"]
+    if name not in manifest():
+        raise CheckpointError(f"{name!r} is no entry with weights: publish a run of it first.")
+    folder = shipped_folder(name)
+    metrics, *results = _results([folder, *runs])
+    metric = kind_of(read_config(folder)["model"]["kind"]).metric
+    before = metrics.get("seeds") or {"seeds": [metrics["seed"]], metric: [metrics["test"][metric]]}
+    values = dict(zip(before["seeds"], before[metric], strict=True))
+    if known := [result["seed"] for result in results if result["seed"] in values]:
+        raise CheckpointError(f"{name} has a number of seed {known[0]} already; add runs of other seeds.")
+    metrics["seeds"] = _spread(values | {result["seed"]: result["test"][metric] for result in results}, metric)
+    write_json(folder / METRICS, metrics)
+    write_manifest()
+    return name
+
+
+def _spread(values: Mapping[int, float], metric: str) -> dict[str, Any]:
+    """Mean and sample standard deviation of a metric by the seed of its run."""
+    seeds = sorted(values)
+    found = [values[seed] for seed in seeds]
+    return {"seeds": seeds, metric: found, "mean": mean(found), "standard_deviation": stdev(found)}
+
+
+def _results(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The metrics of runs that differ in their seed alone."""
+    if missing := [str(run) for run in runs if not (run / METRICS).is_file()]:
+        raise CheckpointError(f"not a finished run: {', '.join(missing)}.")
+    results: list[dict[str, Any]] = [json.loads((run / METRICS).read_text()) for run in runs]
+    if len({_but_for_the_seed(result["command"]) for result in results}) > 1:
+        raise CheckpointError("the runs differ in more than their seed; publish those of one recipe.")
+    return results
 
 
 def _but_for_the_seed(command: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -159,6 +160,39 @@ def test_shipped_weights_are_measured_again(tmp_path, monkeypatch):
         measure_again("mdeq_cifar_large")
 
 
+def run_of_seed(folder, seed, **changes):
+    """What `add_seeds` reads of a finished run of deq_sudoku4."""
+    (folder / str(seed)).mkdir()
+    found = {"entry": "deq_sudoku4", "seed": seed, "test": {"puzzles_solved": 0.5}}
+    found["command"] = f"python train.py model=deq_sudoku4 seed={seed}"
+    (folder / str(seed) / METRICS_FILE).write_text(json.dumps(found | changes))
+    return folder / str(seed)
+
+
+def test_other_seeds_join_mean_and_spread(tmp_path, monkeypatch):
+    copy = shutil.copytree(zoo_path("checkpoints"), tmp_path / "checkpoints") / "deq_sudoku4"
+    monkeypatch.setattr(shipped_module, "zoo_path", lambda kind: tmp_path / kind)
+    before = metrics("deq_sudoku4")
+    assert shipped_module.add_seeds([run_of_seed(tmp_path, seed) for seed in (9, 7)]) == "deq_sudoku4"
+    found = json.loads((copy / METRICS_FILE).read_text())
+    values = [*before["seeds"]["puzzles_solved"], 0.5, 0.5]
+    assert found["seeds"]["seeds"] == [*before["seeds"]["seeds"], 7, 9]
+    assert found["seeds"]["puzzles_solved"] == values
+    assert found["seeds"]["standard_deviation"] == pytest.approx(np.std(values, ddof=1))
+    assert found | {"seeds": 0} == before | {"seeds": 0}
+    assert deqzoo.load("deq_sudoku4")  # the manifest has the new metrics
+    wrong = [
+        (run_of_seed(tmp_path, 0), "has a number of seed 0 already"),
+        (run_of_seed(tmp_path, 8, command="python train.py model=deq_sudoku4 model.lr=1"), "differ in more than"),
+        (run_of_seed(tmp_path, 10, entry="mdeq_cifar_large"), "no entry with weights: publish"),
+        (tmp_path / "11", "not a finished run"),
+    ]
+    for run, told in wrong:
+        with pytest.raises(CheckpointError, match=told):
+            shipped_module.add_seeds([run])
+    assert json.loads((copy / METRICS_FILE).read_text()) == found
+
+
 def test_entry_without_weights_says_how_to_train_it(monkeypatch):
     monkeypatch.setattr("deqzoo.zoo.loading.shipped", list)
     with pytest.raises(CheckpointError, match=r"python train\.py model=deq_digits"):
@@ -184,5 +218,7 @@ def test_command_line(capsys):
     main(["tables", "--check"])
     with pytest.raises(SystemExit):
         main(["publish", "no/such/run"])
+    with pytest.raises(SystemExit, match="Error: no/such/run is not a run's folder"):
+        main(["seeds", "no/such/run"])
     with pytest.raises(SystemExit, match="Error: 'no such entry' is no entry with weights"):
         main(["measure", "no such entry"])
