@@ -65,7 +65,8 @@ def fixed_point(
 
     Args:
         f: `f(z, *args)`, of the structure and shapes of z.
-        z0: start, a tensor or a pytree of tensors; no gradient flows to it.
+        z0: start, a tensor or a pytree of tensors; no gradient flows to it, but by `Unrolled` and
+            `ReversibleIteration`, which differentiate the steps.
         solver: `Anderson()` by default; `Picard`, `Broyden`, `Newton`, `NewtonKrylov`; `ForwardBackward` and
             `PeacemanRachford` for an f that is a `MonotoneMap`; or the name of one ("picard"), with its default
             options; or any callable `solver(f, z0, *args) -> z`, NumPy inside allowed.

@@ -52,12 +52,11 @@ def reversed_gradient(problem: Problem) -> tuple[Any, Solution]:
     """What `ReversibleIteration` does: the problem's value with its derivative, and the solution."""
     iteration = _Iteration(problem)
     ravel = iteration.ravel
-    with no_derivatives():
-        start = ravel.flatten_leaves([t.detach() for t in tensor_leaves(problem.y0)]).clone()
+    start = ravel.flatten_leaves(tensor_leaves(problem.y0)).clone()
     if not needs_derivative():
         rows = iteration.run(start, None)
     else:
-        leaves = tuple(t.clone() for t in ravel.unflatten_leaves(start))
+        leaves = tuple(t.detach().clone() for t in ravel.unflatten_leaves(start))
         iteration.f, _ = lift(iteration.f, leaves, iteration.args)
         iteration.calls += 1
         rows = apply_visibly(_Reversed, iteration, start, *iteration.f.inputs)
@@ -220,7 +219,7 @@ class _Reversed(torch.autograd.Function):
             )
         start, y, z, *inputs = ctx.saved_tensors
         iteration, remainders = ctx.iteration, ctx.remainders.copy()
-        leaves = iteration.ravel.unflatten_leaves(start)
+        leaves = iteration.ravel.unflatten_leaves(start.detach())
         check_complete(iteration.f, leaves, tuple(inputs))
         pull = _Pull(iteration, inputs, ctx.needs_input_grad[2:])
         b = 1 - iteration.p / iteration.q
@@ -231,7 +230,7 @@ class _Reversed(torch.autograd.Function):
             image, product = pull(z, b * of_y)
             y, of_y, of_z = iteration.back(y, image, remainders), of_y.mul_(1 - b), of_z.add_(product)
         _tell(iteration, iteration.integers(start), y, z, pull.calls)
-        return (None, None, *pull.grads)
+        return (None, (of_z + of_y).to(start.dtype), *pull.grads)
 
 
 class _Pull:

@@ -16,6 +16,7 @@ from deqzoo.implicit import (
     OneStep,
     Phantom,
     Picard,
+    ReversibleIteration,
     Unrolled,
     argmin,
     fixed_point,
@@ -259,6 +260,34 @@ def test_no_gradient_flows_to_the_start():
     z.sum().backward()
     assert z0.grad is None
     assert not fixed_point(lambda z, x: 0.5 * torch.cos(z) + x, z0, x.detach()).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "damping"),
+    [(Unrolled(), 0.5), (Unrolled(checkpoint=True), 1.0), (ReversibleIteration(), 0.5)],
+    ids=["unrolled", "checkpointed", "reversible"],
+)
+def test_a_gradient_that_is_of_the_steps_reaches_a_start_that_depends_on_the_inputs(adjoint, damping):
+    x = draw(3).requires_grad_()
+
+    def f(z, x):
+        return 0.5 * torch.cos(z) + x
+
+    def solve(start, x):
+        solver = Picard(damping=damping, max_steps=4, stop="never")
+        return fixed_point(f, start, x, solver=solver, adjoint=adjoint, on_failure="ignore")
+
+    y = z = x.square()
+    for _ in range(4):
+        if isinstance(adjoint, ReversibleIteration):
+            y = torch.lerp(y, f(z, x), damping)
+            z = torch.lerp(z, f(y, x), damping)
+        else:
+            z = torch.lerp(z, f(z, x), damping)
+    found = torch.autograd.grad(solve(x.square(), x).sin().sum(), x)
+    assert_close(found, torch.autograd.grad(z.sin().sum(), x), rtol=1e-8, atol=1e-9)
+    start = draw(3).requires_grad_()
+    assert torch.autograd.grad(solve(start, x.detach()).sum(), start)[0].abs().min() > 0  # of the start alone
 
 
 @pytest.mark.parametrize("gradient", [Implicit(), Phantom(steps=30), OneStep(), Unrolled()], ids=repr)

@@ -147,7 +147,7 @@ class FixedPointSolver(ABC):
             raise ValueError("compact=True needs batch_dims=1: else there are no samples to leave out")
         ravel = Ravel(z0, batch_dims)
         device = ravel.device.type
-        args = args if record else map_tensors(torch.Tensor.detach, args)
+        start, args = (z0, args) if record else map_tensors(torch.Tensor.detach, (z0, args))
         call, given = keep_autocast(f, device), tensor_leaves(args)
         precision = expected_precision(ravel.dtype, ravel.dtypes, device) if self.tol is None else ravel.dtype
 
@@ -159,7 +159,7 @@ class FixedPointSolver(ABC):
             return part.flatten(call_unchanged(call, (z, *given), part.unflatten(z), *some))
 
         with contextlib.nullcontext() if record else no_derivatives(), full_precision(device):
-            z = ravel.flatten(map_tensors(torch.Tensor.detach, z0))
+            z = ravel.flatten(start)
             finite = finite_inputs((z0, args) if root else args, ravel.batch_shape, ravel.device)
             evaluate = Evaluate(flat, root, precision, watched=self.tol is None)
             solution = self.run(evaluate, z, finite, compact)
