@@ -1,8 +1,9 @@
 """Paths through irregular series with missing values: what drives a neural CDE.
 
 All take series x (..., length, channels), in which NaN stands for what was not observed, at common times t (length,),
-and give a `PiecewisePolynomial` through what was. A channel is the constant before its first and after its last
-observation, so that series of different lengths can be padded with NaN; a channel without any observation is 0.
+and give a `PiecewisePolynomial` through what was. At times before the first and after the last observation of a channel
+the path goes through that observation's value, so that series of different lengths can be padded with NaN (there it is
+the constant, but for the natural spline, which swings into it); a channel without any observation is 0.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def hermite_cubic(x: Tensor, t: Times = None) -> PiecewisePolynomial:
 def natural_cubic(x: Tensor, t: Times = None) -> PiecewisePolynomial:
     """The natural cubic spline through the observations of each channel, twice continuously differentiable.
 
-    Each channel has knots where it was observed alone. The path depends on all observations, later ones included.
+    Each channel has knots where it was observed, and at the times before the first and after the last observation, with
+    their values, as torchcde has it. The path depends on all observations, later ones included.
 
     Args, errors: as for `piecewise_linear`.
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deqzoo.data.table import data_rows
 from deqzoo.models.common.kind import Kind
 from deqzoo.models.common.metrics import METRICS, result
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head
+
+TELL_CLASSES = "accuracy", "auc"  # metrics of networks that do
 
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
@@ -28,7 +31,8 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
     if plots:
         lines += ["", "## Plots", ""]
         lines += [f"![{Path(plot).stem.replace('_', ' ')}](plots/{plot})" for plot in plots]
-    classes = f", classes: {', '.join(config['data']['classes'])}" if "classes" in config["data"] else ""
+    tells = kind.metric in TELL_CLASSES and "classes" in config["data"]
+    classes = f", classes: {', '.join(config['data']['classes'])}" if tells else ""
     lines += [
         "",
         f"Kind `{model['kind']}`{classes}. Trained and tested on the "
@@ -66,6 +70,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
     for name, metric in METRICS.items():
         if name in test and name != kind.metric:
             facts["test loss" if name == "loss" else metric.label] = metric.show(test[name])
+    if (data := data_rows().get(metrics.get("data", ""))) is not None:
+        facts["data"] = f"{data[-2]}; licence: {data[-1]}"
     if "command" in metrics:
         facts["command"] = f"`{metrics['command']}`"
         if otherwise := head(metrics.get("entry", ""), "Trained"):

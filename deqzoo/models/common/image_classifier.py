@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.models.common.head import ClassifierNetwork
+from deqzoo.models.common.images import check_images
 from deqzoo.nn.deq import DEQ
 from deqzoo.nn.layer import solver_layers
 
@@ -51,4 +52,5 @@ class ImageClassifier(ClassifierNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
+        check_images(images, len(self.mean))
         return self.head(self.body(self.stem((images - self.mean) / self.std)))

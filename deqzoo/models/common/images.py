@@ -18,6 +18,20 @@ def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:
     )
 
 
+def check_images(images: Tensor, channels: int) -> None:
+    """A `ValueError` names the mend where images are not floats (B, channels, height, width).
+
+    >>> check_images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: images are floats, of pixels in [0, 1]; got torch.uint8: divide those of 0 to 255 by 255
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"images are floats, of pixels in [0, 1]; got {images.dtype}: divide those of 0 to 255 by 255")
+    if images.dim() < 3 or images.shape[-3] != channels:
+        raise ValueError(f"images are (B, {channels}, height, width); got {tuple(images.shape)}")
+
+
 def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
     """Four images of a batch, or of noise."""
     if batch is not None:

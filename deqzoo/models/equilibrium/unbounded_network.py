@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.models.common.head import ClassifierNetwork
+from deqzoo.models.common.images import check_images
 from deqzoo.models.equilibrium.convolutions import normalised_conv
 from deqzoo.nn.cells import make_cell
 from deqzoo.nn.deq import DEQ
@@ -105,6 +106,7 @@ class DEQClassifier(ClassifierNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, classes)."""
+        check_images(images, len(self.mean))
         x = self.stem((images - self.mean) / self.std)
         for entry, stage in zip(self.entries, self.stages, strict=True):
             x = stage(entry(x))

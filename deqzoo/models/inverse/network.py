@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.common.images import check_images
 from deqzoo.models.inverse.blur import GaussianBlur, filtered
 from deqzoo.nn import DEQ
 
+LARGEST = 2.0  # absolute value of a pixel in [0, 1] with noise
 FACTOR = 2  # by which the regulariser's images are smaller than the measured ones
 
 
@@ -139,12 +141,9 @@ class DeblurNetwork(nn.Module):
         """Images (B, in_channels, height, width) of blurred ones, of pixels in [0, 1] but for noise.
 
         Raises:
-            ValueError: other channels, an odd height or width, or one smaller than the blur.
+            ValueError: other channels, integers, an odd height or width, or one smaller than the blur.
         """
-        if measured.dim() != 4 or measured.shape[1] != self.in_channels:
-            raise ValueError(
-                f"the network takes images (B, {self.in_channels}, height, width), got {tuple(measured.shape)}"
-            )
+        check_images(measured, self.in_channels)
         height, width = measured.shape[2:]
         if height % FACTOR or width % FACTOR:
             raise ValueError(f"height and width must be even, got {height}x{width}: cut off a row or a column")
@@ -174,5 +173,7 @@ class DeblurNetwork(nn.Module):
             image = image / 255
         elif not image.is_floating_point():
             raise ValueError(f"deblur takes pixels as float in [0, 1], or as uint8, got {image.dtype}")
+        if image.numel() and image.abs().amax() > LARGEST:
+            raise ValueError(f"deblur takes float pixels in [0, 1], got up to {image.abs().amax():.4g}: divide by 255")
         images = image if image.dim() == 4 else image[None]
-        return self(images).clamp(0, 1).reshape(image.shape)
+        return self(images.to(self.deq.cell.log_weight.dtype)).clamp(0, 1).reshape(image.shape)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.models.common.head import HeadedNetwork
+from deqzoo.models.common.images import check_images
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus}
 
@@ -77,4 +78,5 @@ class FewShotNetwork(HeadedNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (batch, ways)."""
+        check_images(images, len(self.mean))
         return self.head(self.body((images - self.mean) / self.std))

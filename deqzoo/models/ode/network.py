@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deqzoo.implicit.modes import in_transform
 from deqzoo.models.common.head import ClassifierNetwork
+from deqzoo.models.common.images import check_images
 from deqzoo.nn.dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from deqzoo.nn.ode import NeuralODE
 
@@ -58,7 +59,10 @@ class ODEClassifier(ClassifierNetwork):
 
     def start(self, x: Tensor) -> Tensor:
         """The ODE's start, without the augmentation."""
-        return self.stem((x - self.mean) / self.std if self.normalised else x)
+        if not self.normalised:
+            return self.stem(x)
+        check_images(x, len(self.mean))
+        return self.stem((x - self.mean) / self.std)
 
 
 def ode_net(

@@ -16,17 +16,28 @@ from deqzoo.nn.interpolation import INTERPOLATIONS, PiecewisePolynomial
 
 def check_series(times: Tensor, values: Tensor, observed: Tensor, channels: int) -> None:
     """A `ValueError` names the mend where times (T,), values or observed (B, T, channels) are not as they must be."""
+    if observed.dtype != torch.bool:
+        raise ValueError(f"observed tells where a value was observed, as torch.bool; got {observed.dtype}: mask > 0")
     if values.dim() != 3 or values.shape[2] != channels or observed.shape != values.shape:
         raise ValueError(
             f"values and observed must be (B, T, {channels}), got {tuple(values.shape)} and {tuple(observed.shape)}"
         )
-    if times.shape != values.shape[1:2] or not bool((times.diff() > 0).all()):
+    in_order = (times.diff() > 0).all() & times.isfinite().all()
+    empty = ~observed.flatten(1).any(1)
+    lost = observed & ~values.isfinite()
+    sorted_, some_empty, some_lost = torch.stack([in_order, empty.any(), lost.any()]).tolist()  # the one wait
+    if times.shape != values.shape[1:2] or not sorted_:
         raise ValueError(
-            f"times must be ({values.shape[1]},), increasing and common to all series, got {tuple(times.shape)}: "
+            f"times must be ({values.shape[1]},), finite, increasing, common to all series, got {tuple(times.shape)}: "
             "sort them, and take the union of the times of all series"
         )
-    empty = ~observed.any(2).any(1)
-    if bool(empty.any()):
+    if some_lost:
+        which, when, channel = lost.nonzero()[0].tolist()
+        raise ValueError(
+            f"series {which} has {values[which, when, channel]} as an observed value (time {when}, channel {channel}): "
+            "say False in observed where there is none"
+        )
+    if some_empty:
         raise ValueError(f"series {int(empty.nonzero()[0])} has no observation: leave it out")
 
 
@@ -105,7 +116,8 @@ class NeuralCDEClassifier(SeriesClassifier):
         """Through time and normalised values, 1 + channels; arguments as for `forward`."""
         x = F.pad(self.normalised(times, values, observed), (0, 0, 0, 1), value=torch.nan)
         last = torch.where(observed.any(2), times, times[0]).amax(1, keepdim=True)  # of each series
-        times = torch.cat([times, 2 * times[-1:] - times[-2:-1]])
+        step = times[-1:] - times[-2:-1] if len(times) > 1 else torch.ones_like(times)
+        times = torch.cat([times, times[-1:] + step])
         clock = torch.minimum(times, last).unsqueeze(2)
         return INTERPOLATIONS[self.interpolation](torch.cat([clock, x], 2), times)
 

@@ -33,13 +33,6 @@ class StayKind(Kind):
     takes = "days (T,), values and mask (B, T, 41) -> logits (B, 2)"
     check = MORTALITY_CHECK
 
-    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
-        """Where the data come from, and on which terms."""
-        from deqzoo.data.physionet2012 import stay_files
-
-        spec = stay_files("a")
-        return {"data": f"{spec.source}, {spec.licence}"}
-
     def example(self, info: StayInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Four stays."""
         if batch is not None:

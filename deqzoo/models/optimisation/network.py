@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deqzoo.implicit import InteriorPoint
+from deqzoo.models.common.puzzles import SUDOKU, checked_cells
 from deqzoo.nn import ProgramLayer
 
 
@@ -53,7 +54,7 @@ class SudokuProgram(nn.Module):
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Scores (B, side, side, side), each at least 0."""
-        given = one_hot(puzzles, self.side)
+        given = one_hot(checked_cells(puzzles, self.side, SUDOKU, side=self.side, look=not self.training), self.side)
         return self.program(given.flatten(1)).view_as(given)
 
 
@@ -83,6 +84,6 @@ class SudokuConvNet(nn.Module):
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Probabilities (B, side, side, side)."""
-        given = one_hot(puzzles, self.side)
+        given = one_hot(checked_cells(puzzles, self.side, SUDOKU, side=self.side, look=not self.training), self.side)
         given = given.to(next(self.parameters()).dtype)
         return self.convolutions(given.movedim(-1, 1)).movedim(1, -1).softmax(-1)

@@ -39,8 +39,9 @@ class SineCell(nn.Module):
 
     def prepare(self, x: Tensor) -> Tensor:
         """W, once per solve."""
-        norm = torch.linalg.matrix_norm(self.kernel, 2)
-        return self.bound / norm.clamp(min=self.bound) * self.kernel
+        kernel = self.kernel.to(torch.promote_types(self.kernel.dtype, torch.float32))  # in half no norm can be taken
+        norm = torch.linalg.matrix_norm(kernel, 2)
+        return (self.bound / norm.clamp(min=self.bound)).to(self.kernel) * self.kernel
 
     def forward(self, z: Tensor, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """f(z, x), of z's shape; `weight` saves making W anew."""

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from deqzoo.data.maze_generator import MOVES
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver, Picard
+from deqzoo.models.common.puzzles import MAZE, checked_cells
 from deqzoo.models.puzzle.maze_answers import MazeAnswer, read_maze
-from deqzoo.models.puzzle.maze_cell import ValueIteration
+from deqzoo.models.puzzle.maze_cell import GOAL, ValueIteration
 from deqzoo.models.puzzle.maze_moves import follow, wrong_on_the_way
 from deqzoo.nn import DEQ
 
@@ -63,9 +64,9 @@ class MazePlanner(nn.Module):
         """Scores (B, 4, height, width) of the moves up, down, left and right, of mazes (B, height, width).
 
         Args:
-            puzzles: int64, 0 wall, 1 free, 2 start, 3 goal.
+            puzzles: of integers, 0 wall, 1 free, 2 start, 3 goal.
         """
-        x = self.deq.cell.inject(puzzles)
+        x = self.deq.cell.inject(checked_cells(puzzles, GOAL, MAZE, look=not self.training))
         return self._scores(self.deq(x), x)
 
     def read(self, z: Tensor, puzzles: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ class MazePlanner(nn.Module):
 
     def _scores(self, z: Tensor, x: tuple[Tensor, Tensor]) -> Tensor:
         q = self.deq.cell.of_actions(z, x)
-        relative = q / q.amax(1, keepdim=True).clamp_min(TINY)
+        least = max(TINY, torch.finfo(q.dtype).tiny)
+        relative = q / q.amax(1, keepdim=True).clamp_min(least)
         return SCALE * F.conv2d(relative, self.head.weight[..., None, None])
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
@@ -142,6 +144,7 @@ class MazeLayers(nn.Module):
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Scores (B, 4, height, width) of mazes (B, height, width)."""
+        puzzles = checked_cells(puzzles, GOAL, MAZE, look=not self.training)
         z = self.given(F.one_hot(puzzles, 4).movedim(-1, 1).to(self.head.weight.dtype))
         for layer in self.layers:
             z = z + layer(F.relu(z))

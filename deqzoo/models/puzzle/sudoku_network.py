@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.common.puzzles import SUDOKU, checked_cells
 from deqzoo.models.puzzle.equilibrium import PuzzleEquilibrium
 from deqzoo.models.puzzle.sudoku_answers import Answer, answer_of, read_puzzle
 from deqzoo.models.puzzle.sudoku_cell import SudokuCell
@@ -48,10 +49,10 @@ class SudokuEquilibrium(PuzzleEquilibrium):
         """Scores of the digits (B, side, side, side) of puzzles (B, side, side), 0 for an empty cell.
 
         Args:
-            puzzles: int64.
+            puzzles: of integers.
             start: in eval mode, the seed of the noise from which the iteration starts.
         """
-        return super().forward(puzzles, start)
+        return super().forward(checked_cells(puzzles, self.side, SUDOKU, side=self.side, look=not self.training), start)
 
     def read(self, z: Tensor) -> Tensor:
         """The scores (B, side, side, side) of states."""

@@ -103,14 +103,40 @@ def test_images_of_other_sizes_and_types_and_those_that_cannot_be():
     assert restored.min() >= 0
     assert restored.max() <= 1
     torch.testing.assert_close(restored, network.deblur(one[None] / 255)[0])
-    for shape, message in (((3, 9, 10), "must be even"), ((3, 8, 12), "smaller than the blur"), ((1, 12, 12), "takes")):
+    for shape, message in (
+        ((3, 9, 10), "must be even"),
+        ((3, 8, 12), "smaller than the blur"),
+        ((1, 12, 12), r"are \(B, 3, height, width\); got"),
+    ):
         with pytest.raises(ValueError, match=message):
             network.deblur(torch.rand(shape))
     with pytest.raises(ValueError, match="deblur takes an image"):
         network.deblur(torch.rand(12, 12))
     with pytest.raises(ValueError, match="float in"):
         network.deblur(torch.zeros(3, 12, 12, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"got up to 255: divide by 255"):
+        network.deblur(torch.full((3, 12, 12), 255.0))
+    with pytest.raises(ValueError, match=r"got torch.uint8: divide"):
+        network(one[None])
+    torch.testing.assert_close(network.deblur(one[None].double() / 255)[0], restored)  # in the network's precision
     assert network(torch.zeros(0, 3, 12, 12)).shape == (0, 3, 12, 12)
+
+
+def test_the_unrolled_network_has_the_derivative_of_its_steps():
+    """Its start is what it is told of the image, on which it depends, as does the learned weight."""
+    torch.manual_seed(0)
+    options = {"blur_size": 3, "blur_variance": 1.0, "width": 4, "depth": 2}
+    network = DeblurNetwork(1, **options, solver=Picard(max_steps=3, stop="never"), adjoint=Unrolled()).double()
+    y = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    cell = network.deq.cell
+    x = cell.inject(y)
+    z = cell.initial_state(x)
+    for _ in range(3):
+        z = cell(z, x)
+    wanted = torch.autograd.grad(z.square().sum(), [y, *network.parameters()])
+    found = torch.autograd.grad(network(y).square().sum(), [y, *network.parameters()])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -78,14 +78,28 @@ def test_bad_input_has_an_error_that_names_the_mend(network, seen):
     nothing[1] = False
     with pytest.raises(ValueError, match="series 1 has no observation: leave it out"):
         network(times, values, nothing)
-    with pytest.raises(ValueError, match="increasing and common to all series"):
+    with pytest.raises(ValueError, match="increasing, common to all series"):
         network(times.flip(0), values, observed)
-    with pytest.raises(ValueError, match="increasing and common to all series"):
+    with pytest.raises(ValueError, match="increasing, common to all series"):
         network(times[:5], values, observed)
     with pytest.raises(ValueError, match=r"must be \(B, T, 2\), got \(3, 7, 1\)"):
         network(times, values[..., :1], observed)
     with pytest.raises(ValueError, match=r"must be \(B, T, 2\)"):
         network(times, values, observed[:, :5])
+    with pytest.raises(ValueError, match="series 0 has nan as an observed value"):
+        network(times, torch.where(observed, torch.nan, values), observed)
+    with pytest.raises(ValueError, match="inf as an observed value"):
+        network(times, torch.where(observed, -torch.inf, values), observed)
+    with pytest.raises(ValueError, match=r"as torch\.bool; got torch\.uint8"):
+        network(times, values, observed.byte())
+    for wrong in (torch.inf, torch.nan):
+        with pytest.raises(ValueError, match="finite, increasing"):
+            network(times.index_fill(0, torch.tensor([len(times) - 1]), wrong), values, observed)
+
+
+def test_a_single_time_is_a_series_too(network):
+    logits = network(torch.tensor([3.0]), torch.ones(2, 1, 2), torch.ones(2, 1, 2).bool())
+    assert logits.isfinite().all()
 
 
 def test_classify_leaves_out_what_comes_after_all_observations(seen):

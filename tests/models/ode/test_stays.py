@@ -55,10 +55,12 @@ def test_bad_input_has_an_error_that_names_the_mend(seen):
     nothing[1] = False
     with pytest.raises(ValueError, match="series 1 has no observation: leave it out"):
         network(times, values, nothing)
-    with pytest.raises(ValueError, match="increasing and common to all series"):
+    with pytest.raises(ValueError, match="increasing, common to all series"):
         network.predict(times.flip(0), values, observed)
     with pytest.raises(ValueError, match=r"must be \(B, T, 2\), got \(3, 6, 1\)"):
         network(times, values[..., :1], observed)
+    with pytest.raises(ValueError, match="series 0 has nan as an observed value"):
+        network(times, torch.where(observed, torch.nan, values), observed)
     with pytest.raises(ValueError, match=r"call predict\(times, values, observed, at\)"):
         network(times, values, observed, times)
     with pytest.raises(ValueError, match="noise must be positive"):

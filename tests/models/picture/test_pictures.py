@@ -15,6 +15,8 @@ from deqzoo.models.picture.check import check_rows, check_text
 from deqzoo.models.picture.config import ImplicitPictureConfig, SirenConfig
 from deqzoo.models.picture.kind import IMPLICIT, SIREN
 from deqzoo.models.picture.module import squared_errors
+from deqzoo.paths import zoo_path
+from deqzoo.zoo.folder import read_golden
 from tests.running import composed, run
 
 SMALL = [
@@ -62,6 +64,15 @@ def test_each_picture_has_a_network_of_its_own_and_colours_are_of_their_place():
     drawn = network.picture("b", side=5, width=4)
     place = torch.tensor([[0.4, -0.8]])  # the middle of row 3 and column 0, of 5
     torch.testing.assert_close(drawn[:, 3, 0], network(place)[0, 0, 1].clamp(0, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_represents_nearly_the_same(dtype):
+    inputs, colours = read_golden(zoo_path("checkpoints") / "deq_inr")
+    (places,) = inputs.values()
+    half = deqzoo.load("deq_inr", dtype=dtype)(places.to(dtype))
+    assert half.dtype == dtype
+    assert (half.float() - colours).abs().median() < 0.02
 
 
 def test_errors_and_psnr():

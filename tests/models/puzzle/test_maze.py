@@ -320,6 +320,24 @@ def test_malformed_mazes(maze, told):
         MazePlanner(actions=4, hidden=4).eval().solve(maze)
 
 
+def test_what_a_network_is_given_is_looked_at():
+    for network in (MazePlanner(actions=4, hidden=4).eval(), MazeLayers(width=4, depth=2).eval()):
+        mazes = random_mazes(2, 4, 5)
+        torch.testing.assert_close(network(mazes.to(torch.uint8)), network(mazes))
+        for wrong, told in (
+            (mazes.float(), "are integers, 0 wall"),
+            (mazes + 1, "got 1 to 4"),
+            (mazes[0], r"puzzles are \(B, height, width\); got \(4, 5\)"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                network(wrong)
+    assert read_maze(["S.#", "#.G"]).tolist() == read_maze("S.#\n#.G").tolist()
+
+
+def test_half_precision_finds_the_same_way():
+    assert told_planner().half().solve(MAZE).steps == 10
+
+
 def test_lines_that_are_short_end_in_walls():
     assert read_maze("\nS.\n ...\r\n#.G\n").tolist() == [[2, 1, 0, 0], [1, 1, 1, 1], [0, 1, 3, 0]]
 

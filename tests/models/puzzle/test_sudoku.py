@@ -216,6 +216,25 @@ def test_wrong_arguments_of_solve():
         network.train().solve(16 * ".")
 
 
+@pytest.mark.parametrize("digit_symmetry", [True, False])
+def test_what_a_network_is_given_is_looked_at(digit_symmetry):
+    network = SudokuEquilibrium(4, width=4, hidden=4, digit_symmetry=digit_symmetry).eval()
+    puzzles = torch.randint(5, (2, 4, 4))
+    network.deq.on_failure = "ignore"
+    torch.testing.assert_close(network(puzzles.to(torch.uint8)), network(puzzles))
+    for wrong, told in (
+        (puzzles + 0.5, "are integers, digits from 1"),
+        (puzzles > 0, "got torch.bool"),
+        (puzzles.index_fill(1, torch.tensor([0]), 5), "digits from 1, and 0 for an empty cell; got 0 to 5"),
+        (puzzles.index_fill(1, torch.tensor([0]), -1), "got -1 to"),
+        (puzzles.view(2, 16, 1), r"puzzles are \(B, 4, 4\); got \(2, 16, 1\)"),
+        (puzzles[0], r"got \(4, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            network(wrong)
+    assert read_puzzle(["1...", "....", "....", "...2"], side=4).sum() == 3
+
+
 def test_puzzles_over_several_lines():
     assert read_puzzle("1...\n....\n....\n...2\n", side=4).flatten().tolist() == [1, *14 * [0], 2]
 
