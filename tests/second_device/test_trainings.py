@@ -45,13 +45,13 @@ WAITS = {
     "ode_classifier": 2,
     "ode_point_classifier": 2,
     "latent_ode": 5,
-    "neural_cde": 10,
-    "gru_d": 3,
+    "neural_cde": 9,
+    "gru_d": 2,
     "node_pendulum": 29,
     "pinn_pendulum": 3,
-    "latent_ode_stays": 57,  # an ODE from each observation to the next
-    "latent_ode_interpolation": 8,
-    "gru_d_stays": 3,
+    "latent_ode_stays": 56,  # an ODE from each observation to the next
+    "latent_ode_interpolation": 7,
+    "gru_d_stays": 2,
     "hamiltonian": 1,
     "node_orbits": 1,
     "flow": 2,
