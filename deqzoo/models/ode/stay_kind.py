@@ -33,6 +33,12 @@ class StayKind(Kind):
     takes = "days (T,), values and mask (B, T, 41) -> logits (B, 2)"
     check = MORTALITY_CHECK
 
+    def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
+        """What the channels are."""
+        from deqzoo.data.physionet2012 import CHANNELS
+
+        return {"channels, in this order and the data's units": ", ".join(CHANNELS)}
+
     def example(self, info: StayInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Four stays."""
         if batch is not None:

@@ -30,7 +30,7 @@ class OrbitKind(Kind):
     info = OrbitInfo
     metric = "energy_error"
     shown = ("energy_error", "energy_error_1")
-    takes = "positions and momenta (B, 2 d), times (T,) from 0 -> (B, T, 2 d)"
+    takes = "positions and momenta (B, 2 d), times (T,), the first theirs -> (B, T, 2 d)"
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Mean squared error of windows."""

@@ -123,12 +123,12 @@ class PlainField(nn.Module):
 
 
 class _Orbits(nn.Module):
-    """The motion of a learned law: states (B, 2 d) at time 0 and times (T,) in, states (B, T, 2 d) out."""
+    """The motion of a learned law: states (B, 2 d) at the first of times (T,), and the times, in; (B, T, 2 d) out."""
 
     ode: Any
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
-        """States at times, which increase from 0."""
+        """States at times, which increase, and the first of which is that of `states`."""
         return self.ode(states, times).transpose(0, 1)
 
 
