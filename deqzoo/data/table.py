@@ -6,10 +6,10 @@ from deqzoo.data.kinds import DATA_KINDS
 
 
 def data_rows() -> dict[str, list[str]]:
-    """The cells of each set's row, by its name; the last two are its source and licence."""
+    """The cells of each set's row, by its name; last its source and licence. Kinds of users may have none."""
     found: dict[str, list[str]] = {}
     for kind in DATA_KINDS.values():
-        found |= import_module(kind.module.partition(":")[0]).rows()
+        found |= getattr(import_module(kind.module.partition(":")[0]), "rows", dict)()
     return found
 
 

@@ -66,7 +66,7 @@ def read_maze(maze: str | Tensor | Sequence[Any]) -> Tensor:
         ...
     ValueError: the goal cannot be reached from the start: walls lie between them
     """
-    if not isinstance(maze, str | Tensor) and len(maze) and all(isinstance(line, str) for line in maze):
+    if isinstance(maze, list | tuple) and maze and all(isinstance(line, str) for line in maze):
         maze = "\n".join(maze)
     cells = _read_text(maze) if isinstance(maze, str) else torch.as_tensor(maze)
     if cells.ndim != 2 or 0 in cells.shape:

@@ -71,7 +71,7 @@ def read_puzzle(puzzle: str | Tensor | Sequence[Any], side: int = 9) -> Tensor:
     ValueError: the puzzle contradicts itself: the digit 1 stands twice in row 1
     """
     cells = side * side
-    if not isinstance(puzzle, str | Tensor) and len(puzzle) and all(isinstance(line, str) for line in puzzle):
+    if isinstance(puzzle, list | tuple) and puzzle and all(isinstance(line, str) for line in puzzle):
         puzzle = "".join(puzzle)
     if isinstance(puzzle, str):
         text = "".join(puzzle.split()).replace(".", "0")

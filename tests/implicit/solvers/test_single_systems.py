@@ -117,11 +117,10 @@ def test_inputs_that_are_not_finite_are_found(value, dtype):
 
 def test_cg_alone_is_cg_in_a_batch():
     a, b = system(1, 20, torch.float64)
-    a = a @ a.mT
+    a = a @ a.mT + torch.eye(20, dtype=torch.float64)  # of so small a condition that no rounding changes the count
     operator = LinearOperator(lambda v: v @ a, tags=("positive_definite",))
     alone, batch = CG()(operator, b), CG()(operator, b.repeat(2, 1))
-    # Products of a vector and of a matrix round differently, by processor: the rule is met within a step or so.
-    assert abs(alone.nfe - batch.nfe) <= 1
+    assert alone.nfe == batch.nfe
     torch.testing.assert_close(alone.value[0], batch.value[0], rtol=1e-10, atol=1e-10)
 
 
