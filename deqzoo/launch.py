@@ -105,8 +105,8 @@ def _run(main: Callable[[Any], Any], results: list[Any]) -> None:
     def collecting(settings: Any) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            if settings.trainer.enable_progress_bar and os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"{settings.entry}: mode={settings.mode.name}, seed={settings.seed}, in {folder}", flush=True)
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                _announce(settings, folder, HydraConfig.get().overrides.task)
             results.append(main(settings))
         except Exception as error:
             raise _Failed from error
@@ -116,6 +116,16 @@ def _run(main: Callable[[Any], Any], results: list[Any]) -> None:
     sys.argv[1:] = config.current_words(sys.argv[1:])
     config.register(sys.argv[1:])
     hydra.main(version_base="1.3", config_path=None, config_name="run")(collecting)()
+
+
+def _announce(settings: Any, folder: Path, words: list[str]) -> None:
+    """The first line, before torch is imported."""
+    from deqzoo import config
+
+    if settings.resume:  # its entry and seed are the earlier run's
+        settings = config.load_run(folder, words)
+    if settings.trainer.enable_progress_bar:
+        print(f"{settings.entry}: mode={settings.mode.name}, seed={settings.seed}, in {folder}", flush=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -81,12 +81,13 @@ def test_a_run_that_goes_on_lists_what_its_recipe_has_otherwise():
 def test_the_command_line_warns_and_goes_on(tmp_path):
     words = [*SMALL, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1"]
     folder = tmp_path / "outputs" / "deq_digits" / "2026-01-01_00-00-00"
-    run(folder, *words)
+    run(folder, *words, "seed=3")
     (folder / "metrics.json").unlink()
     config = OmegaConf.load(folder / "config.yaml")
     config.model.lr = 0.015625
     OmegaConf.save(config, folder / "config.yaml")
-    told = train_py("resume=last", "trainer.max_epochs=2", cwd=tmp_path)
+    told = train_py("resume=last", "trainer.max_epochs=2", "trainer.enable_progress_bar=True", cwd=tmp_path)
+    assert told.stdout.startswith(f"deq_digits: mode=fit, seed=3, in {folder}\n")
     assert "model.lr: 0.015625 -> " in told.stderr
     assert (folder / "metrics.json").is_file()
     wrong = train_py(f"resume={folder}", "model=deq_cifar", cwd=tmp_path, check=False)

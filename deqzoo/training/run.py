@@ -47,10 +47,11 @@ class Run:
     Args:
         config: the composed configuration (see `deqzoo.config.RunConfig`).
         folder: the run's folder, ``outputs/ENTRY/DATE_TIME``.
+        whole: of a stage, the folder of the run that it belongs to: what to resume.
     """
 
-    def __init__(self, config: DictConfig, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, config: DictConfig, folder: Path, whole: Path | None = None) -> None:
+        self.folder, self.whole = folder, whole or folder
         self.config = config
         self.settings: RunConfig = checked(config, folder)
         self.checkpoint = folder / "last.ckpt"
@@ -148,7 +149,7 @@ class Run:
             else:
                 config.ckpt = ckpt or None
                 config.resume = str(folder) if (folder / "last.ckpt").is_file() else None
-                part = Run(config, folder)
+                part = Run(config, folder, self.whole)
                 part.fit()
                 metrics = part.metrics | part._training() | self.metrics  # of the stage before
                 part._write(METRICS, json.dumps(metrics, indent=2) + "\n")
@@ -277,12 +278,12 @@ class Run:
     def _goes_on(self) -> str:
         if not self.checkpoint.is_file():
             return "No checkpoint had been written yet."
-        return f"`python train.py resume={shlex.quote(str(self.folder))}` goes on."
+        return f"`python train.py resume={shlex.quote(str(self.whole))}` goes on."
 
     def _last_good(self) -> str:
         if not self.checkpoint.is_file():
             return "No checkpoint had been written yet."
-        return f"The last good checkpoint stands: {self.checkpoint} (`resume={self.folder}` goes on from it)."
+        return f"The last good checkpoint stands: {self.checkpoint} (`resume={self.whole}` goes on from it)."
 
     def _command(self) -> str:
         own: tuple[str, ...] = ("model=", "hydra.", "data.root=", "resume=", "logger=", "mode=", "seed=")
