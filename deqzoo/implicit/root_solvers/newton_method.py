@@ -41,7 +41,7 @@ class NewtonMethod(Search):
     def begin(self, z: Tensor, g: Tensor, image: Tensor) -> None:
         """As `Search.begin`; a root looks whether its start is one."""
         super().begin(z, g, image)
-        self.norm, self.first_image = row_norm(g), row_norm(image)
+        self.norm, self.first_image = self.merit(g), row_norm(image)
         self.first = True
         self.terms = probe(self.evaluate, z, g) if self.root else torch.zeros_like(g)
 
@@ -61,7 +61,7 @@ class NewtonMethod(Search):
 
     def observe(self, z: Tensor, g: Tensor, image: Tensor) -> None:
         """As `Search.observe`."""
-        norm = row_norm(g)
+        norm = self.merit(g)
         fall = 1 - (norm / self.norm) ** 2
         ratio = fall / self.foretold
         accepted = (ratio >= ACCEPTABLE) & (norm < self.norm)
@@ -97,16 +97,21 @@ class NewtonMethod(Search):
         self.foretold = torch.where(useful, foretold, torch.full_like(foretold, ACCEPTABLE))
         return self.point + step
 
+    def merit(self, g: Tensor) -> Tensor:
+        """What an accepted step brings down, (systems,): ||g||, or the norm of it with each equation scaled."""
+        return row_norm(g)
+
     @abstractmethod
     def linearise(self) -> None:
         """Set, at the accepted points, `newton`, `newton_model` and `terms`.
 
-        They are Newton's step (not finite where there is none), ||g + J s|| of it, (systems,), and the sum in the rule.
+        They are Newton's step (not finite where there is none), the merit of g + J s, (systems,), and the sum in the
+        rule.
         """
 
     @abstractmethod
     def step_within(self, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """A step of length `radius` at most that brings ||g + J s|| down, and that norm, (systems,)."""
+        """A step of length `radius` at most that brings the merit of g + J s down, and that merit, (systems,)."""
 
     @abstractmethod
     def norm_of(self, step: Tensor) -> Tensor:

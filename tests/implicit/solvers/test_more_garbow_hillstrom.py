@@ -46,6 +46,7 @@ ROOTS = dict.fromkeys(SYSTEMS, ("newton", "newton_krylov")) | {
     "discrete boundary value": tuple(ROOT_SOLVERS),
     "discrete integral equation": tuple(ROOT_SOLVERS),
     "linear, full rank": tuple(ROOT_SOLVERS),
+    "Brown almost-linear, 40": ("newton_krylov",),  # Newton ends where J is singular
     "Watson, 9": ("newton_krylov",),
 }
 

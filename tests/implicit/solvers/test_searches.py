@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deqzoo.implicit import (
@@ -159,6 +159,7 @@ def test_methods_that_take_the_jacobian_for_near_one_are_not_deceived_by_a_small
 @every_root_solver
 @settings(max_examples=12)
 @given(big=st.floats(-8, 8), small=st.floats(-8, 8), factor=st.floats(-6, 6), seed=st.integers(0, 1000))
+@example(big=0.0, small=0.0, factor=6.0, seed=473)  # along a bent valley of the larger equation
 def test_converged_means_converged_in_each_unknown(solver, big, small, factor, seed):
     scales = 10 ** torch.tensor([big, small], dtype=F64)
     factors = 10 ** torch.tensor([0.0, factor], dtype=F64)
@@ -173,6 +174,27 @@ def test_converged_means_converged_in_each_unknown(solver, big, small, factor, s
     if solution.converged:
         assert (f(solution.value) / factors).abs().max() < 1e-6
     assert solution.converged or solver is not Newton
+
+
+@settings(max_examples=12)
+@given(exponents=st.tuples(st.integers(-30, 30), st.integers(-30, 30)), seed=st.integers(0, 1000))
+def test_no_scale_of_the_equations_changes_the_path_of_newton(exponents, seed):
+    factors = 2.0 ** torch.tensor(exponents, dtype=F64)
+    f = lambda y: torch.stack([10 * (y[1] - y[0] ** 2), 1 - y[0]])  # Rosenbrock's  # noqa: E731
+    start = torch.tensor([-1.2, 1.0], dtype=F64) + randn(2, seed=seed)
+    one, other = (find_root(g, start, solver=Newton()) for g in (f, lambda y: factors * f(y)))
+    assert one.converged
+    assert (one.nfe, int(one.steps)) == (other.nfe, int(other.steps))
+    assert_close(one.value, other.value, 1e-12)
+
+
+@pytest.mark.parametrize("start", [[2.0, 3.0], [10.0, 1.0], [20.0, 10.0]])
+def test_newton_comes_back_from_where_an_equation_is_flat(start):
+    f = lambda y: torch.stack([torch.tanh(y[0]) - 0.5 + 0.1 * y[1], y[1] ** 3 - 8 + y[0]])  # noqa: E731
+    solution = find_root(f, torch.tensor(start, dtype=F64), solver=Newton())
+    assert solution.converged
+    assert solution.steps <= 20
+    assert f(solution.value).abs().max() < 1e-10
 
 
 @newtons
