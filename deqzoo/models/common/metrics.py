@@ -22,8 +22,11 @@ class Metric:
 
         >>> METRICS["accuracy"].show(0.98611), METRICS["residual"].show(0.00243)
         ('98.61 %', '2.4e-03')
+        >>> METRICS["loss"].show(0.12766), METRICS["loss"].show(2.3e-6)
+        ('0.1277', '2.3e-06')
         """
-        return f"{value:{self.form}}".replace("%", " %")
+        lost = self.form.endswith("f") and value != 0 and float(f"{value:{self.form}}") == 0
+        return f"{value:.1e}" if lost else f"{value:{self.form}}".replace("%", " %")
 
 
 METRICS: dict[str, Metric] = {

@@ -100,7 +100,7 @@ class ImageFlowKind(Kind):
 
     check = Check(
         name="baselines",
-        title="Against what?",
+        title="How does it compare?",
         measure=lambda trained: baseline_check(trained),
         rows=check_rows,
     )

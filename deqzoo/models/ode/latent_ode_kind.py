@@ -101,7 +101,7 @@ class LatentODEKind(Kind):
 
     check = Check(
         name="comparison",
-        title="Against what?",
+        title="How does it compare?",
         measure=lambda trained: compare(trained),
         rows=lambda check: [
             (f"{name} ({found['note']})", f"RMSE {found['rmse']:.4f} inside, {found['rmse_beyond']:.4f} beyond", "")

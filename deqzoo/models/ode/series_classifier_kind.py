@@ -69,7 +69,7 @@ class SeriesClassifierKind(Kind):
 
     check = Check(
         name="comparison",
-        title="Against what?",
+        title="How does it compare?",
         measure=lambda trained: compare(trained),
         rows=lambda check: [
             (

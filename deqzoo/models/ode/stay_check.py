@@ -120,14 +120,14 @@ def verdict(check: Mapping[str, Any]) -> str:
 
 MORTALITY_CHECK = Check(
     name="comparison",
-    title="Against what?",
+    title="How does it compare?",
     measure=compare_mortality,
     rows=mortality_rows,
     text=verdict,
 )
 INTERPOLATION_CHECK = Check(
     name="comparison",
-    title="Against what?",
+    title="How does it compare?",
     measure=compare_interpolation,
     rows=lambda check: [
         (

@@ -176,7 +176,8 @@ def check_text(check: Mapping[str, Any]) -> str:
     text = (
         "Built in is what a puzzle is: which cells share a row, a column or a box, and, but for the baseline, that "
         "digits may be renamed. The cell is no contraction: a puzzle may have several equilibria, and from other noise "
-        "the iteration may end in another one, or in none. The residual is |f(z) - z| / |f(z)|. "
+        "the iteration may end in another one, or in none. The residual is |f(z) - z| / |f(z)|. A start that does not "
+        "converge gives its point of least residual; the numbers over steps are of its last one: the two may differ. "
     )
     if check["side"] == 4:
         return text + (

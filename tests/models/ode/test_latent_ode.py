@@ -68,7 +68,7 @@ def test_comparison_holds_the_entry_and_linear_interpolation(finished):
     assert comparison["this entry"]["rmse"] == pytest.approx(finished.metrics["test"]["rmse"], rel=1e-4)
     assert comparison["linear interpolation"]["rmse"] == pytest.approx(0.1, abs=0.01)  # the noise of each point
     card = (finished.folder / "export" / "README.md").read_text()
-    assert "## Against what?" in card
+    assert "## How does it compare?" in card
 
 
 def test_baseline_is_measured_beside(finished):
