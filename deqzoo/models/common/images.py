@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deqzoo.data.info import ImageInfo
+from deqzoo.models.common.tensors import check_tensor
 
 
 def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:
@@ -26,10 +27,12 @@ def check_images(images: Tensor, channels: int) -> None:
         ...
     ValueError: images are floats, of pixels in [0, 1]; got torch.uint8: divide those of 0 to 255 by 255
     """
+    check_tensor("images", images)
     if not images.is_floating_point():
         raise ValueError(f"images are floats, of pixels in [0, 1]; got {images.dtype}: divide those of 0 to 255 by 255")
-    if images.dim() < 3 or images.shape[-3] != channels:
-        raise ValueError(f"images are (B, {channels}, height, width); got {tuple(images.shape)}")
+    if images.dim() != 4 or images.shape[1] != channels:
+        one = ": images.unsqueeze(0) is a batch of one" if images.dim() == 3 else ""
+        raise ValueError(f"images are (B, {channels}, height, width); got {tuple(images.shape)}{one}")
 
 
 def image_example(info: ImageInfo, batch: Sequence[Tensor] | None = None) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from deqzoo.models.common.tensors import check_tensor
+
 SUDOKU = "digits from 1, and 0 for an empty cell"
 MAZE = "0 wall, 1 free, 2 start, 3 goal"
 
@@ -23,6 +25,7 @@ def checked_cells(puzzles: Tensor, most: int, what: str, *, side: int | None = N
         ...
     ValueError: the cells of puzzles are 0 wall, 1 free, 2 start, 3 goal; got 0 to 5
     """
+    check_tensor("puzzles", puzzles)
     if puzzles.is_floating_point() or puzzles.is_complex() or puzzles.dtype == torch.bool:
         raise ValueError(f"the cells of puzzles are integers, {what}; got {puzzles.dtype}")
     if puzzles.dim() < 3 or (side is not None and puzzles.shape[-2:] != (side, side)):

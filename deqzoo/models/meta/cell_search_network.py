@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deqzoo.implicit import CG, LBFGS, Implicit, LinearSolver, Minimizer, Solution, argmin
 from deqzoo.implicit.solution import OnFailure
+from deqzoo.models.common.images import check_images
 
 FILTERS: dict[str, list[list[float]]] = {  # 3x3
     "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
@@ -205,6 +206,7 @@ class CellSearch(nn.Module):
 
     def forward(self, images: Tensor, fitted: Fit | None = None) -> Tensor:
         """Logits (batch, classes) of the derived cell, or of the mixtures with the classifier given."""
+        check_images(images, 1)
         if fitted is None:
             choice, fitted = self.derived(), Fit(self.derived_weights, self.derived_mean, self.derived_scale)
         else:

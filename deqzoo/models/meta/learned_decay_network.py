@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deqzoo.implicit import CG, LBFGS, Implicit, LinearSolver, Minimizer, Solution, argmin
 from deqzoo.implicit.solution import OnFailure
+from deqzoo.models.common.images import check_images
 
 CHUNK = 1000  # images whose responses to the filters are held at once
 SIZE = 5  # of a filter
@@ -117,6 +118,7 @@ class DecayLearner(nn.Module):
 
     def forward(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
         """Logits (batch, classes) by the last fit, or by the W given."""
+        check_images(images, self.kernels.shape[1])
         return self.features(images) @ (self.weights if weights is None else weights)
 
     def _responses(self, images: Tensor) -> Tensor:

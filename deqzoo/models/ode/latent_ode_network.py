@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import RK4, Direct, odeint
+from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.dynamics import MLPDynamics, mlp
 from deqzoo.nn.ode import NeuralODE
 
@@ -233,6 +234,9 @@ class LatentODE(nn.Module):
     def _decode_at(self, z0: Tensor, times: Tensor, at: Tensor | None) -> Tensor:
         if at is None:
             return self.decode(z0, times)
+        check_tensor("at", at)
+        if at.dim() != 1 or not len(at):
+            raise ValueError(f"at must be one or more increasing times, (T',), got shape {tuple(at.shape)}")
         if bool(at[0] < times[0]):
             raise ValueError(f"predictions start at times[0] = {float(times[0]):g} or later, got {float(at[0]):g}")
         if bool(at[0] == times[0]):

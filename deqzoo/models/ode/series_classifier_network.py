@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.cde import NeuralCDE
 from deqzoo.nn.dynamics import MLPVectorField
 from deqzoo.nn.interpolation import INTERPOLATIONS, PiecewisePolynomial
@@ -16,6 +17,8 @@ from deqzoo.nn.interpolation import INTERPOLATIONS, PiecewisePolynomial
 
 def check_series(times: Tensor, values: Tensor, observed: Tensor, channels: int) -> None:
     """A `ValueError` names the mend where times (T,), values or observed (B, T, channels) are not as they must be."""
+    for name, value in (("times", times), ("values", values), ("observed", observed)):
+        check_tensor(name, value)
     if observed.dtype != torch.bool:
         raise ValueError(f"observed tells where a value was observed, as torch.bool; got {observed.dtype}: mask > 0")
     if values.dim() != 3 or values.shape[2] != channels or observed.shape != values.shape:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deqzoo.data.pictures import coordinates
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
+from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn import DEQ
 
 
@@ -141,6 +142,7 @@ class Pictures(nn.Module):
         Raises:
             ValueError: places of another shape.
         """
+        check_tensor("places", places)
         if places.dim() != 2 or places.shape[1] != 2:
             raise ValueError(f"places must be (N, 2), rows and columns from -1 to 1, got {tuple(places.shape)}")
         of_widths = [torch.stack([field(places) for field in row], dim=1) for row in self._rows()]
