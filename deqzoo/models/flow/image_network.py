@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from deqzoo.models.common.images import check_images
 from deqzoo.models.flow.pixels import Gaussianization, Logit
 from deqzoo.nn.flow import FlowODE, standard_normal
 from deqzoo.nn.squash import squash_conv_net, squash_mlp
@@ -219,6 +220,9 @@ class ImageFlow(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B,), of images x (B, C, H, W) in [0, 1], after `deqzoo.models.flow.pixels.dequantize`."""
+        check_images(x, self.size[0])
+        if x.shape[1:] != self.size:
+            raise ValueError(f"images are {self.size[1]}x{self.size[2]} pixels, got {x.shape[2]}x{x.shape[3]}")
         y, slope = self.pixels(x)
         z, change = self.body.to_base(y)
         return standard_normal(z) + change + slope

@@ -61,7 +61,7 @@ class LanguageModel(NextTokenModel):
 
     def inject(self, tokens: Tensor) -> Tensor:
         """The cell's input x for tokens (B, T): (B, T, width)."""
-        return self.injection(self.embedding(tokens))
+        return self.injection(self.embedding(self.checked(tokens)))
 
     def forward(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
         """As `NextTokenModel.forward`."""
@@ -120,4 +120,4 @@ class ContractiveLanguageModel(NextTokenModel):
 
     def forward(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
         """As `NextTokenModel.forward`."""
-        return self.head(self.norm(self.equilibrium(self.injection(self.embedding(tokens)), start)))
+        return self.head(self.norm(self.equilibrium(self.injection(self.embedding(self.checked(tokens))), start)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deqzoo.data.vocabulary import Vocabulary
 from deqzoo.models.common.head import HeadedNetwork
+from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.deq import DEQ
 
 
@@ -42,6 +43,14 @@ class NextTokenModel(HeadedNetwork):
             start: (B, S, width), S <= T: near the equilibrium of the first S positions; the solve starts there.
         """
         raise TypeError(f"{type(self).__name__} does not define forward()")
+
+    def checked(self, tokens: Tensor) -> Tensor:
+        """The tokens, if they are (B, T) integers; else a `ValueError` names the mend."""
+        check_tensor("tokens", tokens)
+        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            what = f"got {tokens.dtype} {tuple(tokens.shape)}: vocabulary.encode(text).unsqueeze(0) makes them"
+            raise ValueError(f"tokens are int64 (B, T), {what}")
+        return tokens
 
     def equilibrium(self, x: object, start: Tensor | None) -> Tensor:
         """The equilibrium layer's output for its input x, from a ``start`` as `forward` takes it."""

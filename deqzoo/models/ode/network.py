@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deqzoo.implicit.modes import in_transform
 from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.models.common.images import check_images
+from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from deqzoo.nn.ode import NeuralODE
 
@@ -60,6 +61,7 @@ class ODEClassifier(ClassifierNetwork):
     def start(self, x: Tensor) -> Tensor:
         """The ODE's start, without the augmentation."""
         if not self.normalised:
+            check_tensor("x", x)
             return self.stem(x)
         check_images(x, len(self.mean))
         return self.stem((x - self.mean) / self.std)

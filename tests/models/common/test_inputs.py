@@ -44,6 +44,33 @@ def test_places_of_a_picture():
         deqzoo.load("deq_inr")([[0.0, 0.0]])
 
 
+def test_points():
+    with pytest.raises(TypeError, match="x must be a torch tensor, got ndarray"):
+        deqzoo.load("node_spheres")(torch.zeros(3, 2).numpy())
+
+
+def test_images_of_a_density():
+    network = deqzoo.load("cnf_digits")
+    with pytest.raises(TypeError, match="images must be a torch tensor, got ndarray"):
+        network.log_prob(torch.zeros(2, 1, 8, 8).numpy())
+    with pytest.raises(ValueError, match=r"images are \(B, 1, height, width\); got \(3, 64\)"):
+        network.log_prob(torch.zeros(3, 64))
+    with pytest.raises(ValueError, match="images are 8x8 pixels, got 4x16"):
+        network.log_prob(torch.zeros(3, 1, 4, 16))
+
+
+@pytest.mark.parametrize("name", ["deq_lm_shakespeare", "lm_shakespeare"])
+def test_tokens(name):
+    network = deqzoo.load(name)
+    tokens = network.vocabulary.encode("To be")
+    assert network(tokens.unsqueeze(0)).shape[:2] == (1, 5)
+    for wrong in (tokens, tokens.unsqueeze(0).float()):
+        with pytest.raises(ValueError, match=r"tokens are int64 \(B, T\), got .*unsqueeze\(0\) makes them"):
+            network(wrong)
+    with pytest.raises(TypeError, match="tokens must be a torch tensor, got list"):
+        network([[1, 2]])
+
+
 @pytest.mark.parametrize("name", ["ncde_vowels", "grud_vowels"])
 def test_series(name):
     times, values = torch.linspace(0, 1, 7), torch.zeros(2, 7, 12)
