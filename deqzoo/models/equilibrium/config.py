@@ -112,7 +112,14 @@ class ResidualClassifierConfig(ClassifierTraining):
 
 
 @dataclass
-class MonDEQClassifierConfig(ClassifierTraining):
+class MonDEQTraining(ClassifierTraining):
+    """How a classifier with a monDEQ is trained."""
+
+    train_tol: float | None = None  # of a solve in training; null: tol of the solver_options
+
+
+@dataclass
+class MonDEQClassifierConfig(MonDEQTraining):
     """An image classifier with a monDEQ (`deqzoo.models.mondeq_conv`, `deqzoo.models.mondeq_fc`) and its training."""
 
     kind: str = "mondeq_classifier"

@@ -39,9 +39,9 @@ class MonEquilibriumKind(EquilibriumKind):
 
     def module(self, network: nn.Module, settings: Any) -> "SolverModule":
         """Cross-entropy."""
-        from deqzoo.models.common.classifier_module import Classifier
+        from deqzoo.models.equilibrium.module import MonDEQClassifierModule
 
-        return Classifier.of(network, settings)
+        return MonDEQClassifierModule.of(network, settings)
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Solver, gradient and margin."""

@@ -56,6 +56,24 @@ def test_every_recipe_trains(name, finished):
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
+def test_the_tolerance_in_training_is_another_one(tmp_path):
+    words = [*RECIPES["mondeq_mnist"], "trainer.limit_train_batches=1", "trainer.limit_test_batches=1"]
+    loose, tight = (
+        run(tmp_path / tol, "model=mondeq_mnist", *words, "model.solver_options.tol=1e-4", f"model.train_tol={tol}")
+        for tol in ("1e-1", "null")
+    )
+    nfe = {
+        trained: [
+            {row[name] for row in read_history(trained.folder / "metrics.csv") if name in row}
+            for name in ("train/nfe", "val/nfe")
+        ]
+        for trained in (loose, tight)
+    }
+    assert max(nfe[loose][0]) < min(nfe[tight][0])
+    assert min(nfe[loose][1]) > max(nfe[loose][0])
+    assert loose.module.network.equilibria[0].solver.tol == 1e-4
+
+
 def test_solves_are_logged_drawn_and_checked(finished):
     trained = finished["mondeq_mnist"]
     columns = set().union(*read_history(trained.folder / "metrics.csv"))
@@ -79,7 +97,7 @@ def test_solves_are_logged_drawn_and_checked(finished):
     assert metrics["deq_check"]["median_residual"] == pytest.approx(true.median().item(), rel=1e-3)
     assert metrics["deq_check"]["n"] == 360
     card = (trained.folder / "export" / "README.md").read_text()
-    for words in ("peaceman_rachford (alpha=0.7, tol=0.004", "margin of monotonicity | 1", "each cell applied once"):
+    for words in ("peaceman_rachford (alpha=0.7, tol=0.002", "margin of monotonicity | 1", "each cell applied once"):
         assert words in card
 
 
@@ -98,7 +116,7 @@ def test_export_loads_with_another_solver(finished):
     inputs, output = read_golden(folder)
     model = deqzoo.load(folder)
     torch.testing.assert_close(model(**inputs), output, rtol=1e-4, atol=1e-5)
-    assert model.body.solver == PeacemanRachford(alpha=0.7, tol=4e-3, max_steps=300)
+    assert model.body.solver == PeacemanRachford(alpha=0.7, tol=2e-3, max_steps=300)
     for name, kind in (("anderson", Anderson), ("forward_backward", ForwardBackward)):
         other = deqzoo.load(folder, solver=name, tol=1e-5)
         assert other.body.solver == kind(tol=1e-5, max_steps=300)
