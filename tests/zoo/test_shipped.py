@@ -145,6 +145,9 @@ def test_shipped_weights_are_measured_again(tmp_path, monkeypatch):
     (copy / METRICS_FILE).write_text(json.dumps(stale_ones))
     inputs, output = read_golden(copy)
     save_file(inputs | {"output": output + 1}, copy / GOLDEN)
+    config = json.loads((copy / "config.json").read_text())
+    earlier = config | {"model": config["model"] | {"solver": "picard", "train_tol": None}}  # of the same weights
+    (copy / "config.json").write_text(json.dumps(earlier))
     shipped_module.write_manifest()
     before, now = measure_again("deq_digits")
     assert before["accuracy"] == 0.5
@@ -154,6 +157,10 @@ def test_shipped_weights_are_measured_again(tmp_path, monkeypatch):
     assert {key: found[key] for key in ("seeds", "time", "steps", "command")} == {
         key: whole[key] for key in ("seeds", "time", "steps", "command")
     }
+    again = json.loads((copy / "config.json").read_text())
+    assert again.keys() == config.keys()
+    assert again["model"].keys() == config["model"].keys()  # of its format
+    assert [again["model"][key] for key in ("solver", "train_tol")] == ["anderson", config["model"]["train_tol"]]
     torch.testing.assert_close(read_golden(copy)[1], output, rtol=0, atol=1e-3)
     assert deqzoo.load("deq_digits")  # the manifest has the new files
     with pytest.raises(CheckpointError, match="no entry with weights"):
