@@ -112,10 +112,8 @@ class ResidualClassifierConfig(ClassifierTraining):
 
 
 @dataclass
-class MonDEQTraining(ClassifierTraining):
+class MonDEQTraining(FixedPointTraining, ClassifierTraining):
     """How a classifier with a monDEQ is trained."""
-
-    train_tol: float | None = None  # of a solve in training; null: tol of the solver_options
 
 
 @dataclass

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from deqzoo.models.common.classifier_module import Classifier
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.deq_module import DEQModule
 from deqzoo.models.common.module import Batch, Step
-from deqzoo.models.common.tolerance import training_tolerance
 from deqzoo.models.equilibrium.config import DEQTraining, MonDEQTraining
 from deqzoo.models.equilibrium.correction import FixedPointCorrected
 
@@ -34,12 +33,7 @@ class DEQClassifierModule(DEQModule, FixedPointCorrected, Classifier):
         return step
 
 
-class MonDEQClassifierModule(Classifier):
-    """A `Classifier` with a monDEQ, whose solves have a tolerance of their own in training."""
+class MonDEQClassifierModule(DEQModule, Classifier):
+    """A `Classifier` with a monDEQ."""
 
     Options: ClassVar[type[TrainingConfig]] = MonDEQTraining
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """As `Classifier.training_step`, with ``train_tol``."""
-        with training_tolerance(self.network, self.options.train_tol):
-            return super().training_step(batch, batch_idx)

@@ -1,5 +1,7 @@
 """Training of continuous flows: by maximum likelihood through the ODE, or by flow matching."""
 
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -8,12 +10,11 @@ from torch import Generator, Tensor, nn
 from deqzoo.data.densities import Density
 from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.module import Batch, SolverModule, Step
-from deqzoo.models.common.tolerance import training_tolerance
 from deqzoo.models.flow.config import FlowTraining, ImageFlowTraining
 from deqzoo.models.flow.flow_matching import flow_matching_loss
 from deqzoo.models.flow.image_network import FlatFlow
 from deqzoo.models.flow.pixels import Gaussianization, dequantize
-from deqzoo.nn import FlowODE
+from deqzoo.nn import FlowODE, solver_layers, use_solver
 
 PASSES = 3  # over the training images, each with noise of its own, for their covariance
 
@@ -119,3 +120,11 @@ class ImageFlowModule(DensityModule):
             with training_tolerance(flow, self.options.train_tol):
                 bits = flow.bits_per_dim(x).mean()
         return Step(bits, {"bits_per_dim": bits.detach()}, x, len(x))
+
+
+def training_tolerance(network: nn.Module, tol: float | None) -> AbstractContextManager[None]:
+    """Within it, an adaptive solver has this tolerance; None: its own."""
+    layer = solver_layers(network)[0]
+    if tol is None or not hasattr(layer.solver, "rtol"):
+        return nullcontext()
+    return use_solver(network, dataclasses.replace(layer.solver, rtol=tol, atol=tol))

@@ -8,9 +8,8 @@ import torch
 import deqzoo
 from deqzoo.data.densities import DENSITIES
 from deqzoo.errors import ConfigError
-from deqzoo.models.common.tolerance import training_tolerance
 from deqzoo.models.flow import kind as flow
-from deqzoo.models.flow.module import FlowModule
+from deqzoo.models.flow.module import FlowModule, training_tolerance
 from deqzoo.nn import ContinuousFlow, squash_mlp
 from deqzoo.paths import names
 from deqzoo.training import Run
