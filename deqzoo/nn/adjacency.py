@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .tensors import check_tensor
+
 
 class Adjacency(NamedTuple):
     """The matrix A of a directed graph: ``weights[e]`` is A[sources[e], targets[e]], and 0 is elsewhere.
@@ -40,6 +42,7 @@ def normalized_adjacency(edges: Tensor, nodes: int, dtype: torch.dtype = torch.f
     >>> normalized_adjacency(torch.tensor([[0, 1], [1, 0]]), nodes=3).weights
     tensor([0.5000, 0.5000, 0.5000, 0.5000, 1.0000])
     """
+    check_tensor("edges", edges)
     if edges.dim() != 2 or len(edges) != 2 or edges.dtype != torch.int64:
         raise ValueError(f"edges must be int64 of shape (2, E), got {edges.dtype} of shape {tuple(edges.shape)}")
     if edges.numel() and not torch.compiler.is_exporting():  # a program asks for no values

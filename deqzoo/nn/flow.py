@@ -14,6 +14,7 @@ from ..implicit.solution import OnFailure
 from .divergence import DIVERGENCES, DensityDynamics, probes, start
 from .layer import NeedsFullPrecision
 from .ode import PENALTIES, NeuralODE
+from .tensors import check_tensor
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -150,6 +151,9 @@ class ContinuousFlow(nn.Module):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | context), in nats, of x (..., *event_shape) and context (..., features), which are broadcast."""
+        check_tensor("x", x)
+        if not x.is_floating_point():
+            raise ValueError(f"x must be floats, got {x.dtype}: x.to(torch.get_default_dtype())")
         outer = x.shape[: x.dim() - len(self.event_shape)]
         if x.shape[len(outer) :] != self.event_shape:
             raise ValueError(f"x must end with the shape {tuple(self.event_shape)}, got shape {tuple(x.shape)}")

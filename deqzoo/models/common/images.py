@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deqzoo.data.info import ImageInfo
-from deqzoo.models.common.tensors import check_tensor
+from deqzoo.nn.tensors import check_tensor
 
 
 def symmetry_facts(model: Mapping[str, Any]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LARGE = 100.0  # a fraction that is more reads better with an exponent than as a number of per cent with all its digits
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -24,9 +26,14 @@ class Metric:
         ('98.61 %', '2.4e-03')
         >>> METRICS["loss"].show(0.12766), METRICS["loss"].show(2.3e-6)
         ('0.1277', '2.3e-06')
+        >>> METRICS["energy_error"].show(1.5497), METRICS["energy_error"].show(24264.1)
+        ('154.97 %', '2.4e+06 %')
         """
-        lost = self.form.endswith("f") and value != 0 and float(f"{value:{self.form}}") == 0
-        return f"{value:.1e}" if lost else f"{value:{self.form}}".replace("%", " %")
+        if self.form.endswith("f") and value != 0 and float(f"{value:{self.form}}") == 0:
+            return f"{value:.1e}"
+        if self.form.endswith("%") and abs(value) >= LARGE:
+            return f"{100 * value:.1e} %"
+        return f"{value:{self.form}}".replace("%", " %")
 
 
 METRICS: dict[str, Metric] = {

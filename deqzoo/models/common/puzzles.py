@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deqzoo.models.common.tensors import check_tensor
+from deqzoo.nn.tensors import check_tensor
 
 SUDOKU = "digits from 1, and 0 for an empty cell"
 MAZE = "0 wall, 1 free, 2 start, 3 goal"

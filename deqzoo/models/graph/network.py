@@ -15,6 +15,14 @@ from deqzoo.implicit import EquationAdjoint, FixedPointSolver
 from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.nn.adjacency import Adjacency, normalized_adjacency, propagate
 from deqzoo.nn.deq import DEQ
+from deqzoo.nn.tensors import check_tensor
+
+
+def check_features(features: Tensor, width: int) -> None:
+    """An error names what the features of nodes must be: a tensor (N, width)."""
+    check_tensor("features", features)
+    if features.dim() != 2 or features.shape[1] != width:
+        raise ValueError(f"features must be (nodes, {width}), got {tuple(features.shape)}")
 
 
 def project_rows(matrix: Tensor, radius: float) -> Tensor:
@@ -121,6 +129,7 @@ class ImplicitGraphNetwork(ClassifierNetwork):
 
     def forward(self, features: Tensor, edges: Tensor) -> Tensor:
         """Logits (nodes, classes)."""
+        check_features(features, self.injection.in_features)
         adjacency = normalized_adjacency(edges, len(features), features.dtype)
         return self.head(self.deq((self.injection(features), adjacency)))
 
@@ -149,12 +158,13 @@ class GraphConvolutionNetwork(ClassifierNetwork):
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        self.classes = tuple(classes)
+        self.classes, self.in_features = tuple(classes), in_features
         self.convolutions = nn.ModuleList(nn.Linear(hidden if i else in_features, hidden) for i in range(depth))
         self.head = nn.Linear(hidden, len(self.classes))
 
     def forward(self, features: Tensor, edges: Tensor) -> Tensor:
         """Logits (nodes, classes)."""
+        check_features(features, self.in_features)
         adjacency = normalized_adjacency(edges, len(features), features.dtype)
         x = features
         for convolution in self.convolutions:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from deqzoo.data.vocabulary import Vocabulary
 from deqzoo.models.common.head import HeadedNetwork
-from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.deq import DEQ
+from deqzoo.nn.tensors import check_tensor
 
 
 class NextTokenModel(HeadedNetwork):

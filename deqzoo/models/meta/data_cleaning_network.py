@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deqzoo.implicit import CG, LBFGS, Implicit, LinearSolver, Minimizer, Solution, argmin
 from deqzoo.implicit.solution import OnFailure
+from deqzoo.nn.tensors import check_tensor
 
 
 class DataCleaner(nn.Module):
@@ -93,6 +94,9 @@ class DataCleaner(nn.Module):
 
     def forward(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """Logits (batch, classes) by the last fit, or by the W given."""
+        check_tensor("inputs", inputs)
+        if inputs.shape[1:].numel() + 1 != len(self.weights):
+            raise ValueError(f"inputs must have {len(self.weights) - 1} numbers each, got shape {tuple(inputs.shape)}")
         return _with_one(inputs) @ (self.weights if weights is None else weights)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from deqzoo.implicit import Solution
 from deqzoo.implicit.private_api import Dropout
 from deqzoo.models.meta.support_statistics import keep_statistics, normalised_by_first
 from deqzoo.nn.adaptation import Adaptation, Loss, Params, each_task
+from deqzoo.nn.tensors import check_tensor
 
 
 class MetaLearner(nn.Module):
@@ -71,6 +72,9 @@ class MetaLearner(nn.Module):
         self, support_inputs: Tensor, support_targets: Tensor, query_inputs: Tensor, alone: Sequence[bool]
     ) -> list[Tensor]:
         """As `forward`, for several values of `alone`, after one adaptation."""
+        given = {"support_inputs": support_inputs, "support_targets": support_targets, "query_inputs": query_inputs}
+        for name, part in given.items():
+            check_tensor(name, part)
         if not len(support_inputs) == len(support_targets) == len(query_inputs):
             counts = ", ".join(str(len(part)) for part in (support_inputs, support_targets, query_inputs))
             raise ValueError(
@@ -100,6 +104,13 @@ class MetaLearner(nn.Module):
         support set: what is predicted for one input does not depend on the others. `solutions` tells how near an inner
         solve came.
         """
+        for name, part in (("support_inputs", support_inputs), ("support_targets", support_targets)):
+            check_tensor(name, part)
+        if len(support_inputs) != len(support_targets):
+            raise ValueError(
+                f"a support set has a target for each input, got {len(support_inputs)} inputs and "
+                f"{len(support_targets)} targets"
+            )
         with torch.no_grad():
             adapted, solution = self.method(self.task_loss, self.start, support_inputs[None], support_targets[None])
         self.solutions = [] if solution is None else [solution]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.implicit import RK4, Direct, odeint
-from deqzoo.models.common.tensors import check_tensor
+from deqzoo.models.ode.series import check_series
 from deqzoo.nn.dynamics import MLPDynamics, mlp
 from deqzoo.nn.ode import NeuralODE
+from deqzoo.nn.tensors import check_tensor
 
 Encoder = Literal["gru", "ode_rnn"]
 Dynamics = Literal["ode", "gru"]
@@ -130,6 +131,8 @@ class LatentODE(nn.Module):
     torch.Size([3, 7, 2])
     """
 
+    may_be_empty = True  # a series without any observation: the state is one of the prior's
+
     def __init__(
         self,
         *,
@@ -169,6 +172,7 @@ class LatentODE(nn.Module):
 
     def posterior(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
         """Of the latent state at times[0], given values (B, T, C) where observed (B, T, C) holds, at times (T,)."""
+        check_series(times, values, observed, len(self.mean), may_be_empty=self.may_be_empty)
         values = torch.where(observed, (values - self.mean) / self.std, 0.0)
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)

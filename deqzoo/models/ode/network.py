@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from deqzoo.implicit.modes import in_transform
 from deqzoo.models.common.head import ClassifierNetwork
 from deqzoo.models.common.images import check_images
-from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn.dynamics import BottleneckDynamics, ConvDynamics, MLPDynamics
 from deqzoo.nn.ode import NeuralODE
+from deqzoo.nn.tensors import check_tensor
 
 
 class ODEClassifier(ClassifierNetwork):

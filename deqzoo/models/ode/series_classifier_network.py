@@ -9,39 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deqzoo.models.common.tensors import check_tensor
+from deqzoo.models.ode.series import check_series
 from deqzoo.nn.cde import NeuralCDE
 from deqzoo.nn.dynamics import MLPVectorField
 from deqzoo.nn.interpolation import INTERPOLATIONS, PiecewisePolynomial
-
-
-def check_series(times: Tensor, values: Tensor, observed: Tensor, channels: int) -> None:
-    """A `ValueError` names the mend where times (T,), values or observed (B, T, channels) are not as they must be."""
-    for name, value in (("times", times), ("values", values), ("observed", observed)):
-        check_tensor(name, value)
-    if observed.dtype != torch.bool:
-        raise ValueError(f"observed tells where a value was observed, as torch.bool; got {observed.dtype}: mask > 0")
-    if values.dim() != 3 or values.shape[2] != channels or observed.shape != values.shape:
-        raise ValueError(
-            f"values and observed must be (B, T, {channels}), got {tuple(values.shape)} and {tuple(observed.shape)}"
-        )
-    in_order = (times.diff() > 0).all() & times.isfinite().all()
-    empty = ~observed.flatten(1).any(1)
-    lost = observed & ~values.isfinite()
-    sorted_, some_empty, some_lost = torch.stack([in_order, empty.any(), lost.any()]).tolist()  # the one wait
-    if times.shape != values.shape[1:2] or not sorted_:
-        raise ValueError(
-            f"times must be ({values.shape[1]},), finite, increasing, common to all series, got {tuple(times.shape)}: "
-            "sort them, and take the union of the times of all series"
-        )
-    if some_lost:
-        which, when, channel = lost.nonzero()[0].tolist()
-        raise ValueError(
-            f"series {which} has {values[which, when, channel]} as an observed value (time {when}, channel {channel}): "
-            "say False in observed where there is none"
-        )
-    if some_empty:
-        raise ValueError(f"series {int(empty.nonzero()[0])} has no observation: leave it out")
 
 
 class SeriesClassifier(nn.Module):

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqzoo.models.ode.latent_ode_network import Dynamics, Encoder, LatentODE, Posterior
-from deqzoo.models.ode.series_classifier_network import check_series
+from deqzoo.models.ode.latent_ode_network import Dynamics, Encoder, LatentODE
 from deqzoo.nn.dynamics import mlp
 
 CLIP = 5.0  # standard deviations: files hold typing errors
@@ -40,6 +39,8 @@ class LatentODEClassifier(LatentODE):
     >>> network(times, values, observed).shape, network.predict(times, values, observed).shape
     (torch.Size([3, 2]), torch.Size([3, 5, 2]))
     """
+
+    may_be_empty = False
 
     def __init__(
         self,
@@ -81,11 +82,6 @@ class LatentODEClassifier(LatentODE):
             raise ValueError("logits are of no time: call predict(times, values, observed, at)")
         logits: Tensor = self.head(self.posterior(times, values, observed).mean)
         return logits
-
-    def posterior(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
-        """See `LatentODE`; what the arguments are is checked."""
-        check_series(times, values, observed, len(self.mean))
-        return super().posterior(times, values, observed)
 
     def predict(self, times: Tensor, values: Tensor, observed: Tensor, at: Tensor | None = None) -> Tensor:
         """The series (B, T', C) at the times ``at``, as `LatentODE` predicts it."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deqzoo.nn.dynamics import mlp
 from deqzoo.nn.hamiltonian import HamiltonianODE, SeparableHamiltonian
 from deqzoo.nn.ode import NeuralODE
+from deqzoo.nn.tensors import check_tensor
 
 
 class Perceptrons(nn.Module):
@@ -126,9 +127,16 @@ class _Orbits(nn.Module):
     """The motion of a learned law: states (B, 2 d) at the first of times (T,), and the times, in; (B, T, 2 d) out."""
 
     ode: Any
+    dim: int
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
         """States at times, which increase, and the first of which is that of `states`."""
+        check_tensor("states", states)
+        if states.dim() != 2 or states.shape[1] != 2 * self.dim:
+            raise ValueError(
+                f"states must be (B, {2 * self.dim}), {self.dim} positions and then {self.dim} momenta, got "
+                f"{tuple(states.shape)}"
+            )
         return self.ode(states, times).transpose(0, 1)
 
 
@@ -149,6 +157,7 @@ class HamiltonianOrbits(_Orbits):
 
     def __init__(self, system: str, dim: int, *, hidden: int = 32, solver: Any = None, adjoint: Any = None) -> None:
         super().__init__()
+        self.dim = dim
         self.ode = HamiltonianODE(LearnedEnergy(bodies_of(system, dim), hidden), solver=solver, adjoint=adjoint)
 
 
@@ -161,6 +170,7 @@ class PlainOrbits(_Orbits):
 
     def __init__(self, system: str, dim: int, *, hidden: int = 45, solver: Any = None, adjoint: Any = None) -> None:
         super().__init__()
+        self.dim = dim
         self.ode = NeuralODE(PlainField(bodies_of(system, dim), hidden), solver=solver, adjoint=adjoint)
 
 

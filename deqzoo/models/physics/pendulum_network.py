@@ -14,6 +14,7 @@ from torch.func import jvp
 
 from deqzoo.nn.dynamics import mlp
 from deqzoo.nn.ode import NeuralODE
+from deqzoo.nn.tensors import check_tensor
 
 
 class Pendulum(nn.Module):
@@ -134,6 +135,9 @@ class PendulumPINN(nn.Module):
 
     def forward(self, times: Tensor) -> Tensor:
         """Angles u (count, T) at times (T,)."""
+        check_tensor("times", times)
+        if times.dim() != 1:
+            raise ValueError(f"times must be (T,), in s, got {tuple(times.shape)}")
         phase = times[:, None] * self.frequencies
         return self.net(torch.cat([phase.sin(), phase.cos()], -1)).T
 

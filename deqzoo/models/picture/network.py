@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from deqzoo.data.pictures import coordinates
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver
-from deqzoo.models.common.tensors import check_tensor
 from deqzoo.nn import DEQ
+from deqzoo.nn.tensors import check_tensor
 
 
 class SineCell(nn.Module):

@@ -71,11 +71,84 @@ def test_tokens(name):
         network([[1, 2]])
 
 
-@pytest.mark.parametrize("name", ["ncde_vowels", "grud_vowels"])
-def test_series(name):
-    times, values = torch.linspace(0, 1, 7), torch.zeros(2, 7, 12)
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("ncde_vowels", 12), ("grud_vowels", 12), ("latent_ode_spiral", 2), ("latent_gru_vowels", 12)],
+)
+def test_series(name, channels):
+    network = deqzoo.load(name)
+    times, values = torch.linspace(0, 1, 7), torch.zeros(2, 7, channels)
+    observed = torch.ones(values.shape, dtype=torch.bool)
     with pytest.raises(TypeError, match="observed must be a torch tensor, got ndarray"):
-        deqzoo.load(name)(times, values, torch.ones(2, 7, 12, dtype=torch.bool).numpy())
+        network(times, values, observed.numpy())
+    with pytest.raises(ValueError, match=r"observed tells .* as torch\.bool; got torch\.float32: mask > 0"):
+        network(times, values, observed.float())
+    with pytest.raises(ValueError, match=rf"values and observed must be \(B, T, {channels}\), got \(2, 7, 1\)"):
+        network(times, values[..., :1], observed[..., :1])
+    with pytest.raises(ValueError, match=r"times must be .* increasing"):
+        network(times.flip(0), values, observed)
+
+
+def test_a_latent_ode_takes_series_without_observations():
+    times, values = torch.linspace(0, 1, 7), torch.full((2, 7, 2), torch.nan)
+    prediction = deqzoo.load("latent_ode_spiral")(times, values, torch.zeros(2, 7, 2, dtype=torch.bool))
+    assert prediction.isfinite().all()
+
+
+def test_points_of_a_density():
+    network = deqzoo.load("cnf_moons")
+    for wrong in (torch.zeros(3, 2).numpy(), [[0.0, 0.0]]):
+        with pytest.raises(TypeError, match="x must be a torch tensor, got "):
+            network.log_prob(wrong)
+    with pytest.raises(ValueError, match=r"x must be floats, got torch\.int64"):
+        network.log_prob(torch.zeros(3, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["ign_chains", "gcn_chains"])
+def test_graphs(name):
+    network, features, edges = deqzoo.load(name), torch.zeros(4, 100), torch.tensor([[0, 1], [1, 2]])
+    with pytest.raises(TypeError, match="features must be a torch tensor, got ndarray"):
+        network(features.numpy(), edges)
+    with pytest.raises(TypeError, match="edges must be a torch tensor, got list"):
+        network(features, edges.tolist())
+    with pytest.raises(ValueError, match=r"features must be \(nodes, 100\), got \(4, 3\)"):
+        network(features[:, :3], edges)
+
+
+def test_times_of_a_pinn():
+    network = deqzoo.load("pinn_pendulum")
+    with pytest.raises(TypeError, match="times must be a torch tensor, got list"):
+        network([0.0, 1.0])
+    with pytest.raises(ValueError, match=r"times must be \(T,\), in s, got \(2, 3\)"):
+        network(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("name", "dim"), [("hnn_two_body", 4), ("node_two_body", 4), ("node_free_pendulum", 1)])
+def test_states_of_a_system(name, dim):
+    network, times = deqzoo.load(name), torch.linspace(0, 1, 3)
+    with pytest.raises(TypeError, match="states must be a torch tensor, got ndarray"):
+        network(torch.zeros(3, 2 * dim).numpy(), times)
+    for wrong in (torch.zeros(3, 2 * dim + 2), torch.zeros(2 * dim)):
+        with pytest.raises(ValueError, match=rf"states must be \(B, {2 * dim}\), {dim} positions and then {dim} mom"):
+            network(wrong, times)
+
+
+def test_tasks():
+    learner, part = deqzoo.load("maml_sinusoid"), torch.zeros(1, 5, 1)
+    with pytest.raises(TypeError, match="query_inputs must be a torch tensor, got ndarray"):
+        learner(part, part, part.numpy())
+    with pytest.raises(TypeError, match="support_inputs must be a torch tensor, got list"):
+        learner.adapt(part[0].tolist(), part[0])
+    with pytest.raises(ValueError, match="a support set has a target for each input, got 5 inputs and 4 targets"):
+        learner.adapt(part[0], part[0, :4])
+
+
+def test_inputs_of_a_linear_classifier():
+    network = deqzoo.load("data_cleaning_mnist")
+    with pytest.raises(TypeError, match="inputs must be a torch tensor, got ndarray"):
+        network(torch.zeros(2, 784).numpy())
+    with pytest.raises(ValueError, match=r"inputs must have 784 numbers each, got shape \(2, 7\)"):
+        network(torch.zeros(2, 7))
 
 
 def test_times_of_a_prediction():
