@@ -44,6 +44,7 @@ class LatentODETraining(TrainingConfig):
 
     kl_weight: float = 1.0  # of the divergence from the prior, in the end
     kl_annealing: float = 0.0  # fraction of the steps during which it rises from 0
+    consistency_weight: float = 0.0  # of `LatentODE.inconsistency`, which makes predictions beyond the window better
     min_observed_fraction: float = 1.0  # of the window that the encoder sees in training, drawn from here to 1
     hidden_by: str = "times"  # the rest is hidden as whole times, or as single values
     observed_fractions: list[float] = field(default_factory=lambda: [1.0])  # of the window in tests; 1 is among them
@@ -75,6 +76,11 @@ class LatentODEConfig(ODESolverConfig, LatentODETraining):
     noise: float | None = None  # standard deviation of the observations; null: learned, per channel
     # Beside it.
     baseline: str | None = None  # a trained entry for the same data, to compare with in the card
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.consistency_weight and self.dynamics == "gru":
+            raise ValueError("consistency_weight needs dynamics that do not depend on time: ode, not gru.")
 
 
 @dataclass

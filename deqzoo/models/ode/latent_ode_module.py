@@ -11,12 +11,15 @@ from deqzoo.models.common.config import TrainingConfig
 from deqzoo.models.common.module import Batch, SolverModule, Step
 from deqzoo.models.ode.config import LatentODETraining
 
+LATEST_START = 0.8  # the part of a window that is left tells enough of the state there
+
 
 class LatentODEModule(SolverModule):
     """Trains a `deqzoo.models.LatentODE` on batches of `deqzoo.data.series.SeriesBatch`.
 
     The loss is minus the bound, in nats per measured value; ``kl`` is the divergence of a series, in nats. In training
-    the encoder sees a random part of the window's times, and the bound is that of all that was measured. Validation and
+    the encoder sees a random part of the window's times, and the bound is that of all that was measured; with
+    ``consistency_weight`` the path shall also agree with what is seen from a random time on. Validation and
     test log ``rmse`` and ``rmse_beyond``: of the predictions from the posterior's mean, where the data ask for them,
     inside and beyond the window. With a fraction of the times observed that is not 1, its per cent are appended:
     ``rmse_30``.
@@ -40,7 +43,7 @@ class LatentODEModule(SolverModule):
         random = torch.Generator().manual_seed(0)
         observed = observed_part(data, 1.0)
         args = (data.times[0], data.values, observed, data.measured)
-        bound, divergence = network.elbo(*args, generator=random)  # type: ignore[operator]
+        bound, divergence, _ = network.elbo(*args, generator=random)  # type: ignore[operator]
         metrics: dict[str, Any] = {"kl": divergence.mean()}
         for fraction in self.options.observed_fractions:
             prediction = network(data.times[0], data.values, observed_part(data, fraction))
@@ -49,12 +52,21 @@ class LatentODEModule(SolverModule):
 
     def _train(self, network: nn.Module, data: SeriesBatch) -> Step:
         length = data.last_measured() + 1  # nothing was measured later
-        times, measured = data.times[0, :length], data.measured[:, :length]
-        observed = measured & self._random_part(data.rank[:, :length] < 1, measured.shape[2])
-        bound, divergence = network.elbo(  # type: ignore[operator]
-            times, data.values[:, :length], observed, measured, kl_weight=self._kl_weight()
+        times, values, measured = data.times[0, :length], data.values[:, :length], data.measured[:, :length]
+
+        def random_part() -> Tensor:
+            return measured & self._random_part(data.rank[:, :length] < 1, measured.shape[2])
+
+        bound, divergence, path = network.elbo(  # type: ignore[operator]
+            times, values, random_part(), measured, kl_weight=self._kl_weight()
         )
-        return Step(-bound.sum() / measured.sum(), {"kl": divergence.detach().mean()}, data.values, len(data.values))
+        loss, metrics = -bound.sum(), {"kl": divergence.detach().mean()}
+        if self.options.consistency_weight:
+            start = int(torch.randint(1, max(2, round(LATEST_START * length)), ()))
+            found = network.inconsistency(path, times, values, random_part(), start)  # type: ignore[operator]
+            loss = loss + self.options.consistency_weight * found.sum()
+            metrics["inconsistency"] = found.detach().mean()
+        return Step(loss / measured.sum(), metrics, values, len(values))
 
     def _random_part(self, inside: Tensor, channels: int) -> Tensor:
         """What of the window, (B, T) bool, the encoder sees in a training step, (B, T, channels) bool."""

@@ -44,6 +44,20 @@ class Posterior(NamedTuple):
         return (0.5 * (self.mean.square() + (2 * self.log_std).exp() - 1) - self.log_std).sum(-1)
 
 
+class Bound(NamedTuple):
+    """An evidence lower bound.
+
+    Attributes:
+        value: of each series, (B,), in nats.
+        divergence: of the posterior from the prior, (B,), in nats.
+        path: the states (T, B, latent) by which it was estimated.
+    """
+
+    value: Tensor
+    divergence: Tensor
+    path: Tensor
+
+
 class SeriesEncoder(nn.Module):
     """Reads the observations of each series, the latest first, into a `Posterior` of the state at the first time.
 
@@ -180,7 +194,7 @@ class LatentODE(nn.Module):
 
     def decode(self, z0: Tensor, times: Tensor) -> Tensor:
         """The series' noiseless values (B, T, C) at times (T,), from the state z0 (B, latent) at times[0]."""
-        return self._decode(z0, times) * self.std + self.mean
+        return self.decoder(self.path(z0, times)).transpose(0, 1) * self.std + self.mean
 
     def forward(self, times: Tensor, values: Tensor, observed: Tensor, at: Tensor | None = None) -> Tensor:
         """Prediction (B, T', C) at the times ``at`` (T',), from the posterior's mean.
@@ -214,26 +228,41 @@ class LatentODE(nn.Module):
         *,
         kl_weight: float = 1.0,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Bound:
         """Evidence lower bound of the values where ``scored`` holds, given those where ``observed`` does.
 
             E_q [log p(x | z0)] - kl_weight KL(q || N(0, I)),  estimated with one draw of z0, in nats
 
         ``generator`` makes the draw; None: torch's own.
-        Returns the bound and the divergence of each series, (B,) each.
         """
         posterior = self.posterior(times, values, observed)
-        error = (values - self.mean) / self.std - self._decode(posterior.sample(generator), times)
+        path = self.path(posterior.sample(generator), times)
+        error = (values - self.mean) / self.std - self.decoder(path).transpose(0, 1)
         error = torch.where(scored, error, 0.0)  # what was not measured may be NaN
         log_noise = self.log_noise
         density = -0.5 * (error / log_noise.exp()).square() - log_noise - 0.5 * _LOG_2PI - self.std.log()
         divergence = posterior.divergence()
         likelihood = torch.where(scored, density, 0.0).sum((1, 2))
-        return likelihood - kl_weight * divergence, divergence
+        return Bound(likelihood - kl_weight * divergence, divergence, path)
 
-    def _decode(self, z0: Tensor, times: Tensor) -> Tensor:
-        """As `decode`, in units of std about the mean."""
-        return self.decoder(self.path(z0, times)).transpose(0, 1)
+    def inconsistency(self, path: Tensor, times: Tensor, values: Tensor, observed: Tensor, start: int) -> Tensor:
+        """How far a path is, at times[start], from the state that is seen in the observations from then on, (B,).
+
+            |z(t) - mean|^2 / (2 std^2),  mean, std: of q(z(t) | observations at t and later)
+
+        The dynamics do not depend on time, so any time may be the first, and both are the state at t. Where they agree,
+        the path goes on beyond its window as the windows go that start on it. No gradient goes to std: it would grow.
+
+        Args:
+            path: (T, B, latent), as `elbo` returns it.
+            times, values, observed: (T,), (B, T, C) and (B, T, C), as `elbo` takes them.
+            start: index of t.
+
+        Source: after the continuity prior of Iakovlev, Yildiz, Heinonen, Lähdesmäki, "Latent Neural ODEs with Sparse
+        Bayesian Multiple Shooting", 2023.
+        """
+        mean, log_std = self.posterior(times[start:], values[:, start:], observed[:, start:])
+        return 0.5 * ((path[start] - mean) / log_std.detach().exp()).square().sum(-1)
 
     def _decode_at(self, z0: Tensor, times: Tensor, at: Tensor | None) -> Tensor:
         if at is None:

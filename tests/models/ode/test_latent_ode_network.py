@@ -52,7 +52,7 @@ def test_padding_and_neighbours_make_no_difference(options):
 @pytest.mark.parametrize("options", MODELS)
 def test_every_parameter_learns(options):
     network, (values, observed) = model(**options), series()
-    bound, divergence = network.elbo(TIMES, values, observed, observed)
+    bound, divergence, _ = network.elbo(TIMES, values, observed, observed)
     assert bound.shape == divergence.shape == (3,)
     (-bound.mean()).backward()
     for name, parameter in network.named_parameters():
@@ -64,7 +64,7 @@ def test_bound_is_the_gaussian_one():
     network, (values, observed) = model(noise=0.3), series()
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     hidden = values.where(observed, torch.nan)
-    bound, divergence = network.elbo(TIMES, hidden, observed, observed, kl_weight=0.5, generator=generators[0])
+    bound, divergence, _ = network.elbo(TIMES, hidden, observed, observed, kl_weight=0.5, generator=generators[0])
     posterior = network.posterior(TIMES, values, observed)
     path = network.decode(posterior.sample(generators[1]), TIMES)
     density = torch.distributions.Normal(path, 0.3).log_prob(values)
@@ -77,7 +77,7 @@ def test_bound_is_the_gaussian_one():
 
 def test_gradient_reaches_neither_nan_nor_what_is_not_scored():
     network, (values, observed) = model(), series()
-    bound, _ = network.elbo(TIMES, values.where(observed, torch.nan), observed, observed)
+    bound, _, _ = network.elbo(TIMES, values.where(observed, torch.nan), observed, observed)
     bound.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
