@@ -15,6 +15,7 @@ from deqzoo.models.common.kind import Trained
 from deqzoo.models.ode.config import LatentODETraining
 from deqzoo.models.ode.latent_ode_kind import compare, interpolate
 from deqzoo.models.ode.latent_ode_module import LatentODEModule, observed_part
+from deqzoo.models.ode.latent_ode_network import Bound
 from deqzoo.training import Run
 from deqzoo.zoo.baseline import find_baseline
 from tests.running import composed, run
@@ -118,8 +119,38 @@ def test_training_hides_single_values_where_asked():
         LatentODETraining(hidden_by="rows")
 
 
+def test_training_asks_for_consistency_at_random_times(finished, monkeypatch):
+    network, starts = finished.module.network, []
+    whole = LatentODE.inconsistency
+
+    def noted(self, path, times, values, observed, start):
+        assert path.shape[:2] == (100, len(values))
+        starts.append(start)
+        return whole(self, path, times, values, observed, start)
+
+    monkeypatch.setattr(LatentODE, "inconsistency", noted)
+    data = SeriesBatch(*next(iter(finished.data.train_dataloader())))
+    losses = {}
+    for weight in (0.0, 1e3, 3e3):
+        module = LatentODEModule(network, consistency_weight=weight)
+        module.trainer = finished.module.trainer
+        torch.manual_seed(0)
+        step = module.step(network, data, "train")
+        losses[weight] = step.loss
+        assert ("inconsistency" in step.metrics) == (weight > 0)
+    per_value = step.metrics["inconsistency"] * len(data.values) / data.measured.sum()
+    # The losses are hundreds in float32.
+    torch.testing.assert_close(losses[3e3] - losses[1e3], 2e3 * per_value, rtol=1e-4, atol=0)
+    torch.testing.assert_close(losses[1e3] - losses[0.0], 1e3 * per_value, rtol=1e-4, atol=0)
+    for _ in range(20):
+        module.step(network, data, "train")
+    assert min(starts) >= 1
+    assert max(starts) <= 80
+    assert len(set(starts)) > 10
+
+
 def _bound(values):
-    return values.sum((1, 2)), values.sum((1, 2))
+    return Bound(values.sum((1, 2)), values.sum((1, 2)), values.transpose(0, 1))
 
 
 def test_divergence_gets_its_weight_step_by_step():
@@ -150,6 +181,7 @@ def test_interpolation_takes_neighbours_and_the_mean():
         ("model.solver=tsit6", "^model.solver=tsit6: valid are bosh3"),
         ("model.noise=-1", "noise must be positive"),
         ("model.observed_fractions=[0.5]", "with 1 among them"),
+        ("model.dynamics=gru", "consistency_weight needs dynamics that do not depend on time: ode, not gru"),
     ],
 )
 def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):

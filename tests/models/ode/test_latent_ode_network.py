@@ -75,6 +75,29 @@ def test_bound_is_the_gaussian_one():
     assert not network.log_noise.requires_grad
 
 
+def test_inconsistency_is_the_distance_to_what_is_seen_from_a_time_on():
+    network, (values, observed) = model(), series()
+    _, _, path = network.elbo(TIMES, values, observed, observed)
+    found = network.inconsistency(path, TIMES, values, observed, 2)
+    later = network.posterior(TIMES[2:], values[:, 2:], observed[:, 2:])
+    expected = -torch.distributions.Normal(later.mean, later.log_std.exp()).log_prob(path[2])
+    expected = (expected - later.log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert network.encoder.head.bias.grad[4:].abs().sum() > 0  # the spread of z0, by the path; that at the later time:
+    network.zero_grad()
+    network.inconsistency(path.detach(), TIMES, values, observed, 2).sum().backward()
+    assert network.encoder.head.bias.grad[:4].abs().sum() > 0
+    assert (network.encoder.head.bias.grad[4:] == 0).all()
+
+
+def test_a_path_that_starts_where_the_observations_say_is_consistent():
+    network, (values, observed) = model(), series()
+    start = network.posterior(TIMES[1:], values[:, 1:], observed[:, 1:]).mean
+    path = torch.stack([start] * len(TIMES))
+    assert (network.inconsistency(path, TIMES, values, observed, 1) == 0).all()
+
+
 def test_gradient_reaches_neither_nan_nor_what_is_not_scored():
     network, (values, observed) = model(), series()
     bound, _, _ = network.elbo(TIMES, values.where(observed, torch.nan), observed, observed)
