@@ -10,6 +10,11 @@ from deqzoo.models.common.metrics import METRICS, result
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head
 
+FACTS = {  # labels in a recipe's head comment, and what a card calls what they say
+    "Paper": "paper (its number)",
+    "Below the paper": "why below the paper",
+    "Better hardware": "on better hardware",
+}
 TELL_CLASSES = "accuracy", "auc"  # metrics of networks that do
 
 
@@ -77,8 +82,9 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
         if otherwise := head(metrics.get("entry", ""), "Trained"):
             facts["not reproducible by this command"] = otherwise
         facts["seed"] = str(metrics["seed"])
-        if better := head(metrics.get("entry", ""), "Better hardware"):
-            facts["on better hardware"] = better
+        for label, fact in FACTS.items():
+            if told := head(metrics.get("entry", ""), label):
+                facts[fact] = told
         facts["training"] = _training(metrics)
         if earlier := metrics.get("started_from"):
             facts["started from weights of"] = f"`{earlier['command']}`, {_training(earlier)}"

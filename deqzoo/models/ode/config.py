@@ -80,7 +80,7 @@ class LatentODEConfig(ODESolverConfig, LatentODETraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.consistency_weight and self.dynamics == "gru":
-            raise ValueError("consistency_weight needs dynamics that do not depend on time: ode, not gru.")
+            raise ValueError("consistency_weight needs dynamics that do not depend on time: ode; with gru it is 0.")
 
 
 @dataclass

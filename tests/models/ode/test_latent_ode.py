@@ -181,7 +181,7 @@ def test_interpolation_takes_neighbours_and_the_mean():
         ("model.solver=tsit6", "^model.solver=tsit6: valid are bosh3"),
         ("model.noise=-1", "noise must be positive"),
         ("model.observed_fractions=[0.5]", "with 1 among them"),
-        ("model.dynamics=gru", "consistency_weight needs dynamics that do not depend on time: ode, not gru"),
+        ("model.dynamics=gru", "consistency_weight needs dynamics that do not depend on time: ode; with gru it is 0"),
     ],
 )
 def test_wrong_value_stops_the_run_before_training(override, told, tmp_path):
