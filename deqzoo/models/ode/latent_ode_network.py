@@ -187,6 +187,10 @@ class LatentODE(nn.Module):
     def posterior(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
         """Of the latent state at times[0], given values (B, T, C) where observed (B, T, C) holds, at times (T,)."""
         check_series(times, values, observed, len(self.mean), may_be_empty=self.may_be_empty)
+        return self._encode(times, values, observed)
+
+    def _encode(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
+        """As `posterior`, of what training knows to be right: checks would wait for the device."""
         values = torch.where(observed, (values - self.mean) / self.std, 0.0)
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)
@@ -235,7 +239,7 @@ class LatentODE(nn.Module):
 
         ``generator`` makes the draw; None: torch's own.
         """
-        posterior = self.posterior(times, values, observed)
+        posterior = self._encode(times, values, observed)
         path = self.path(posterior.sample(generator), times)
         error = (values - self.mean) / self.std - self.decoder(path).transpose(0, 1)
         error = torch.where(scored, error, 0.0)  # what was not measured may be NaN
@@ -261,7 +265,7 @@ class LatentODE(nn.Module):
         Source: after the continuity prior of Iakovlev, Yildiz, Heinonen, Lähdesmäki, "Latent Neural ODEs with Sparse
         Bayesian Multiple Shooting", 2023.
         """
-        mean, log_std = self.posterior(times[start:], values[:, start:], observed[:, start:])
+        mean, log_std = self._encode(times[start:], values[:, start:], observed[:, start:])
         return 0.5 * ((path[start] - mean) / log_std.detach().exp()).square().sum(-1)
 
     def _decode_at(self, z0: Tensor, times: Tensor, at: Tensor | None) -> Tensor:
