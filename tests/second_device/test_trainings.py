@@ -44,7 +44,7 @@ WAITS = {
     "language_model": 2,
     "ode_classifier": 2,
     "ode_point_classifier": 2,
-    "latent_ode": 6,  # two of them for lengths: the series are read whole, and from a random time on
+    "latent_ode": 5,
     "neural_cde": 9,
     "gru_d": 2,
     "node_pendulum": 29,

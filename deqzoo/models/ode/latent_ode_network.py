@@ -81,9 +81,12 @@ class SeriesEncoder(nn.Module):
         self.drift = mlp(width, width, width) if ode else None
         self.head = nn.Linear(width, 2 * latent)
 
-    def forward(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
-        """Posteriors given values (B, T, C) where observed (B, T, C) holds, at times (T,)."""
-        steps, valid = _latest_first(times, values, observed)
+    def forward(self, times: Tensor, values: Tensor, observed: Tensor, length: int | None = None) -> Posterior:
+        """Posteriors given values (B, T, C) where observed (B, T, C) holds, at times (T,).
+
+        ``length``: no series was seen more often; None: it is looked up, for which the host waits.
+        """
+        steps, valid = _latest_first(times, values, observed, length)
         hidden = self._read(steps) if self.drift is None else self._read_and_move(steps, self.drift)
         last = valid.sum(1) - 1
         state = hidden[torch.arange(len(last), device=last.device), last.clamp(min=0)]
@@ -189,12 +192,12 @@ class LatentODE(nn.Module):
         check_series(times, values, observed, len(self.mean), may_be_empty=self.may_be_empty)
         return self._encode(times, values, observed)
 
-    def _encode(self, times: Tensor, values: Tensor, observed: Tensor) -> Posterior:
+    def _encode(self, times: Tensor, values: Tensor, observed: Tensor, length: int | None = None) -> Posterior:
         """As `posterior`, of what training knows to be right: checks would wait for the device."""
         values = torch.where(observed, (values - self.mean) / self.std, 0.0)
         if self.clip is not None:
             values = values.clamp(-self.clip, self.clip)
-        return self.encoder(times, values, observed)
+        return self.encoder(times, values, observed, length)
 
     def decode(self, z0: Tensor, times: Tensor) -> Tensor:
         """The series' noiseless values (B, T, C) at times (T,), from the state z0 (B, latent) at times[0]."""
@@ -265,7 +268,7 @@ class LatentODE(nn.Module):
         Source: after the continuity prior of Iakovlev, Yildiz, Heinonen, Lähdesmäki, "Latent Neural ODEs with Sparse
         Bayesian Multiple Shooting", 2023.
         """
-        mean, log_std = self._encode(times[start:], values[:, start:], observed[:, start:])
+        mean, log_std = self._encode(times[start:], values[:, start:], observed[:, start:], len(times) - start)
         return 0.5 * ((path[start] - mean) / log_std.detach().exp()).square().sum(-1)
 
     def _decode_at(self, z0: Tensor, times: Tensor, at: Tensor | None) -> Tensor:
@@ -281,15 +284,16 @@ class LatentODE(nn.Module):
         return self.decode(z0, torch.cat([times[:1], at]))[:, 1:]
 
 
-def _latest_first(times: Tensor, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """The times at which anything of a series was seen, the latest first, padded behind to the longest series.
+def _latest_first(times: Tensor, values: Tensor, observed: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """The times at which anything of a series was seen, the latest first, padded behind to ``length`` or the longest.
 
     Returns steps (B, L, 2C + 1), which are values, mask, and the gap to the next step (from the last one: to
     times[0]), and which of them are no padding, (B, L).
     """
     rank = torch.arange(1, len(times) + 1, device=times.device)
     rank, order = (observed.any(-1) * rank).sort(1, descending=True)
-    length = max(1, int((rank > 0).sum(1).max())) if len(rank) else 1
+    if length is None:
+        length = max(1, int((rank > 0).sum(1).max())) if len(rank) else 1
     valid, order = rank[:, :length] > 0, order[:, :length]
     when = torch.where(valid, times[order], times[0])
     gaps = when - torch.cat([when[:, 1:], times[0].expand(len(when), 1)], 1)
