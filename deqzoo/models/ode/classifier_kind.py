@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
 
 
-LARGE, CHECKED_ON_CPU = 100_000, 1000  # above that number of parameters, a CPU measures `ode_check` on that of samples
+LARGE, CHECKED_ON_CPU = 100_000, 4000  # above that number of parameters, a CPU measures `ode_check` on that of samples
 FRAMES = 31  # of an animation
 DRAWN = 600  # points in a figure
 
