@@ -61,7 +61,7 @@ class MazePlannerConfig(FixedPointConfig, TrainingConfig):
     kind: str = "maze_planner"
     solver: str = "picard"
     # The network.
-    actions: int = 9  # of the learned decision process
+    actions: int = 3  # of the learned decision process, in four directions each
     hidden: int = 16  # channels by which it sees the maze
     discount: float = 0.99  # by which it contracts, so below 1
     # Beside it.

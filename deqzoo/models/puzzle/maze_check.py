@@ -171,10 +171,10 @@ def check_text(check: Mapping[str, Any]) -> str:
     return (
         f"Trained on mazes of at most {cells}. A maze is right if by the moves of highest score one comes "
         "from start to goal in as few steps as possible. The mazes have loops, so that filling dead ends does not "
-        "solve them. Built in are that the process is local and the same everywhere, its maximum over actions, and "
-        "its discount; what actions do, what walls and the goal are, and which action is which move is learned, from "
-        "the optimal moves of each cell of small mazes. The cell contracts in the maximum norm: the equilibrium is "
-        "the only one. The residual is |f(V) - V| / |f(V)|; far from the goal values are small, so it must be very "
-        "small before all cells know their way. `unrolled_maze` is the same network, trained through a fixed number "
-        "of steps."
+        "solve them. Built in are that the process is local and the same everywhere and in all four directions, its "
+        "maximum over actions, and its discount; what actions do, what walls and the goal are, and which action is "
+        "which move is learned, from the optimal moves of each cell of small mazes. The cell contracts in the maximum "
+        "norm: the equilibrium is the only one. The residual is |f(V) - V| / |f(V)|; far from the goal values are "
+        "small, so it must be very small before all cells know their way. `unrolled_maze` is the same network, trained "
+        "through a fixed number of steps."
     )

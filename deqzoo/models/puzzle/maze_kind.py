@@ -83,8 +83,9 @@ class MazePlannerKind(MazeKind):
 
     def facts(self, model: Mapping[str, Any]) -> dict[str, str]:
         """Size, solver and gradient."""
+        actions = f"{model['actions']} actions in four directions each"
         return {
-            "network": f"value iteration with {model['actions']} actions, discount {model['discount']}",
+            "network": f"value iteration with {actions}, discount {model['discount']}",
             "forward solver": described(model["solver"], model["solver_options"]),
             "gradient in training": described(model["adjoint"], model["adjoint_options"]),
         }

@@ -14,12 +14,13 @@ from deqzoo.data.maze_generator import MOVES
 from deqzoo.implicit import EquationAdjoint, FixedPointSolver, Picard
 from deqzoo.models.common.puzzles import MAZE, checked_cells
 from deqzoo.models.puzzle.maze_answers import MazeAnswer, read_maze
-from deqzoo.models.puzzle.maze_cell import GOAL, ValueIteration
+from deqzoo.models.puzzle.maze_cell import GOAL, TURNS, ValueIteration
 from deqzoo.models.puzzle.maze_moves import follow, wrong_on_the_way
 from deqzoo.nn import DEQ
 
 SCALE = 20.0  # of the scores: next to the best action's value the others' are near, by the discount
 TINY = 1e-30  # where no value has come as yet
+TURN_OF_MOVE = 0, 2, 1, 3  # up, down, left, right: by how many quarters up is turned to the left
 
 
 class MazePlanner(nn.Module):
@@ -27,7 +28,7 @@ class MazePlanner(nn.Module):
 
     Q*_a are the values of the actions in a cell, of which V* is the largest. As they are divided by it, the scores do
     not depend on how far the goal is, though values fall with the distance. A maze may have any height and width; the
-    iteration takes as many steps as its ways are long, and some more.
+    iteration takes as many steps as its ways are long, and some more. Where a maze is turned, the moves are turned.
 
     Args:
         actions, hidden, discount: see `ValueIteration`.
@@ -38,7 +39,7 @@ class MazePlanner(nn.Module):
     Source: Tamar et al., "Value Iteration Networks", 2016; Zhao, Xu, Wong, "Scaling up and Stabilizing Differentiable
     Planning with Implicit Differentiation", 2023.
 
-    >>> network = MazePlanner(actions=4, hidden=8).eval()
+    >>> network = MazePlanner(actions=2, hidden=8).eval()
     >>> mazes = torch.ones(2, 7, 9, dtype=torch.long)
     >>> network(mazes).shape
     torch.Size([2, 4, 7, 9])
@@ -47,7 +48,7 @@ class MazePlanner(nn.Module):
     def __init__(
         self,
         *,
-        actions: int = 9,
+        actions: int = 3,
         hidden: int = 16,
         discount: float = 0.99,
         solver: FixedPointSolver | None = None,
@@ -57,8 +58,7 @@ class MazePlanner(nn.Module):
         cell = ValueIteration(actions=actions, hidden=hidden, discount=discount)
         solver = Picard(tol=1e-9, max_steps=4000, patience=4000) if solver is None else solver
         self.deq = DEQ(cell, solver=solver, adjoint=adjoint, compact=True)
-        self.head = nn.Linear(actions, len(MOVES), bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.head = nn.Parameter(torch.zeros(TURNS, actions))  # how much a move has of each action turned against it
 
     def forward(self, puzzles: Tensor) -> Tensor:
         """Scores (B, 4, height, width) of the moves up, down, left and right, of mazes (B, height, width).
@@ -77,7 +77,8 @@ class MazePlanner(nn.Module):
         q = self.deq.cell.of_actions(z, x)
         least = max(TINY, torch.finfo(q.dtype).tiny)
         relative = q / q.amax(1, keepdim=True).clamp_min(least)
-        return SCALE * F.conv2d(relative, self.head.weight[..., None, None])
+        weight = torch.stack([self.head.roll(turn, 0).flatten() for turn in TURN_OF_MOVE])  # (4 moves, 4 actions)
+        return SCALE * F.conv2d(relative, weight[..., None, None])
 
     def wrong(self, scores: Tensor, puzzles: Tensor, solutions: Tensor) -> Tensor:
         """See `deqzoo.models.puzzle.maze_moves.wrong_on_the_way`; (B, height, width)."""
@@ -98,13 +99,13 @@ class MazePlanner(nn.Module):
         Raises:
             ValueError: the maze is malformed, lacks a start or a goal, or the goal cannot be reached.
 
-        >>> network = MazePlanner(actions=4, hidden=8).eval()
+        >>> network = MazePlanner(actions=2, hidden=8).eval()
         >>> answer = network.solve("S.#\n#.G")
         >>> answer.cells.shape, answer.maze.tolist()
         (torch.Size([2, 3]), [[2, 1, 0], [0, 1, 3]])
         """
         cells = read_maze(maze)
-        x = self.deq.cell.inject(cells.unsqueeze(0).to(self.head.weight.device))
+        x = self.deq.cell.inject(cells.unsqueeze(0).to(self.head.device))
         values = self.deq(x)
         moves = self._scores(values, x).argmax(1).cpu()
         visited, arrived = follow(moves, cells.unsqueeze(0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import deqzoo
-from deqzoo.data.maze_generator import MOVES, draw_ends, draw_mazes, optimal_moves, shortest_paths
+from deqzoo.data.maze_generator import draw_ends, draw_mazes, optimal_moves, shortest_paths
 from deqzoo.errors import ConfigError
 from deqzoo.implicit import NonConvergenceWarning, Picard, make_adjoint
 from deqzoo.models import MazeLayers, MazePlanner
@@ -50,19 +50,18 @@ def random_mazes(count, height, width):
 
 
 def told_planner(discount=0.99):
-    """A network whose weights are those of an exact planner, written by hand: an action for each move, no learning."""
-    network = MazePlanner(actions=4, hidden=2, discount=discount).eval()
+    """A network whose weights are those of an exact planner, written by hand: one action, turned to be each move."""
+    network = MazePlanner(actions=1, hidden=2, discount=discount).eval()
     cell = network.deq.cell
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        for action, (down, right) in enumerate(MOVES):
-            cell.kernels[action, 3 * (1 + down) + 1 + right] = 60 / SHARPNESS
+        cell.kernels[0, 0, 1] = 60 / SHARPNESS  # up
         cell.look.weight[0, 1:, 1, 1] = 1  # no wall here
         cell.look.weight[1, 3, 1, 1] = 1  # the goal
         cell.tell.weight[0, 0], cell.tell.bias[0] = 120, -60
         cell.tell.weight[1, 1], cell.tell.bias[1] = 20, -20
-        network.head.weight.copy_(torch.eye(4))
+        network.head[0] = 1
     return network
 
 
@@ -78,7 +77,18 @@ def test_the_cell_contracts_by_the_discount_in_the_maximum_norm():
     assert (after > 0.3 * before).any()  # else the bound would say little
     low, high = torch.minimum(v, w), torch.maximum(v, w)
     assert (cell(low, x) <= cell(high, x) + 1e-6).all()
-    torch.testing.assert_close(cell.probabilities().sum((1, 2)), torch.ones(5))
+    torch.testing.assert_close(cell.probabilities().sum((1, 2)), torch.ones(4 * 5))
+
+
+@pytest.mark.parametrize("actions", [1, 3, 5])
+def test_where_a_maze_is_turned_the_moves_are_turned(actions):
+    torch.manual_seed(0)
+    network, mazes = MazePlanner(actions=actions, hidden=6, discount=0.9).double().eval(), random_mazes(3, 6, 9)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    scores, turned = network(mazes), network(torch.rot90(mazes, 1, (1, 2)))
+    up, down, left, right = (torch.rot90(of_move, 1, (1, 2)) for of_move in scores.unbind(1))
+    torch.testing.assert_close(turned, torch.stack([right, left, up, down], 1))  # what was to the right is up
 
 
 def test_any_start_leads_to_the_one_fixed_point():
@@ -93,7 +103,7 @@ def test_any_start_leads_to_the_one_fixed_point():
 def test_the_gradient_is_that_of_many_unrolled_steps():
     torch.manual_seed(0)
     network, mazes = MazePlanner(actions=5, hidden=6, discount=0.9).double(), random_mazes(3, 5, 7)
-    torch.nn.init.normal_(network.head.weight)  # zeros at first
+    torch.nn.init.normal_(network.head)  # zeros at first
     module, optimal = MazeModule(network), moves_of(mazes)
     gradients = []
     for adjoint in ("implicit", "unrolled"):
@@ -135,7 +145,7 @@ def test_a_planner_that_knows_the_moves_is_right_in_mazes_of_any_size():
 def test_each_maze_is_solved_by_itself_and_beyond_its_edges_are_walls():
     torch.manual_seed(0)
     network, mazes = MazePlanner(actions=4, hidden=8).eval(), random_mazes(3, 5, 7)
-    torch.nn.init.normal_(network.head.weight)  # zeros at first
+    torch.nn.init.normal_(network.head)  # zeros at first
     together, alone = network(mazes), torch.cat([network(maze[None]) for maze in mazes])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     assert network(torch.zeros(0, 5, 7, dtype=torch.long)).shape == (0, 4, 5, 7)
@@ -292,7 +302,7 @@ def test_an_answer_is_a_way_and_is_printed():
     assert str(answer).splitlines()[1:4] == ["#S******#", "#.###.#*#", "#.#...#*#"]
     lost = told_planner()
     lost.deq.cell.kernels.data.zero_()
-    lost.head.weight.data.zero_()
+    lost.head.data.zero_()
     lost = lost.solve("###\n#S#\n#.#\n#G#\n###")
     assert (lost.arrived, lost.steps, lost.cells.sum().item()) == (False, None, 1)
 
