@@ -10,9 +10,7 @@ WALL, FREE, START, GOAL = range(4)  # what the cells of a maze are
 SHARPNESS = 5.0  # kernels are softmax(5 theta), and theta is learned as fast as the other weights
 LEAN = 0.6  # by how much, in theta, an action is drawn to one cell at first: it goes there at .7
 FIRST = 1, 0, 4  # to which of the 3 x 3 cells, counted row by row: up, diagonally, nowhere
-LEAST = (
-    0.01  # a cell that is to earn less than that share of the most earns nothing: values are those of the goal alone
-)
+LEAST = 0.01  # of the most that a cell earns; what is to earn less earns nothing, so that all values come from the goal
 OPEN = 2.0  # o at first: values come far from the beginning
 TURNS = 4
 
@@ -23,7 +21,7 @@ class ValueIteration(nn.Module):
     A state V is a value for each cell, (B, 1, height, width). An action a leads from a cell to the 3 x 3 cells around
     it with probabilities P_a, a kernel that is the same everywhere; g_a in (0, 1) says of each cell whether it works
     there, r >= 0 what the cell earns: g_a = sigmoid(o_a + w_a), r = max(exp(e - max e) - .01, 0), with the maximum over
-    the cells of the maze, where o, w and e are read off the 3 x 3 cells around it, through a hidden layer; beyond its
+    all cells that are no walls, where o, w and e are read off the 3 x 3 cells around, by a hidden layer; beyond its
     edges a maze has walls. Values count by their ratios alone, so what the best cell earns may be the same always; a
     cell that earns a hundredth of it or less earns nothing, else far from the goal its own little would be all.
 
@@ -77,9 +75,9 @@ class ValueIteration(nn.Module):
         told = self.tell(found.flatten(0, 1)).unflatten(0, found.shape[:2])  # (B, 4, 2 + actions, height, width)
         opens, earns, works = told.split([1, 1, self.actions], 2)
         earns = earns.mean(1)
-        return (opens + works).sigmoid().flatten(1, 2), F.relu(
-            (earns - earns.amax((1, 2, 3), keepdim=True)).exp() - LEAST
-        )
+        least = earns.amin((1, 2, 3), keepdim=True)
+        most = torch.where((mazes == WALL).unsqueeze(1), least, earns).amax((1, 2, 3), keepdim=True)
+        return (opens + works).sigmoid().flatten(1, 2), F.relu((earns - most).exp() - LEAST)
 
     def initial_state(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """Zeros."""
