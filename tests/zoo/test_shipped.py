@@ -21,8 +21,7 @@ from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
 from deqzoo.training.as_recipe import of_recipe
 from deqzoo.training.measure_again import measure_again
-from deqzoo.zoo import CheckpointError
-from deqzoo.zoo import cards, results
+from deqzoo.zoo import CheckpointError, cards, results
 from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden
 from deqzoo.zoo.folder import METRICS as METRICS_FILE
