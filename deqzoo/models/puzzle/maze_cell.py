@@ -20,10 +20,13 @@ class ValueIteration(nn.Module):
 
     A state V is a value for each cell, (B, 1, height, width). An action a leads from a cell to the 3 x 3 cells around
     it with probabilities P_a, a kernel that is the same everywhere; g_a in (0, 1) says of each cell whether it works
-    there, r >= 0 what the cell earns: g_a = sigmoid(o_a + w_a), r = max(exp(e - max e) - .01, 0), with the maximum over
-    all cells that are no walls, where o, w and e are read off the 3 x 3 cells around, by a hidden layer; beyond its
-    edges a maze has walls. Values count by their ratios alone, so what the best cell earns may be the same always; a
-    cell that earns a hundredth of it or less earns nothing, else far from the goal its own little would be all.
+    there, r >= 0 what the cell earns:
+
+        g_a = sigmoid(o_a + w_a),   r = max(min(exp(e - m), 1) - .01, 0),   m the largest e of a cell that is no wall,
+
+    where o, w and e are read off the 3 x 3 cells around, by a hidden layer; beyond its edges a maze has walls. Values
+    count by their ratios alone, so what the best cell earns may be the same always; a cell that earns a hundredth of it
+    or less earns nothing, else far from the goal its own little would be all.
 
     Learned are P, g and r. What walls and the goal are, and what works, is not told: built in are that all is local and
     the same everywhere, the maximum, the discount, and that a maze that is turned is the same maze: each action comes
@@ -75,9 +78,8 @@ class ValueIteration(nn.Module):
         told = self.tell(found.flatten(0, 1)).unflatten(0, found.shape[:2])  # (B, 4, 2 + actions, height, width)
         opens, earns, works = told.split([1, 1, self.actions], 2)
         earns = earns.mean(1)
-        least = earns.amin((1, 2, 3), keepdim=True)
-        most = torch.where((mazes == WALL).unsqueeze(1), least, earns).amax((1, 2, 3), keepdim=True)
-        return (opens + works).sigmoid().flatten(1, 2), F.relu((earns - most).exp() - LEAST)
+        most = earns.masked_fill((mazes == WALL).unsqueeze(1), -torch.inf).amax((1, 2, 3), keepdim=True)
+        return (opens + works).sigmoid().flatten(1, 2), F.relu((earns - most).clamp(max=0).exp() - LEAST)
 
     def initial_state(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """Zeros."""

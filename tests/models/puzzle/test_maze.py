@@ -12,7 +12,7 @@ from deqzoo.errors import ConfigError
 from deqzoo.implicit import NonConvergenceWarning, Picard, make_adjoint
 from deqzoo.models import MazeLayers, MazePlanner
 from deqzoo.models.puzzle.maze_answers import read_maze
-from deqzoo.models.puzzle.maze_cell import SHARPNESS, ValueIteration
+from deqzoo.models.puzzle.maze_cell import LEAST, SHARPNESS, ValueIteration
 from deqzoo.models.puzzle.maze_check import check_rows, check_text
 from deqzoo.models.puzzle.maze_module import MazeModule
 from deqzoo.models.puzzle.maze_moves import follow, wrong_on_the_way
@@ -153,6 +153,19 @@ def test_each_maze_is_solved_by_itself_and_beyond_its_edges_are_walls():
     edged = torch.nn.functional.pad(mazes, (2, 2, 2, 2))
     for inside, outside in zip(network.deq.cell.inject(mazes), network.deq.cell.inject(edged), strict=True):
         torch.testing.assert_close(inside, outside[..., 2:-2, 2:-2])
+
+
+def test_no_cell_earns_more_than_the_best_that_is_no_wall():
+    torch.manual_seed(0)
+    cell, mazes = MazePlanner(actions=1, hidden=8).deq.cell, random_mazes(3, 5, 7)
+    mazes[0] = 0  # nothing but walls
+    torch.nn.init.normal_(cell.tell.weight, std=1e3)  # e is far apart, of walls too: its exponential overflows
+    earned = cell.inject(mazes)[1].flatten(1)
+    assert torch.isfinite(earned).all()
+    torch.testing.assert_close(earned[1:].amax(1), torch.full((2,), 1 - LEAST))
+    assert earned[mazes.flatten(1) == 0].max() <= 1 - LEAST
+    cell.inject(mazes)[1].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in cell.parameters() if p.grad is not None)
 
 
 def test_an_exhausted_budget_is_told():
