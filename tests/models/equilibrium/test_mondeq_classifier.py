@@ -26,7 +26,8 @@ SMALL = [
 ]
 RECIPES = {
     "mondeq_mnist": [*SMALL, "model.widths=[4]"],
-    "mondeq_cifar": [*SMALL, "model.widths=[4,4,4]", "trainer.max_steps=2"],
+    "mondeq_cifar": [*SMALL, "model.widths=[4]", "trainer.max_steps=2"],
+    "mondeq_cifar_large": [*SMALL, "model.widths=[4,4,4]", "trainer.max_steps=2"],
     "conv_mnist": [*SMALL, "model.width=4"],
 }
 
@@ -139,14 +140,19 @@ def test_card_names_the_trained_baseline(finished, tmp_path, monkeypatch):
 
 
 def test_published_sizes(tmp_path):
-    """84K with a single convolution; 1M with several tiers, less 46K that the paper's head has for the border."""
+    """84K, 170K with one convolution; 1M with several tiers, less 46K that the paper's head has for the border."""
     counts = {}
     for name in RECIPES:
         network = Run(composed(f"model={name}"), tmp_path).module.network
         counts[name] = sum(p.numel() for p in network.parameters())
         if name != "conv_mnist":
             assert parameter_share(network) > 0.8
-    assert counts == {"mondeq_mnist": 84_620, "mondeq_cifar": 968_466, "conv_mnist": 84_618}
+    assert counts == {
+        "mondeq_mnist": 84_620,
+        "mondeq_cifar": 169_660,
+        "mondeq_cifar_large": 968_466,
+        "conv_mnist": 84_618,
+    }
 
 
 def test_fully_connected_body(tmp_path):
