@@ -88,6 +88,7 @@ def _csv_row(name: str) -> dict[str, Any]:
         "hardware": short_hardware(metrics["hardware"]),
         "paper": re.sub(r"\[([^]]*)\]\(.*?\)", r"\1", paper),
         "command": metrics["command"],
+        "check_passed": _check(kind, metrics).get("passed", ""),
         "command_reproduces": not head(name, "Trained"),
         "torch": metrics["versions"]["torch"],
     }
@@ -141,10 +142,28 @@ def _kind(name: str) -> Kind:
 
 
 def reached(name: str) -> str:
-    """What a shipped entry reached: the numbers of its kind."""
+    """What a shipped entry reached: the numbers of its kind, and a remark where its check failed."""
     metrics, kind = _metrics(name), _kind(name)
     numbers = [_number(name, kind, metrics) for name in kind.shown or [kind.metric] if name in metrics["test"]]
-    return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}"
+    return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}{_doubt(_check(kind, metrics))}"
+
+
+def _check(kind: Kind, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {} if kind.check is None else metrics.get(kind.check.name, {})
+
+
+def _doubt(check: Mapping[str, Any]) -> str:
+    """What a table says of a check that failed.
+
+    >>> _doubt({"passed": False, "accuracy": 0.6063, "accuracy_tight": 0.5948, "n": 4000})
+    ' (**fails its check**: solved to a tight tolerance 59.48 % instead of 60.63 %, n = 4,000)'
+    """
+    if check.get("passed", True):
+        return ""
+    if "accuracy_tight" not in check:
+        return " (**fails its check**, see its card)"
+    tight, own = (f"{100 * check[name]:.2f} %" for name in ("accuracy_tight", "accuracy"))
+    return f" (**fails its check**: solved to a tight tolerance {tight} instead of {own}, n = {check['n']:,})"
 
 
 def _number(name: str, kind: Kind, metrics: Mapping[str, Any]) -> str:
