@@ -6,7 +6,7 @@ from typing import Any
 
 from deqzoo.data.table import data_rows
 from deqzoo.models.common.kind import Kind
-from deqzoo.models.common.metrics import METRICS, result
+from deqzoo.models.common.metrics import METRICS
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head
 
@@ -24,9 +24,9 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any], plots: Seq
     kind = kind_of(model["kind"])
     lines = [f"# {name}", ""]
     if test:
-        first = _first(kind)
+        first = kind.numbers[0]
         what = f"{METRICS[first].label} on the {test['n']:,} test {kind.info.items} of `{metrics['data']}`"
-        lines += [f"**{_number(first, kind, metrics)}** {what}.", ""]
+        lines += [f"**{kind.number(first, metrics)}** {what}.", ""]
     lines += ["```python", "import deqzoo", "", f'model = deqzoo.load("{name}")  # {kind.takes}', "```"]
     lines += ["", "| | |", "| --- | --- |"]
     lines += [f"| {label} | {value} |" for label, value in _facts(kind, model, metrics).items()]
@@ -60,15 +60,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _first(kind: Kind) -> str:
-    """The number that a card begins with: the one of the papers."""
-    return [*kind.shown, kind.metric][0]
-
-
-def _number(name: str, kind: Kind, metrics: Mapping[str, Any]) -> str:
-    return result(name, metrics) if name == kind.metric else METRICS[name].show(metrics["test"][name])
-
-
 def _training(metrics: Mapping[str, Any]) -> str:
     steps = f"{metrics['steps']:,} steps, " if metrics.get("steps") else ""
     return f"{steps}{duration(metrics['time'])} on {metrics['hardware']}"
@@ -83,8 +74,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
     if "parameters" in metrics:
         facts["parameters"] = f"{metrics['parameters']:,}"
     for name, metric in METRICS.items():
-        if name in test and name != _first(kind):
-            facts["test loss" if name == "loss" else metric.label] = _number(name, kind, metrics)
+        if name in test and name != kind.numbers[0]:
+            facts["test loss" if name == "loss" else metric.label] = kind.number(name, metrics)
     if (data := data_rows().get(metrics.get("data", ""))) is not None:
         facts["data"] = f"{data[-2]}; licence: {data[-1]}"
     if "command" in metrics:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deqzoo.models.common.kind import FAMILIES, Kind
-from deqzoo.models.common.metrics import METRICS, result, total
+from deqzoo.models.common.metrics import METRICS, total
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
 from deqzoo.zoo.cards import duration
@@ -144,7 +144,7 @@ def _kind(name: str) -> Kind:
 def reached(name: str) -> str:
     """What a shipped entry reached: the numbers of its kind, and a remark where its check failed."""
     metrics, kind = _metrics(name), _kind(name)
-    numbers = [_number(name, kind, metrics) for name in kind.shown or [kind.metric] if name in metrics["test"]]
+    numbers = [_number(name, kind, metrics) for name in kind.numbers if name in metrics["test"]]
     return f"{', '.join(numbers)}, n = {metrics['test']['n']:,}{_doubt(_check(kind, metrics))}"
 
 
@@ -167,5 +167,5 @@ def _doubt(check: Mapping[str, Any]) -> str:
 
 
 def _number(name: str, kind: Kind, metrics: Mapping[str, Any]) -> str:
-    value = result(name, metrics) if name == kind.metric else METRICS[name].show(metrics["test"][name])
+    value = kind.number(name, metrics)
     return value if name == "accuracy" else f"{METRICS[name].label} {value}"

@@ -227,6 +227,19 @@ def test_results_have_one_row_an_entry():
     assert (table["deq_digits"]["metric"], float(table["deq_digits"]["value"])) == ("accuracy", accuracy)
 
 
+def test_results_say_which_entries_fail_their_check():
+    def passes(name):
+        check = kind_of(read_config(folder(name))["model"]["kind"]).check
+        return check is None or metrics(name).get(check.name, {}).get("passed", True)
+
+    rows = {line.split("`")[1]: line for line in results_page().splitlines() if line.startswith("| [`")}
+    failing = [name for name in ENTRIES if not passes(name)]
+    assert [name for name in ENTRIES if "fails its check" in rows[name]] == failing
+    table = {row["entry"]: row for row in csv.DictReader(results_csv().splitlines())}
+    assert [name for name in ENTRIES if table[name]["check_passed"] == "False"] == failing
+    assert "revdeq_cifar" in failing
+
+
 def test_command_line(capsys):
     main(["list"])
     assert "deq_digits *" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deqzoo.data.info import DataInfo
-from deqzoo.models.common.metrics import total
+from deqzoo.models.common.metrics import METRICS, result, total
 
 if TYPE_CHECKING:
     from deqzoo.models.common.module import SolverModule
@@ -116,6 +116,15 @@ class Kind:
     takes: str
     try_next: str = ""
     check: Check | None = None
+
+    @property
+    def numbers(self) -> Sequence[str]:
+        """The names of an entry's numbers, the papers' first."""
+        return self.shown or (self.metric,)
+
+    def number(self, name: str, metrics: Mapping[str, Any]) -> str:
+        """One of a ``metrics.json`` for people, `metric` with its spread where seeds were compared."""
+        return result(name, metrics) if name == self.metric else METRICS[name].show(metrics["test"][name])
 
     def network(self, settings: Any, info: Any) -> nn.Module:
         """The network of typed settings; what cannot be is a `ConfigError`."""

@@ -140,7 +140,7 @@ def test_card_names_the_trained_baseline(finished, tmp_path, monkeypatch):
 
 
 def test_published_sizes(tmp_path):
-    """84K, 170K with one convolution; 1M with several tiers, less 46K that the paper's head has for the border."""
+    """84K; 170K, 172K with the paper's larger head; 1M with tiers, less 46K that its head has for the border."""
     counts = {}
     for name in RECIPES:
         network = Run(composed(f"model={name}"), tmp_path).module.network
