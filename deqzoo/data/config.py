@@ -344,6 +344,9 @@ class EpisodeDataConfig(DataConfig):
         train_queries: number of them in training; None: `queries`.
         train_episodes: of an epoch.
         val_episodes, test_episodes: the same ones always.
+        rotations: in training, a class turned by 90, 180 or 270 degrees is another class; None: as is the custom of the
+            set (arXiv:1605.06065 for Omniglot, arXiv:2003.00804 for others).
+        augment: random changes to the training images, of support and queries alike.
         download: fetch what is missing; False: an error says what is missing.
         device_cache: keep all images on the training device when they fit.
     """
@@ -360,6 +363,8 @@ class EpisodeDataConfig(DataConfig):
     train_episodes: int = 16_000
     val_episodes: int = 100
     test_episodes: int = 600
+    rotations: bool | None = None
+    augment: Augment = field(default_factory=Augment)
     download: bool = True
     device_cache: bool = True
 
@@ -368,6 +373,11 @@ class EpisodeDataConfig(DataConfig):
         at_least_one(self, "shots", "queries", "train_queries", "train_episodes", "val_episodes", "test_episodes")
         if self.ways < 2:
             raise ValueError(f"data.ways must be at least 2, got {self.ways}")
+        if self.augment.alternating_flip:
+            raise ValueError(
+                "data.augment.alternating_flip is for images that come once an epoch, and those of episodes are drawn: "
+                "take data.augment.flip"
+            )
 
 
 @dataclass

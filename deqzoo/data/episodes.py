@@ -9,10 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 from deqzoo.data import cifar_fs, omniglot
-from deqzoo.data.config import DataConfig, EpisodeDataConfig
+from deqzoo.data.augment import augment_images
+from deqzoo.data.config import Augment, DataConfig, EpisodeDataConfig
 from deqzoo.data.files import Archive, FileSet, data_root, fetch
 from deqzoo.data.info import FewShotInfo
-from deqzoo.data.loader import TensorLoader, generator
+from deqzoo.data.loader import TensorLoader, Transform, generator
 from deqzoo.data.module import TensorData
 from deqzoo.errors import ConfigError
 from deqzoo.implicit.sending import send
@@ -69,7 +70,7 @@ class EpisodeSet(FileSet):
         mean, std: a channel, for pixels in [0, 1].
         per_class: images of a class.
         counts: classes of the three parts.
-        rotations: quarter turns make new classes, in training.
+        rotations: quarter turns make new classes, in training, where the options do not say otherwise.
     """
 
     instead: ClassVar[str] = "Use tasks that are drawn: data=sinusoid."
@@ -204,6 +205,7 @@ class EpisodeData(TensorData):
         assert self.tensors is not None
         chosen = self.options
         queries = chosen.train_queries if train and chosen.train_queries else chosen.queries
+        rotations = self.spec.rotations if chosen.rotations is None else chosen.rotations
         return EpisodeLoader(
             self.tensors,
             self.parts[part],
@@ -212,9 +214,13 @@ class EpisodeData(TensorData):
             classes=self.classes[part],
             key=("train", "val", "test").index(part),
             shape=(chosen.ways, chosen.shots, queries),
-            rotations=self.spec.rotations and part == "train",
+            rotations=rotations and part == "train",
+            transform=self._augment if train and chosen.augment != Augment() else None,
             **options,
         )
+
+    def _augment(self, images: Tensor, random: Generator) -> Tensor:
+        return augment_images(images, self.options.augment, random, torch.tensor(self.spec.mean))
 
     def _unpacked(self) -> bool:
         """Whether the archives of the set stand there unpacked, as torchvision leaves them."""
@@ -233,6 +239,8 @@ class EpisodeLoader(TensorLoader):
         key: of the part.
         shape: ways, shots, queries.
         rotations: see `draw_episode`.
+        transform: applied to the images of an episode, with a generator of its own: its random numbers are a function
+            of (seed, epoch, the episode's number).
     """
 
     def __init__(
@@ -242,9 +250,11 @@ class EpisodeLoader(TensorLoader):
         key: int,
         shape: tuple[int, int, int],
         rotations: bool,
+        transform: Transform | None = None,
         **options: Any,
     ) -> None:
         self.classes, self.key, self.shape, self.rotations = classes, key, shape, rotations
+        self.transform = transform
         super().__init__(*args, **options)
         self.place = torch.device("cpu")  # an episode is drawn on the host, from its number
 
@@ -259,12 +269,22 @@ class EpisodeLoader(TensorLoader):
         classes, turns = (torch.stack([getattr(d, name) for d in drawn]) for name in ("classes", "turns"))
         places = torch.stack([torch.cat([d.support, d.queries], 1) for d in drawn])
         images = self._images(classes, turns, places)
+        if self.transform is not None:
+            images = torch.stack(
+                [self._changed(of_one, number) for of_one, number in zip(images, indices.tolist(), strict=True)]
+            )
         ways, shots, queries = self.shape
         batch: list[Tensor] = []
         for part in images.split([shots, queries], 2):
             labels = torch.arange(ways, device=self.device).repeat_interleave(part.shape[2]).expand(len(drawn), -1)
             batch += [part.flatten(1, 2), labels]
         return tuple(batch)
+
+    def _changed(self, images: Tensor, number: int) -> Tensor:
+        """Images (ways, n, C, H, W) of an episode, by the transform."""
+        assert self.transform is not None
+        random = generator(self.seed, self.key, self.epoch, number, 1)  # another stream than that of `draw`
+        return self.transform(images.flatten(0, 1), random).unflatten(0, images.shape[:2])
 
     def _images(self, classes: Tensor, turns: Tensor, places: Tensor) -> Tensor:
         """(B, ways, n, C, H, W) of classes and turns (B, ways) and places (B, ways, n)."""

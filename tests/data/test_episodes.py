@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Generator
 
-from deqzoo.data import DataNotFoundError, EpisodeData, cifar_fs, omniglot
+from deqzoo.data import Augment, DataNotFoundError, EpisodeData, cifar_fs, omniglot
 from deqzoo.data.episodes import EPISODE_SETS, draw_episode
 from deqzoo.data.files import CorruptDataError
 from deqzoo.errors import ConfigError
@@ -144,6 +144,41 @@ def test_same_seed_gives_the_same_episodes_whatever_the_number_of_processes(smal
     assert not all(torch.equal(alone[number], other[number]) for number in alone)
 
 
+def test_augmentation_changes_training_images_alone_and_follows_from_the_episode(small):
+    def batches(processes, **options):
+        data = small(**options)
+        loaders = [
+            data.make_loader("train", 2, True, seed=3, rank=rank, world_size=processes) for rank in range(processes)
+        ]
+        found = {}
+        for loader in loaders:
+            order = loader._order()
+            for start, (support, _, queries, _) in enumerate(loader):
+                for place, number in enumerate(order[2 * start : 2 * start + 2].tolist()):
+                    found[number] = torch.cat([support[place], queries[place]])
+        return found
+
+    plain, alone, shared = batches(1), batches(1, augment=Augment(flip=True)), batches(3, augment=Augment(flip=True))
+    assert all(torch.equal(alone[number], shared[number]) for number in plain)
+    flips = torch.cat([(alone[number] == plain[number].flip(-1)).flatten(1).all(1) for number in plain])
+    same = torch.cat([(alone[number] == plain[number]).flatten(1).all(1) for number in plain])
+    assert bool((flips ^ same).all())
+    assert flips.float().mean() == pytest.approx(0.5, abs=0.12)  # of 180 images: three standard deviations
+    tested = (next(iter(small(augment=augment).test_dataloader())) for augment in (Augment(), Augment(flip=True)))
+    assert all(torch.equal(a, b) for a, b in zip(*tested, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "omniglot", "others"), [(None, True, False), (False, False, False), (True, True, True)]
+)
+def test_rotations_are_of_the_set_or_as_asked_and_in_training_alone(small, asked, omniglot, others):
+    data, other = small(rotations=asked, batch_size=4), EpisodeData("cifar_fs", rotations=asked, batch_size=4)
+    other.tensors, other.classes, other.parts = data.tensors, data.classes, data.parts
+    for made, turned in ((data, omniglot), (other, others)):
+        assert made.train_dataloader().rotations == turned
+        assert not made.test_dataloader().rotations
+
+
 def test_epochs_differ_in_training_and_not_in_the_test(small):
     data = small(batch_size=12)
     for loader, same in ((data.train_dataloader(), False), (data.test_dataloader(), True)):
@@ -245,6 +280,8 @@ def test_wrong_names_and_sizes():
         EpisodeData("omniglot", shots=10)
     with pytest.raises(ValueError, match=r"data\.ways must be at least 2"):
         EpisodeData("omniglot", ways=1)
+    with pytest.raises(ValueError, match=r"those of episodes are drawn: take data\.augment\.flip"):
+        EpisodeData("omniglot", augment=Augment(alternating_flip=True))
 
 
 def test_a_turned_class_has_its_images_turned_by_as_many_quarters(small):
