@@ -344,8 +344,8 @@ class EpisodeDataConfig(DataConfig):
         train_queries: number of them in training; None: `queries`.
         train_episodes: of an epoch.
         val_episodes, test_episodes: the same ones always.
-        rotations: in training, a class turned by 90, 180 or 270 degrees is another class; None: as is the custom of the
-            set (arXiv:1605.06065 for Omniglot, arXiv:2003.00804 for others).
+        rotations: in training, a class turned by 90, 180 or 270 degrees is another class; None: where it is the
+            custom, with Omniglot.
         augment: random changes to the training images, of support and queries alike.
         download: fetch what is missing; False: an error says what is missing.
         device_cache: keep all images on the training device when they fit.
