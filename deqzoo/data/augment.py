@@ -36,7 +36,7 @@ def augment_images(images: Tensor, options: Augment, generator: Generator, colou
 
 
 def _rotate_and_translate(images: Tensor, degrees: float, pixels: float, generator: Generator) -> Tensor:
-    """Resample bilinearly under a rotation about the centre and a shift; what comes from outside is black."""
+    """Resample bilinearly under a rotation about the centre and a shift; what comes from outside repeats the edge."""
     n, _, height, width = images.shape
     draws = 2 * torch.rand(n, 3, generator=generator) - 1
     angle = draws[:, 0] * math.radians(degrees)
@@ -45,7 +45,7 @@ def _rotate_and_translate(images: Tensor, degrees: float, pixels: float, generat
     rows = [cos, -sin * aspect, shift[:, 0], sin / aspect, cos, shift[:, 1]]
     theta = send(torch.stack(rows, 1).reshape(n, 2, 3), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)  # the paper of Omniglot is white
 
 
 def _crop_and_flip(images: Tensor, pad: int, flip: bool, generator: Generator) -> Tensor:

@@ -11,7 +11,8 @@ class Augment:
 
     Attributes:
         rotate: largest angle, in degrees; the angle is uniform in [-rotate, rotate].
-        translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
+        translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``; both
+            repeat the edge where they look outside the image).
         crop: pixels by which each side is padded, by reflection, before a window of the old size is cut at random.
         flip: mirror left and right with probability 1/2.
         alternating_flip: mirror left and right in every second epoch, half of the images in the first.

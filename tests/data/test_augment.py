@@ -89,6 +89,18 @@ def test_rotation_keeps_radius_and_stays_within_the_angle():
     assert angle.min() < -25
 
 
+def test_what_comes_from_outside_is_as_the_edge():
+    """White paper stays white, and black black."""
+    paper = torch.ones(20, 1, 12, 12)
+    paper[:, :, 4:8, 4:8] = 0.0
+    moved = apply(paper, rotate=45.0, translate=3.0)
+    edge = torch.cat([moved[..., 0, :], moved[..., -1, :], moved[..., 0], moved[..., -1]], dim=-1)
+    assert (edge.flatten(1).median(1).values == 1).all()
+    assert (moved[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == 1).all()
+    black = apply(1 - paper, rotate=45.0, translate=3.0)
+    torch.testing.assert_close(black, 1 - moved)
+
+
 def test_rotation_keeps_circles_in_oblong_images():
     square = dots(50, x=0.0, y=6.0)
     oblong = F.pad(square, (10, 10))
