@@ -77,7 +77,7 @@ def test_short_training(entry, tmp_path):
 
 def test_training_starts_from_the_weights_of_another_entry_by_its_name(tmp_path):
     few = ["data.queries=2", "data.train_queries=2"]
-    started = Run(composed("model=imaml_omniglot_5w1s", "ckpt=maml_omniglot_5w1s", "model.width=64", *few), tmp_path)
+    started = Run(composed("model=imaml_omniglot_5w1s", "ckpt=maml_omniglot_5w1s", *few), tmp_path)
     shipped = deqzoo.load("maml_omniglot_5w1s").parameters()
     for ours, theirs in zip(started.module.network.parameters(), shipped, strict=True):
         assert torch.equal(ours, theirs)
