@@ -27,7 +27,7 @@ def augment_images(images: Tensor, options: Augment, generator: Generator, colou
     True
     """
     if options.rotate or options.translate:
-        images = _rotate_and_translate(images, options.rotate, options.translate, generator)
+        images = _rotate_and_translate(images, options, generator)
     if options.crop or options.flip:
         images = _crop_and_flip(images, options.crop, options.flip, generator)
     if options.cutout:
@@ -35,17 +35,17 @@ def augment_images(images: Tensor, options: Augment, generator: Generator, colou
     return images
 
 
-def _rotate_and_translate(images: Tensor, degrees: float, pixels: float, generator: Generator) -> Tensor:
-    """Resample bilinearly under a rotation about the centre and a shift; what comes from outside repeats the edge."""
+def _rotate_and_translate(images: Tensor, options: Augment, generator: Generator) -> Tensor:
+    """Resample bilinearly under a rotation about the centre and a shift."""
     n, _, height, width = images.shape
     draws = 2 * torch.rand(n, 3, generator=generator) - 1
-    angle = draws[:, 0] * math.radians(degrees)
-    shift = draws[:, 1:] * pixels * 2 / torch.tensor([width, height])  # affine_grid's image spans [-1, 1]
+    angle = draws[:, 0] * math.radians(options.rotate)
+    shift = draws[:, 1:] * options.translate * 2 / torch.tensor([width, height])  # affine_grid's image spans [-1, 1]
     cos, sin, aspect = angle.cos(), angle.sin(), height / width
     rows = [cos, -sin * aspect, shift[:, 0], sin / aspect, cos, shift[:, 1]]
     theta = send(torch.stack(rows, 1).reshape(n, 2, 3), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)  # the paper of Omniglot is white
+    return F.grid_sample(images, grid, padding_mode=options.padding_mode, align_corners=False)
 
 
 def _crop_and_flip(images: Tensor, pad: int, flip: bool, generator: Generator) -> Tensor:

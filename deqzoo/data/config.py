@@ -9,10 +9,13 @@ class Augment:
 
     They are applied in the order of the fields, on the device, each image with its own draw.
 
+    >>> Augment(rotate=10.0, padding_mode="border")  # for drawings on white paper
+    Augment(rotate=10.0, translate=0.0, padding_mode='border', crop=0, flip=False, alternating_flip=False, cutout=0)
+
     Attributes:
         rotate: largest angle, in degrees; the angle is uniform in [-rotate, rotate].
-        translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``; both
-            repeat the edge where they look outside the image).
+        translate: largest shift along each axis, in pixels and fractions of them (bilinear, with ``rotate``).
+        padding_mode: what these two find outside the image: ``zeros``, black, or ``border``, the edge repeated.
         crop: pixels by which each side is padded, by reflection, before a window of the old size is cut at random.
         flip: mirror left and right with probability 1/2.
         alternating_flip: mirror left and right in every second epoch, half of the images in the first.
@@ -21,6 +24,7 @@ class Augment:
 
     rotate: float = 0.0
     translate: float = 0.0
+    padding_mode: str = "zeros"
     crop: int = 0
     flip: bool = False
     alternating_flip: bool = False
@@ -32,6 +36,8 @@ class Augment:
         for name in ("rotate", "translate", "crop", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augment.{name} must not be negative, got {getattr(self, name)}")
+        if self.padding_mode not in ("zeros", "border"):
+            raise ValueError(f"augment.padding_mode must be zeros or border, got {self.padding_mode!r}")
 
 
 def at_least_one(settings: object, *names: str) -> None:

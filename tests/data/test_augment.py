@@ -89,16 +89,19 @@ def test_rotation_keeps_radius_and_stays_within_the_angle():
     assert angle.min() < -25
 
 
-def test_what_comes_from_outside_is_as_the_edge():
-    """White paper stays white, and black black."""
+def test_what_comes_from_outside_is_black_or_as_the_edge():
+    """With ``border``, white paper stays white, and black black."""
     paper = torch.ones(20, 1, 12, 12)
     paper[:, :, 4:8, 4:8] = 0.0
-    moved = apply(paper, rotate=45.0, translate=3.0)
+    moved = apply(paper, rotate=45.0, translate=3.0, padding_mode="border")
     edge = torch.cat([moved[..., 0, :], moved[..., -1, :], moved[..., 0], moved[..., -1]], dim=-1)
     assert (edge.flatten(1).median(1).values == 1).all()
     assert (moved[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == 1).all()
-    black = apply(1 - paper, rotate=45.0, translate=3.0)
+    black = apply(1 - paper, rotate=45.0, translate=3.0, padding_mode="border")
     torch.testing.assert_close(black, 1 - moved)
+    framed = apply(paper, rotate=45.0, translate=3.0)
+    assert (framed[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].flatten(1).amin(1) == 0).all()
+    torch.testing.assert_close(apply(1 - paper, rotate=45.0, translate=3.0), black)
 
 
 def test_rotation_keeps_circles_in_oblong_images():
@@ -131,3 +134,5 @@ def test_cutout_paints_one_square_that_may_hang_over_the_edge():
 def test_options_must_not_be_negative():
     with pytest.raises(ValueError, match=r"augment\.crop must not be negative, got -1"):
         Augment(crop=-1)
+    with pytest.raises(ValueError, match=r"augment\.padding_mode must be zeros or border, got 'reflection'"):
+        Augment(padding_mode="reflection")
