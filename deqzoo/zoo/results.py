@@ -9,6 +9,7 @@ from typing import Any
 
 from deqzoo.models.common.kind import FAMILIES, Kind
 from deqzoo.models.common.metrics import METRICS, total
+from deqzoo.models.common.shares import accuracies_agree
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
 from deqzoo.zoo.cards import duration
@@ -157,10 +158,12 @@ def _doubt(check: Mapping[str, Any]) -> str:
 
     >>> _doubt({"passed": False, "accuracy": 0.6063, "accuracy_tight": 0.5948, "n": 4000})
     ' (**fails its check**: solved to a tight tolerance 59.48 % instead of 60.63 %, n = 4,000)'
+    >>> _doubt({"passed": False, "accuracy": 0.7178, "accuracy_tight": 0.7176, "n": 10_000, "nfe": 13.9})
+    ' (**fails its check**, see its card)'
     """
     if check.get("passed", True):
         return ""
-    if "accuracy_tight" not in check:
+    if "accuracy_tight" not in check or accuracies_agree(check["accuracy"], check["accuracy_tight"], check["n"]):
         return " (**fails its check**, see its card)"
     tight, own = (f"{100 * check[name]:.2f} %" for name in ("accuracy_tight", "accuracy"))
     return f" (**fails its check**: solved to a tight tolerance {tight} instead of {own}, n = {check['n']:,})"

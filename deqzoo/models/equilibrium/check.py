@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from deqzoo.implicit import Anderson, Picard
 from deqzoo.models.common.kind import Batches
 from deqzoo.models.common.shares import (
-    GAP,
     RESIDUAL,
     SHARE,
     STATE_SHARE,
+    accuracies_agree,
     count,
     flop_share,
     parameter_share,
@@ -77,7 +77,7 @@ def deq_check(network: nn.Module, batches: Batches) -> dict[str, Any]:
         and result["certified"] is not False
         and result["unconverged"] == 0
         and own["nfe"] <= BUDGET
-        and abs(result["accuracy_tight"] - result["accuracy"]) <= max(GAP, 1.001 / len(labels))
+        and accuracies_agree(result["accuracy"], result["accuracy_tight"], len(labels))
     )
     return result
 
@@ -146,7 +146,7 @@ _ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], tuple[str, str, str]]], ..
         lambda c: (
             f"converged to 1e-2 within {max(BUDGET, math.ceil(c['nfe']))} NFE",
             _images(c, 1 - c["unconverged"]),
-            "all",
+            f"all, within {BUDGET} NFE",
         ),
     ),
     (
