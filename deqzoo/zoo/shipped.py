@@ -22,6 +22,7 @@ from deqzoo.zoo.folder import (
     write_json,
 )
 from deqzoo.zoo.hub import hub_folder
+from deqzoo.zoo.palette import use_palette
 
 PLOTS = "plots"  # folder in a run's, and beside the files of a shipped checkpoint
 Manifest = dict[str, dict[str, Any]]
@@ -80,6 +81,8 @@ def publish(runs: Sequence[Path], settings: Mapping[str, Any]) -> str:
         write_json(part / METRICS, metrics)
         if (runs[0] / PLOTS).is_dir():
             shutil.copytree(runs[0] / PLOTS, part / PLOTS)
+            for plot in (part / PLOTS).glob("*.png"):
+                use_palette(plot)
         (part / CARD).write_text(model_card(config, metrics, plots(part)))
     write_manifest()
     return name
