@@ -1,4 +1,4 @@
-"""Plots of shipped checkpoints as PNG with a palette: a third of the bytes, and no eye tells them apart."""
+"""Plots of shipped checkpoints as PNG with a palette: less than half of the bytes, and no eye tells them apart."""
 
 import io
 from pathlib import Path

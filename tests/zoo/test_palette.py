@@ -22,7 +22,7 @@ def pixels(path):
     return np.asarray(opened(path).convert("RGB")).astype(float)
 
 
-def test_a_plot_is_a_third_and_looks_the_same(tmp_path):
+def test_a_plot_takes_less_than_half_and_looks_the_same(tmp_path):
     figure, (axis,) = panels(1, "Waves")
     x = np.linspace(0, 6, 500)
     for shift in range(8):
