@@ -15,6 +15,7 @@ from deqzoo.errors import ConfigError, Stopped
 from deqzoo.models import Classifier
 from deqzoo.models.common.metrics import total
 from deqzoo.training import Run
+from deqzoo.zoo.cards import model_card
 from tests.running import SMALL, run
 
 SHORT = [*SMALL, "trainer.max_epochs=1"]  # nine steps
@@ -61,6 +62,9 @@ def test_the_metrics_tell_how_each_stage_was_trained(staged):
     )
     assert total("steps", last) == 27
     assert total("time", last) > last["time"]
+    card = model_card(json.loads((staged.folder / "export" / "config.json").read_text()), last)
+    assert f"weights of | `{second['command']}`, 9 steps, " in card
+    assert f"; these from those of `{first['command']}`, 9 steps, " in card
     assert "test" not in first  # test data choose nothing, and cost time
 
 

@@ -1,6 +1,6 @@
 """Model cards: ``README.md`` of a checkpoint folder, made from its ``config.json`` and ``metrics.json``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ def _training(metrics: Mapping[str, Any]) -> str:
     return f"{steps}{duration(metrics['time'])} on {metrics['hardware']}"
 
 
+def _earlier_trainings(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Those whose weights it started from, the last one first."""
+    while earlier := metrics.get("started_from"):
+        yield earlier
+        metrics = earlier
+
+
 def _versions(metrics: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
 
@@ -87,8 +94,9 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
             if told := head(metrics.get("entry", ""), label):
                 facts[fact] = told
         facts["training"] = _training(metrics)
-        if earlier := metrics.get("started_from"):
-            facts["started from weights of"] = f"`{earlier['command']}`, {_training(earlier)}"
+        if earlier := list(_earlier_trainings(metrics)):
+            told = (f"`{training['command']}`, {_training(training)}" for training in earlier)
+            facts["started from weights of"] = "; these from those of ".join(told)
         facts["versions"] = _versions(metrics)
         if again := metrics.get("measured_again"):
             facts["measured again"] = f"on {again['hardware']}, {_versions(again)}"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from deqzoo.models.registry import kind_of
 from deqzoo.paths import head, names, zoo_path
 from deqzoo.training.as_recipe import of_recipe
 from deqzoo.training.measure_again import measure_again
+from deqzoo.training.stages import stage_config
 from deqzoo.zoo import CheckpointError, cards, results
 from deqzoo.zoo import shipped as shipped_module
 from deqzoo.zoo.folder import CARD, FILES, GOLDEN, WEIGHTS, read_config, read_golden
@@ -72,6 +74,13 @@ def test_it_was_trained_by_its_recipe_as_it_stands(name):
         assert settings["data"].keys() <= recipe["data"].keys()
         settings["data"] = {key: data[key] for key in recipe["data"]}
         assert settings == {key: recipe[key] for key in ("stages", "data", "trainer")}
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if metrics(name).get("started_from")])
+def test_it_started_from_the_last_stage_of_its_recipe(name):
+    stage = stage_config(name, of_recipe(name)["stages"][-1], [])
+    command = shlex.join(["python", "train.py", f"model={stage.entry}", *stage.overrides, f"seed={stage.seed}"])
+    assert metrics(name)["started_from"]["command"] == command
 
 
 def test_a_command_that_does_not_reproduce_its_number_is_said_to(monkeypatch):
