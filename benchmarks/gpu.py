@@ -216,7 +216,7 @@ def families() -> list[Family]:
     characters = TextInfo("characters", ("<unk>", *map(chr, range(33, 98))), 128)
     meta = [
         Way("deqzoo", "eager", ["model=imaml_omniglot_5w1s", "stages=[]"]),
-        Way("deqzoo", "MAML, eager", ["model=maml_omniglot_5w1s", "model.chunk=8"]),  # the chunk of iMAML
+        Way("deqzoo", "MAML, eager", ["model=maml_omniglot_5w1s", "stages=[]", "model.chunk=8"]),  # the chunk of iMAML
     ]
     small_text = ["model.width=24", "model.heads=2", "model.features=8", "model.context=1", "model.size=6"]
     return [

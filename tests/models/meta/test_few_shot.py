@@ -30,7 +30,7 @@ SMALL = [
 ]
 METHOD = {
     "imaml_omniglot_5w1s": ["stages=[]", "model.solver_options.max_steps=5", "model.linear_solver_options.max_steps=3"],
-    "maml_omniglot_5w1s": ["model.inner_steps=2", "model.checkpoint=true"],
+    "maml_omniglot_5w1s": ["stages=[]", "model.inner_steps=2", "model.checkpoint=true"],
     "fomaml_omniglot_5w1s": ["model.inner_steps=2", "data.shots=2", "model.zero_head=false"],
 }
 
