@@ -95,8 +95,8 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
                 facts[fact] = told
         facts["training"] = _training(metrics)
         if earlier := list(_earlier_trainings(metrics)):
-            told = (f"`{training['command']}`, {_training(training)}" for training in earlier)
-            facts["started from weights of"] = "; these from those of ".join(told)
+            trained = (f"`{training['command']}`, {_training(training)}" for training in earlier)
+            facts["started from weights of"] = "; these from those of ".join(trained)
         facts["versions"] = _versions(metrics)
         if again := metrics.get("measured_again"):
             facts["measured again"] = f"on {again['hardware']}, {_versions(again)}"
