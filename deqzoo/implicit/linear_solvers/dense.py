@@ -22,7 +22,8 @@ class Dense(LinearSolver):
     A pivot that is what cancellation has left of larger numbers, n eps of them or less, makes A suspect of being
     singular. The singular values of such an A decide: where the least is below n eps times the largest, x is the
     shortest least-squares solution, A^+ b, and the status STALLED, whether A x = b has solutions or not: there is no
-    one answer. Any other A is solved, however ill-conditioned or badly scaled.
+    one answer. The same x is taken where such an A was not suspected, but was not solved to the tolerance, if its
+    residual is the smaller one. Any other A is solved, however ill-conditioned or badly scaled.
 
     Args:
         tol: relative residual that CONVERGED stands for; a factorisation takes no account of it. None: eps^(3/4) of the
@@ -50,11 +51,13 @@ class Dense(LinearSolver):
         finite = torch.isfinite(lu).all(dim=2).all(dim=1) & torch.isfinite(start.norm)
         suspect = _suspect(lu) & (start.size > 0)  # x = 0 solves with any matrix where b is zero
         reached = finite & ~suspect & (torch.where(better, residual, start.norm) <= tol * start.size)
-        (doubtful, _), (_, sound) = host_flags(suspect, reached)
+        doubted = suspect | (finite & ~reached & (start.size > 0))  # an earlier small pivot blurs those after it
+        (doubtful, _), (_, sound) = host_flags(doubted, reached)
         singular = torch.zeros_like(suspect)
         if doubtful:
-            step, singular = _least_squares(matrix, start.r, suspect)
+            step, singular = _least_squares(matrix, start.r, doubted)
             shortest, its_residual, its_better = _judge(matrix, start.x + step, start.b, start.norm)
+            singular &= suspect | (its_residual < residual)
             x = torch.where(singular.unsqueeze(1), shortest, x)
             residual = torch.where(singular, its_residual, residual)
             better = torch.where(singular, its_better, better)
@@ -84,12 +87,12 @@ def _suspect(lu: Tensor) -> Tensor:
     return (pivots <= 10 * n * torch.finfo(lu.dtype).eps * terms).any(dim=1)
 
 
-def _least_squares(matrix: Tensor, b: Tensor, suspect: Tensor) -> tuple[Tensor, Tensor]:
-    """The shortest least-squares solution by the singular values, and which of the suspects are singular."""
+def _least_squares(matrix: Tensor, b: Tensor, doubted: Tensor) -> tuple[Tensor, Tensor]:
+    """The shortest least-squares solution by the singular values, and which of the doubted are singular."""
     n = matrix.shape[-1]
     eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
     # Of the others, which may not even be finite, nothing is asked.
-    u, s, vh = torch.linalg.svd(torch.where(suspect.reshape(-1, 1, 1), matrix, eye))
+    u, s, vh = torch.linalg.svd(torch.where(doubted.reshape(-1, 1, 1), matrix, eye))
     floor = n * torch.finfo(s.dtype).eps * s[:, :1]
     inside = torch.where(s > floor, (u.mT @ b.unsqueeze(-1)).squeeze(-1) / s, torch.zeros_like(s))
-    return (vh.mT @ inside.unsqueeze(-1)).squeeze(-1), suspect & (s <= floor).any(dim=1)
+    return (vh.mT @ inside.unsqueeze(-1)).squeeze(-1), doubted & (s <= floor).any(dim=1)
