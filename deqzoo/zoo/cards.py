@@ -1,12 +1,12 @@
 """Model cards: ``README.md`` of a checkpoint folder, made from its ``config.json`` and ``metrics.json``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deqzoo.data.table import data_rows
 from deqzoo.models.common.kind import Kind
-from deqzoo.models.common.metrics import METRICS
+from deqzoo.models.common.metrics import METRICS, trainings
 from deqzoo.models.registry import kind_of
 from deqzoo.paths import head
 
@@ -65,13 +65,6 @@ def _training(metrics: Mapping[str, Any]) -> str:
     return f"{steps}{duration(metrics['time'])} on {metrics['hardware']}"
 
 
-def _earlier_trainings(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Those whose weights it started from, the last one first."""
-    while earlier := metrics.get("started_from"):
-        yield earlier
-        metrics = earlier
-
-
 def _versions(metrics: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
 
@@ -94,7 +87,7 @@ def _facts(kind: Kind, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
             if told := head(metrics.get("entry", ""), label):
                 facts[fact] = told
         facts["training"] = _training(metrics)
-        if earlier := list(_earlier_trainings(metrics)):
+        if earlier := list(trainings(metrics))[1:]:
             trained = (f"`{training['command']}`, {_training(training)}" for training in earlier)
             facts["started from weights of"] = "; these from those of ".join(trained)
         facts["versions"] = _versions(metrics)

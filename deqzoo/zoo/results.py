@@ -85,7 +85,7 @@ def _csv_row(name: str) -> dict[str, Any]:
         "standard_deviation": seeds.get("standard_deviation", ""),
         "parameters": metrics["parameters"],
         "nfe": metrics["test"].get("nfe", ""),
-        "training_seconds": total("time", metrics),
+        "training_seconds": round(total("time", metrics), 1),
         "hardware": short_hardware(metrics["hardware"]),
         "paper": re.sub(r"\[([^]]*)\]\(.*?\)", r"\1", paper),
         "command": metrics["command"],

@@ -1,6 +1,6 @@
 """The numbers of a ``metrics.json``: what they are called where people read them, and how they are written."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,21 @@ def result(metric: str, metrics: Mapping[str, Mapping]) -> str:
     return text
 
 
+def trainings(metrics: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A training's metrics, then those of the weights from which it started, the earliest last.
+
+    >>> [training["steps"] for training in trainings({"steps": 500, "started_from": {"steps": 8750}})]
+    [500, 8750]
+    """
+    yield metrics
+    if earlier := metrics.get("started_from"):
+        yield from trainings(earlier)
+
+
 def total(cost: str, metrics: Mapping[str, Any]) -> Any:
-    """The time (s) or steps of a training, those of the weights from which it started included."""
-    earlier = metrics.get("started_from")
-    return metrics[cost] + (total(cost, earlier) if earlier else 0)
+    """The time (s) or steps of a training, those of the weights from which it started included.
+
+    >>> total("steps", {"steps": 500, "started_from": {"steps": 8750}})
+    9250
+    """
+    return sum(training[cost] for training in trainings(metrics))
