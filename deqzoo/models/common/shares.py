@@ -26,7 +26,7 @@ def accuracies_agree(one: float, other: float, n: int) -> bool:
     >>> accuracies_agree(0.53675, 0.53475, 4000), accuracies_agree(0.53675, 0.5345, 4000)  # 8 and 9 samples
     (True, False)
     """
-    samples = round(abs(one - other) * n)  # whole numbers are compared: the difference of two means has a rounding error
+    samples = round(abs(one - other) * n)  # a whole number: the difference of two means is rounded
     return samples <= max(GAP * n + 1e-6, 1)
 
 
